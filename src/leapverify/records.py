@@ -1,0 +1,213 @@
+"""The result records of a study, one frozen dataclass per row, and their Parquet files.
+
+A field whose type admits ``None`` is null in the file where the value does not exist (a loss that was never
+reached, a signal that needs more history); a reader with pandas alone can compute every number again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leapverify.storage import replace_file
+
+SCHEMA_VERSION = 1
+"""Raised when a column changes its meaning; written into every file and checked when it is read."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What was observed of one seed at one checkpoint (every Delta steps)."""
+
+    seed: int
+    step: int
+    lr: float
+    """eta of the step that led here."""
+    eta_sum: float
+    """Sum of eta over the interval since the previous checkpoint."""
+    train_loss: float
+    """Mean over the interval since the previous checkpoint, nats per token."""
+    heldout_loss: float
+    val_loss: float
+    similarity: float | None
+    """The configured similarity to the previous checkpoint; null at the first one."""
+    similarity_concatenated: float | None
+    similarity_per_probe: float | None
+    similarity_centred: float | None
+    regime: str
+    """unknown | chaotic | transition | stable."""
+    straightness: float | None
+    loss_curvature: float | None
+    """Second difference of the held-out loss over three checkpoints, nats per token."""
+    lyapunov: float | None
+    """Local Lyapunov exponent per step over the interval; null unless the pass was asked for."""
+    tokens: int
+    """Training tokens seen so far."""
+    elapsed_s: float
+    train_s: float
+    observe_s: float
+    evaluate_s: float
+    sweep_s: float
+    cascade_s: float
+    snapshot_s: float
+    lyapunov_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LossPoint:
+    """The held-out loss of one seed at one step: what predictions are compared with afterwards."""
+
+    seed: int
+    step: int
+    heldout_loss: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """One predictor at one checkpoint for one horizon."""
+
+    seed: int
+    step: int
+    regime: str
+    predictor: str
+    horizon: int
+    """K, steps."""
+    status: str
+    """ok | declined | nonfinite."""
+    reason: str | None
+    """Why it was declined or is not finite."""
+    loss_now: float
+    """L_t, nats per token."""
+    loss_predicted: float | None
+    loss_actual: float | None
+    """L_{t+K} of the run itself; null where the run ends before t+K."""
+    sigma: float
+    """Standard deviation of the last w held-out losses, the margin of `adaptive`."""
+    strict: bool | None
+    adaptive: bool | None
+    proximity: bool | None
+    paired: bool | None
+    paired_lower: float | None
+    """Lower confidence bound of the mean paired gain when the sequential test stopped, nats per token."""
+    paired_sequences: int | None
+    gain_fraction: float | None
+    """(L_t - L_hat) / (L_t - L_{t+K}); null where the run did not improve."""
+    steps_gained: int | None
+    """Steps the run needed from t to first reach L_hat; 0 without gain; null if it never did before its end."""
+    predict_s: float
+    verify_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CascadeLink:
+    """One link of one cascade."""
+
+    seed: int
+    step: int
+    """The checkpoint the cascade starts from."""
+    kind: str
+    """chained | trained."""
+    predictor: str
+    depth: int
+    """D, links."""
+    horizon: int
+    """K, steps."""
+    link: int
+    """1 .. D."""
+    status: str
+    """ok | declined | nonfinite."""
+    loss_start: float
+    """Held-out loss at the starting checkpoint."""
+    loss_before: float | None
+    """Held-out loss just before this link's prediction."""
+    loss_predicted: float | None
+    """Held-out loss right after this link's prediction."""
+    loss: float | None
+    """Held-out loss at the end of the link: the same for `chained`, after K real steps for `trained`."""
+    strict: bool | None
+    """Whether the link's prediction lowered the loss."""
+    weight_drift: float | None
+    """Norm of (weights - starting weights) over norm of the starting weights."""
+    loss_same_effective_step: float | None
+    """The run's own loss at the step this link claims to have reached."""
+    loss_same_real_steps: float | None
+    """The run's own loss after as many real steps as this link has spent: the shortened control."""
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SeedMeasure:
+    """One number that compares seeds, in long form."""
+
+    measure: str
+    """loss_cv_percent | agreement_modal | agreement_unanimous | first_entry | mean_similarity | final_val_loss |
+    cka | procrustes | rsa."""
+    step: int | None
+    regime: str | None
+    seed_a: int | None
+    seed_b: int | None
+    value: float | None
+    null_mean: float | None
+    """Mean of the measure under shuffled probes."""
+    null_low: float | None
+    """2.5 % quantile of the null."""
+    null_high: float | None
+    """97.5 % quantile of the null."""
+    untrained: float | None
+    """The measure between the two seeds' untrained models."""
+
+
+Record = TypeVar("Record", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure)
+
+_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+
+
+def schema_of(record: type) -> pa.Schema:
+    """The Arrow schema of a record class; optional fields are nullable."""
+    fields = []
+    for name, hint in typing.get_type_hints(record).items():
+        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        nullable = type(None) in members
+        plain = next(member for member in members if member is not type(None))
+        fields.append(pa.field(name, _ARROW[plain], nullable=nullable))
+    return pa.schema(fields, metadata={"leapverify.schema": f"{record.__name__}/{SCHEMA_VERSION}"})
+
+
+def write(path: Path, record: type[Record], rows: Iterable[Record]) -> None:
+    """Write rows to a Parquet file: the file holds all of them, or is what it was before."""
+    columns = [dataclasses.asdict(row) for row in rows]
+    table = pa.Table.from_pylist(columns, schema=schema_of(record))
+    with replace_file(path) as handle:
+        pq.write_table(table, handle, compression="zstd")
+
+
+def read(path: Path, record: type[Record]) -> list[Record]:
+    """Read the rows of a Parquet file written by `write`.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds another record or schema version.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run the study first, or name a run folder that holds it")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the same study command again") from error
+    expected = schema_of(record)
+    found = (table.schema.metadata or {}).get(b"leapverify.schema", b"nothing").decode()
+    if found != f"{record.__name__}/{SCHEMA_VERSION}" or table.schema.names != expected.names:
+        wanted = f"{record.__name__}/{SCHEMA_VERSION}"
+        raise ValueError(f"{path} holds {found} where {wanted} is needed: it was written by another version")
+    return [record(**row) for row in table.to_pylist()]
+
+
+def join(parts: Sequence[Sequence[Record]]) -> list[Record]:
+    """Concatenate the rows of several seeds, ordered by seed (the order of the parts)."""
+    return [row for part in parts for row in part]

@@ -1,0 +1,192 @@
+"""Files that are whole or absent: atomic replacement, and safetensors with a sha256 beside them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Damaged(ValueError):
+    """A file that is missing, truncated or altered; the message names it."""
+
+
+class NotWritten(ValueError):
+    """A file could not be written (full disk, read-only folder); the message names it and the remedy."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space or name another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space or name another folder",
+    errno.EROFS: "the file system is read-only: name another folder",
+    errno.EACCES: "permission is denied: name a folder that you may write",
+    errno.ENOTDIR: "a file lies where a folder is needed: name another folder",
+    errno.EEXIST: "a file lies where a folder is needed: name another folder",
+    errno.EPERM: "permission is denied: name a folder that you may write",
+}
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Data reach the disk before the name does, so that a machine that stops in between leaves the old file.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as handle:
+                yield handle
+            _reach_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _reach_disk(path.parent)
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        raise NotWritten(f"{path} cannot be written: {_REMEDIES[error.errno]}") from error
+
+
+def _reach_disk(path: Path) -> None:
+    # By name, not by an open handle: a writer that was given the name may have put another file in its place.
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replace_file(path) as handle:
+        handle.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
+    """Write tensors as safetensors, and `path` with suffix `.json`: their sha256 and whatever else is told about them.
+
+    Killed anywhere in between, the pair still loads as what it was before: over an older pair the mark goes first and
+    keeps the older mark as `previous`; otherwise the mark goes last, and tensors without it are an unfinished write.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replace_file(path) as handle:
+        _write_safetensors(on_cpu, handle.name)
+        mark = {**about, "sha256": sha256_of(Path(handle.name))}
+        older = _older_mark(path)
+        if older is not None:
+            write_json(path.with_suffix(".json"), {**mark, "previous": older})
+    if older is None:
+        write_json(path.with_suffix(".json"), mark)
+
+
+def _write_safetensors(tensors: Mapping[str, Tensor], name: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    mode = os.stat(name).st_mode
+    try:
+        save_file(dict(tensors), name)
+        # It puts a file of its own in place, which nobody else may read.
+        os.chmod(name, mode)
+    except SafetensorError as error:
+        # The library wraps the system's error and keeps only its text.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
+
+
+def _older_mark(path: Path) -> dict[str, Any] | None:
+    try:
+        mark = read_mark(path)
+        digest = sha256_of(path)
+    except (Damaged, OSError):
+        return None
+    return _mark_of(mark, digest)
+
+
+def _mark_of(mark: dict[str, Any], digest: str) -> dict[str, Any] | None:
+    """The mark, or the one before it, whichever names this sha256."""
+    previous = mark.pop("previous", None)
+    for candidate in (mark, previous):
+        if isinstance(candidate, dict) and candidate.get("sha256") == digest:
+            return candidate
+    return None
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote: the tensors (CPU) and what was told about them.
+
+    Raises:
+        Damaged: either file is missing, the sha256 differs, or the content is no safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    about = check_tensors(path)
+    try:
+        return load_file(path), about
+    except SafetensorError as error:
+        raise Damaged(f"{path} is damaged: it is no safetensors file ({error}); delete it") from error
+
+
+def check_tensors(path: Path) -> dict[str, Any]:
+    """What was told about the tensors at `path`, after a check that the file is the one that was written.
+
+    Raises:
+        Damaged: either file is missing or the sha256 differs.
+    """
+    mark = read_mark(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror}): delete its mark {path.stem}.json") from error
+    about = _mark_of(mark, digest)
+    if about is None:
+        raise Damaged(f"{path} is damaged: its sha256 is not the one that {path.stem}.json gives; delete both")
+    return about
+
+
+def read_mark(path: Path) -> dict[str, Any]:
+    """What was told about the tensors at `path` when they were saved, unchecked against the tensors.
+
+    Raises:
+        Damaged: the mark is missing, unreadable, or gives no sha256.
+    """
+    mark = path.with_suffix(".json")
+    try:
+        about = json.loads(mark.read_text())
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path} is not complete: its mark {mark.name} is missing or unreadable; delete both") from error
+    if not isinstance(about, dict) or "sha256" not in about:
+        raise Damaged(f"{path} is not complete: {mark.name} gives no sha256; delete both")
+    return about

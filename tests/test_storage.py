@@ -1,0 +1,225 @@
+import errno
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from leapverify import storage
+from leapverify.storage import Damaged, NotWritten, load_tensors, replace_file, save_tensors, write_json, write_text
+
+OLD = {"a": torch.arange(5.0), "b": torch.ones(2, 3, dtype=torch.bfloat16), "c": torch.tensor(7)}
+NEW = {"a": torch.arange(5.0) + 100, "b": torch.zeros(2, 3, dtype=torch.bfloat16), "c": torch.tensor(8)}
+
+
+def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(
+        found[name].dtype == wanted[name].dtype and torch.equal(found[name], wanted[name]) for name in wanted
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "step-000050.safetensors"
+    save_tensors(path, OLD, step=50, note="first")
+    return path
+
+
+def test_what_was_saved_is_what_is_loaded(saved: Path) -> None:
+    tensors, about = load_tensors(saved)
+    assert same(tensors, OLD)
+    assert about == {"step": 50, "note": "first", "sha256": storage.sha256_of(saved)}
+
+
+def test_the_files_can_be_read_without_this_package(saved: Path) -> None:
+    assert same(safetensors.torch.load_file(saved), OLD)
+
+
+def test_nothing_but_the_pair_is_left_in_the_folder(saved: Path) -> None:
+    save_tensors(saved, NEW, step=100)
+    assert sorted(path.name for path in saved.parent.iterdir()) == [
+        "step-000050.json",
+        "step-000050.safetensors",
+    ]
+
+
+def test_a_second_save_replaces_the_first(saved: Path) -> None:
+    save_tensors(saved, NEW, step=100)
+    tensors, about = load_tensors(saved)
+    assert same(tensors, NEW)
+    assert about == {"step": 100, "sha256": storage.sha256_of(saved)}
+
+
+def test_files_are_as_readable_as_any_other(saved: Path) -> None:
+    plain = saved.with_name("plain")
+    plain.touch()
+    for path in (saved, saved.with_suffix(".json")):
+        assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_any_flipped_byte_is_refused_by_name(saved: Path) -> None:
+    content = saved.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        saved.write_bytes(damaged)
+        with pytest.raises(Damaged, match=rf"{re.escape(str(saved))} is damaged: its sha256 is not the one"):
+            load_tensors(saved)
+
+
+@pytest.mark.parametrize("length", [0, 7, -1])
+def test_a_truncated_file_is_refused_by_name(saved: Path, length: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:length])
+    with pytest.raises(Damaged, match=re.escape(str(saved))):
+        load_tensors(saved)
+
+
+def test_a_missing_mark_means_an_unfinished_write(saved: Path) -> None:
+    saved.with_suffix(".json").unlink()
+    with pytest.raises(Damaged, match=r"is not complete: its mark step-000050\.json is missing or unreadable"):
+        load_tensors(saved)
+
+
+@pytest.mark.parametrize("mark", ["", "{", "[]", "{}", '"sha256"'])
+def test_an_unreadable_mark_is_refused(saved: Path, mark: str) -> None:
+    saved.with_suffix(".json").write_text(mark)
+    with pytest.raises(Damaged, match="is not complete"):
+        load_tensors(saved)
+
+
+def test_a_missing_file_is_refused(saved: Path) -> None:
+    saved.unlink()
+    with pytest.raises(Damaged, match="cannot be read"):
+        load_tensors(saved)
+
+
+def test_a_file_that_is_no_safetensors_is_refused(saved: Path) -> None:
+    saved.write_bytes(b"something else")
+    write_json(saved.with_suffix(".json"), {"sha256": storage.sha256_of(saved)})
+    with pytest.raises(Damaged, match="is no safetensors file"):
+        load_tensors(saved)
+
+
+def killed_at(call: int, work: Callable[[], None]) -> bool:
+    """Run `work` in a forked process that dies at its n-th system call that changes a disk; whether it died."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        left = call
+
+        def deadly(real: Callable[..., object]) -> Callable[..., object]:
+            def wrapper(*arguments: object) -> object:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os._exit(9)
+                return real(*arguments)
+
+            return wrapper
+
+        try:
+            os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), f"the writer failed with {status}"
+    return status == 9
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_killed_anywhere_over_an_older_pair_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    seen, call, died = set(), 0, True
+    while died:
+        call += 1
+        path = tmp_path / str(call) / "state.safetensors"
+        save_tensors(path, OLD, step=1)
+        died = killed_at(call, lambda path=path: save_tensors(path, NEW, step=2))  # type: ignore[misc]
+        tensors, about = load_tensors(path)
+        assert same(tensors, OLD if about["step"] == 1 else NEW)
+        seen.add((died, about["step"]))
+        save_tensors(path, NEW, step=3)
+        assert load_tensors(path)[1]["step"] == 3
+    assert call > 5
+    assert {(True, 1), (False, 2)} <= seen
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_killed_anywhere_in_a_first_write_leaves_nothing_that_loads_wrongly(tmp_path: Path) -> None:
+    call, died = 0, True
+    while died:
+        call += 1
+        path = tmp_path / str(call) / "state.safetensors"
+        died = killed_at(call, lambda path=path: save_tensors(path, NEW, step=2))  # type: ignore[misc]
+        try:
+            assert same(load_tensors(path)[0], NEW)
+        except Damaged:
+            assert died
+    assert call > 5
+
+
+def test_an_exception_inside_the_block_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    write_text(path, "old")
+    with pytest.raises(TypeError), replace_file(path) as handle:
+        handle.writelines([b"new", "no bytes"])  # type: ignore[list-item]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.ENOSPC, "the disk is full: free some space or name another folder"),
+        (errno.EROFS, "the file system is read-only: name another folder"),
+        (errno.EACCES, "permission is denied: name a folder that you may write"),
+    ],
+)
+def test_a_disk_that_takes_no_more_gives_one_sentence(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int, text: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, place, refuse)
+        with pytest.raises(NotWritten) as caught:
+            save_tensors(saved, NEW, step=100)
+    assert re.fullmatch(rf"{re.escape(str(saved.parent))}/[\w.-]+ cannot be written: {text}", str(caught.value))
+    assert same(load_tensors(saved)[0], OLD)
+
+
+def test_a_disk_that_is_full_for_safetensors_gives_the_same_sentence(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", refuse)
+        with pytest.raises(NotWritten, match="the disk is full: free some space"):
+            save_tensors(saved, NEW, step=100)
+    assert same(load_tensors(saved)[0], OLD)
+    assert len(list(saved.parent.iterdir())) == 2
+
+
+def test_a_file_in_place_of_the_folder_gives_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritten, match="a file lies where a folder is needed: name another folder"):
+        write_text(tmp_path / "file" / "name", "text")
+
+
+def test_other_errors_of_the_system_are_not_dressed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="broken"):
+        write_text(tmp_path / "name", "text")
