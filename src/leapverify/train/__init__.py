@@ -1,0 +1,1 @@
+"""Reference runs: text, models, schedule, loss, training step, and state that resumes exactly."""

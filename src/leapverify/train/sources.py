@@ -1,0 +1,205 @@
+"""Where training text comes from: the standard library's sources, local files and folders, WikiText-103."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import lzma
+import os
+import re
+import sysconfig
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from leapverify.train.hub import first_line, hub
+
+log = logging.getLogger(__name__)
+
+FORMS = "stdlib, text:PATH or wikitext-103"
+
+BLOCKS_PER_SOURCE = 200
+"""Few plain files are cut at line ends into about this many blocks together, which then serve as documents."""
+FEW_FILES = 20
+
+_NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "_bundled"}
+_ARTICLE = re.compile(r"^ = [^=](?:.*[^=])? = $")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text that belongs as a whole to one split; the name is unique within its source."""
+
+    name: str
+    text: str
+
+
+def load_documents(spec: str) -> Iterator[Document]:
+    """The documents of a source, in the order of their names within it; blank ones left out.
+
+    Args:
+        spec: `stdlib` (the sources of the running Python's library, tests excluded), `text:PATH` (a file, plain or
+            .jsonl with a field "text", either also as .gz or .xz; or a folder of such files), or `wikitext-103`.
+
+    Raises:
+        ValueError: unknown source; missing, empty, undecodable or damaged file.
+    """
+    if spec == "stdlib":
+        return _stdlib()
+    if spec == "wikitext-103":
+        return _wikitext()
+    kind, _, path = spec.partition(":")
+    if kind == "text" and path:
+        return _text(Path(path).expanduser())
+    raise ValueError(f"data source {spec!r} is unknown: give {FORMS}")
+
+
+def _stdlib() -> Iterator[Document]:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in _files(root, _NOT_LIBRARY) if path.suffix == ".py")
+    if not files:
+        raise ValueError(f"no Python sources in {root}: this Python comes without them, give text:PATH instead")
+    for path in files:
+        try:
+            text = read_text(path)
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            continue
+        if text.strip():
+            yield Document(path.relative_to(root).as_posix(), text)
+
+
+def _files(root: Path, left_out: set[str]) -> Iterator[Path]:
+    """All files below a folder, but hidden ones and those in folders of the given names."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in left_out and not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _text(path: Path) -> Iterator[Document]:
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise ValueError(f"data file {path} does not exist: check the path after text:")
+    return _file(path, path.name, BLOCKS_PER_SOURCE)
+
+
+def _folder(root: Path) -> Iterator[Document]:
+    names = sorted(path.relative_to(root) for path in _files(root, set()))
+    blocks = BLOCKS_PER_SOURCE // len(names) if 0 < len(names) < FEW_FILES else 1
+    found = False
+    for name in names:
+        try:
+            documents = list(_file(root / name, name.as_posix(), blocks))
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            continue
+        found = found or bool(documents)
+        yield from documents
+    if not found:
+        raise ValueError(f"folder {root} holds no readable text file: name a folder with UTF-8 text files")
+
+
+def _file(path: Path, name: str, blocks: int) -> Iterator[Document]:
+    text = read_text(path)
+    if not text.strip():
+        raise ValueError(f"data file {path} is empty: name a file that holds text")
+    if _plain_suffix(path) in (".jsonl", ".ndjson"):
+        parts = _json_lines(path, text)
+    elif blocks > 1:
+        parts = ((f"#{number:05d}", part) for number, part in enumerate(cut_at_lines(text, blocks)))
+    else:
+        parts = iter([("", text)])
+    return (Document(name + suffix, part) for suffix, part in parts if part.strip())
+
+
+def _plain_suffix(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix in (".gz", ".xz") else path.suffix
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path} line {number} is no JSON ({error}): one object a line is needed") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise ValueError(f'{path} line {number} has no string in a field "text": give each line such a field')
+        if _NO_TEXT.search(row["text"]):
+            raise ValueError(f"{path} line {number} holds a zero byte or half a character: remove that line")
+        yield f"#{number:07d}", row["text"]
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, unpacked by its suffix (.gz, .xz).
+
+    Raises:
+        ValueError: the file cannot be read, is a damaged archive, is binary, or is no UTF-8.
+    """
+    try:
+        content = _unpacked(path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"data file {path} cannot be read ({error}): check it, or name another one") from error
+    zero = content.find(b"\0")
+    if zero >= 0:
+        raise ValueError(f"data file {path} is binary (a zero byte at {zero}): name a UTF-8 text file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise ValueError(f"data file {path} is not UTF-8 text ({wrong}): convert it to UTF-8") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    if path.suffix == ".gz":
+        with gzip.open(path) as handle:
+            return handle.read()
+    if path.suffix == ".xz":
+        with lzma.open(path) as packed:
+            return packed.read()
+    return path.read_bytes()
+
+
+def cut_at_lines(text: str, count: int) -> list[str]:
+    """Cut a text at line ends into at most `count` blocks of nearly equal length, which joined are the text again."""
+    blocks, start = [], 0
+    for number in range(1, count + 1):
+        aim = len(text) * number // count
+        end = text.find("\n", max(aim - 1, start)) + 1 or len(text)
+        if number == count:
+            end = len(text)
+        if end > start:
+            blocks.append(text[start:end])
+            start = end
+    return blocks
+
+
+def _wikitext() -> Iterator[Document]:
+    try:
+        import datasets
+
+        with hub(datasets.config):
+            rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-103-raw-v1", split="train")
+    except ImportError as error:
+        remedy = "install leapverify[datasets], or name a local copy as text:PATH"
+        raise ValueError(f"wikitext-103 needs the package datasets: {remedy}") from error
+    except Exception as error:  # The library raises a dozen unrelated classes when it cannot reach its server.
+        remedy = "name a local copy as text:PATH"
+        raise ValueError(f"wikitext-103 cannot be fetched ({first_line(error)}): {remedy}") from error
+    return _articles(row["text"] for row in rows)
+
+
+def _articles(lines: Iterator[str]) -> Iterator[Document]:
+    """Join lines to articles; each begins with a heading of the first level."""
+    articles: list[list[str]] = [[]]
+    for line in lines:
+        if _ARTICLE.match(line.rstrip("\n")):
+            articles.append([])
+        articles[-1].append(line if line.endswith("\n") else line + "\n")
+    texts = ("".join(article) for article in articles)
+    return (Document(f"article-{number:06d}", text) for number, text in enumerate(texts) if text.strip())

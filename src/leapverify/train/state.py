@@ -1,0 +1,198 @@
+"""All that an exact resume needs in one file, and weight snapshots, each with a sha256."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leapverify.storage import Damaged, check_tensors, load_tensors, save_tensors
+
+log = logging.getLogger(__name__)
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_SNAPSHOT = re.compile(r"^step-(\d{6,})\.safetensors$")
+
+
+def capture_rng() -> dict[str, Tensor]:
+    """The RNG streams of Python, numpy and torch (CPU, and every GPU where any is in use) as tensors."""
+    version, words, gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=False)
+    keys, position = legacy["state"]["key"], legacy["state"]["pos"]
+    streams = {
+        "rng.python": torch.tensor([version, *words], dtype=torch.int64),
+        "rng.python.gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "rng.numpy": torch.tensor([position, legacy["has_gauss"], *keys.tolist()], dtype=torch.int64),
+        "rng.numpy.gauss": torch.tensor([legacy["gauss"]], dtype=torch.float64),
+        "rng.torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for number, state in enumerate(torch.cuda.get_rng_state_all()):
+            streams[f"rng.cuda.{number}"] = state
+    return streams
+
+
+def restore_rng(streams: Mapping[str, Tensor]) -> None:
+    """Set the RNG streams to what `capture_rng` took; streams of GPUs that are not here are left out."""
+    version, *words = streams["rng.python"].tolist()
+    gauss = streams["rng.python.gauss"].tolist()
+    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    position, has_gauss, *keys = streams["rng.numpy"].tolist()
+    cached = streams["rng.numpy.gauss"].item()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(streams["rng.torch"])
+    for number in range(torch.cuda.device_count()):
+        if f"rng.cuda.{number}" in streams:
+            torch.cuda.set_rng_state(streams[f"rng.cuda.{number}"], number)
+
+
+def save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    weights: bool = True,
+    **about: Any,
+) -> None:
+    """Write weights, buffers, Adam's moments and step counts, and the RNG streams: all that the next step depends on.
+
+    Keys: `weight.NAME`, `buffer.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`, `rng.STREAM`.
+
+    Args:
+        path: ends in .safetensors; its mark, with the sha256, the step and `about`, goes beside it as .json.
+        model: whose parameters and buffers are saved, under the names of `named_parameters()`.
+        optimizer: AdamW or Adam over the model's parameters.
+        step: the optimizer steps done.
+        weights: False where a snapshot beside it holds them already.
+        about: further JSON values of the caller's.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    tensors = capture_rng()
+    for name, parameter in model.named_parameters():
+        if weights:
+            tensors[f"weight.{name}"] = parameter
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = value
+    tensors.update({f"buffer.{name}": buffer.clone() for name, buffer in model.named_buffers()})
+    save_tensors(path, tensors, step=step, **about)
+
+
+def load_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """Put back what `save_state` wrote; the next steps are then bit-identical to those of the run that wrote it.
+
+    Args:
+        path: the state.
+        model: takes weights and buffers.
+        optimizer: takes moments and step counts.
+        weights: the snapshot's, where the state was saved without them.
+
+    Returns:
+        What was told about the state, `step` included.
+
+    Raises:
+        Damaged: the file is missing, incomplete or altered.
+        ValueError: the file is of another model.
+    """
+    tensors, about = load_tensors(path)
+    tensors |= {f"weight.{name}": tensor for name, tensor in (weights or {}).items()}
+    _check_same_model(path, tensors, model)
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    optimizer.state.clear()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"weight.{name}"])
+            group = groups.get(id(parameter))
+            if group is not None and f"step.{name}" in tensors:
+                optimizer.state[parameter] = _moments(tensors, name, parameter, group)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(tensors[f"buffer.{name}"])
+    restore_rng(tensors)
+    return about
+
+
+def _moments(
+    tensors: Mapping[str, Tensor], name: str, parameter: Tensor, group: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    state = {key: tensors[f"{key}.{name}"].to(parameter.device) for key in _MOMENTS}
+    count = tensors[f"step.{name}"]
+    # AdamW keeps the count where its kernel reads it.
+    state["step"] = count.to(parameter.device) if group.get("fused") or group.get("capturable") else count
+    return state
+
+
+def _check_same_model(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    wanted: dict[str, Tensor] = {f"weight.{name}": tensor for name, tensor in model.named_parameters()}
+    wanted |= {f"buffer.{name}": tensor for name, tensor in model.named_buffers()}
+    found = {key: tensor for key, tensor in tensors.items() if key.startswith(("weight.", "buffer."))}
+    for key in sorted(wanted.keys() | found.keys()):
+        here, there = _kind(wanted.get(key)), _kind(found.get(key))
+        if here != there:
+            raise ValueError(f"{path} is of another model: {key} is {there} there and {here} here; use that model")
+
+
+def _kind(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Where the snapshot of a step lies: FOLDER/step-000050.safetensors."""
+    return folder / f"step-{step:06d}.safetensors"
+
+
+def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], **about: Any) -> Path:
+    """Write the weights of a step, by the names of `named_parameters()`, with a mark that holds step and sha256.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    path = snapshot_path(folder, step)
+    save_tensors(path, tensors, step=step, **about)
+    return path
+
+
+def load_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights of a step.
+
+    Raises:
+        Damaged: the snapshot is missing, incomplete or altered; the message names it.
+    """
+    return load_tensors(snapshot_path(folder, step))[0]
+
+
+def snapshot_steps(folder: Path) -> list[int]:
+    """The steps of which a folder holds a file, in order; whether they are whole is not looked at."""
+    names = (_SNAPSHOT.match(path.name) for path in folder.glob("step-*.safetensors"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def latest_whole_step(folder: Path) -> tuple[int | None, list[str]]:
+    """The newest step whose file is whole (None if there is none), and what is wrong with each newer one.
+
+    Works for snapshots and for states that were saved at `snapshot_path`.
+    """
+    damaged: list[str] = []
+    for step in reversed(snapshot_steps(folder)):
+        try:
+            check_tensors(snapshot_path(folder, step))
+        except Damaged as error:
+            log.warning("%s", error)
+            damaged.append(str(error))
+        else:
+            return step, damaged
+    return None, damaged

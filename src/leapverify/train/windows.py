@@ -1,0 +1,115 @@
+"""Token sequences of one length out of a flat row of tokens, and the order in which training visits them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences side by side."""
+
+    tokens: Int64[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+    """True on real tokens, False on padding."""
+    counted: Int64[Tensor, " n"] | None
+    """Flat indices into the (b, t - 1) predictions whose next token is real; None where all are.
+
+    Worked out when the batch is cut, so that no loss has to ask a device how many there are."""
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device; itself if it is there."""
+        counted = None if self.counted is None else self.counted.to(device, non_blocking=True)
+        tokens, mask = (tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.mask))
+        return Batch(tokens, mask, counted)
+
+
+def make_batch(tokens: Int64[Tensor, "b t"], mask: Bool[Tensor, "b t"] | None = None) -> Batch:
+    """A batch from tokens and, where some are padding, a mask that is True on the real ones."""
+    if mask is None or bool(mask.all()):
+        return Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), None)
+    return Batch(tokens, mask, mask[:, 1:].flatten().nonzero().squeeze(1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Sequences of one length, cut where `starts` and `ends` say out of one flat row of tokens."""
+
+    tokens: NDArray[Any]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    length: int
+    """T, tokens."""
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def sequence(self, index: int) -> Int64[Tensor, " t"]:
+        """Sequence `index`, padded at its end to the full length."""
+        return self.batch([index]).tokens[0]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The sequences named by `indices`, on the CPU."""
+        rows = np.full((len(indices), self.length), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(indices), self.length), dtype=np.bool_)
+        for row, index in enumerate(indices):
+            found = self.tokens[self.starts[index] : self.ends[index]][: self.length]
+            rows[row, : len(found)] = found
+            mask[row, : len(found)] = True
+        return make_batch(torch.from_numpy(rows), torch.from_numpy(mask))
+
+    def spread(self, count: int) -> list[int]:
+        """`count` different indices spread evenly over all sequences, in increasing order.
+
+        Raises:
+            ValueError: there are fewer sequences than that.
+        """
+        if not 0 < count <= len(self):
+            raise ValueError(
+                f"{count} sequences asked for where there are {len(self)}: ask for fewer, or give more text"
+            )
+        return [index * len(self) // count for index in range(count)]
+
+
+def batch_indices(n_windows: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Which sequences step number `step` trains on; a pure function, so that resuming needs no state.
+
+    Every epoch is one permutation of all sequences, drawn from (seed, epoch); batches run over the epochs' ends.
+
+    Args:
+        n_windows: number of sequences.
+        batch_size: sequences per step.
+        step: number of the optimizer step, from 1.
+        seed: of the run.
+
+    Returns:
+        `batch_size` indices below `n_windows`.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    if n_windows < 1 or batch_size < 1 or step < 1:
+        raise ValueError(f"{n_windows} sequences, batch {batch_size}, step {step}: each must be at least 1")
+    first = (step - 1) * batch_size
+    return [
+        int(_permutation(n_windows, seed, position // n_windows)[position % n_windows])
+        for position in range(first, first + batch_size)
+    ]
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)

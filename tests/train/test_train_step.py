@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from leapverify.train.loop import compile_body, require_finite, train_step
+from leapverify.train.losses import mean_loss
+from leapverify.train.models import ModelSpec, build_model
+from leapverify.train.optim import build_optimizer
+from leapverify.train.windows import Batch, make_batch
+
+
+def small_model() -> nn.Module:
+    spec = ModelSpec(layers=1, hidden=16, heads=2)
+    return build_model(spec, seed=1, vocab_size=30, sequence_length=8)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return make_batch(torch.randint(0, 30, (3, 8), generator=torch.Generator().manual_seed(5)))
+
+
+def test_a_step_is_one_step_of_adamw_on_the_clipped_gradient(batch: Batch) -> None:
+    model, other = small_model(), small_model()
+    loss = train_step(model, build_optimizer(model.parameters(), 1.0), batch, 1e-2, grad_clip=0.1)
+
+    wanted = mean_loss(other, batch)
+    wanted.backward()
+    gradients = [parameter.grad for parameter in other.parameters() if parameter.grad is not None]
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+    assert norm > 0.1
+    for gradient in gradients:
+        gradient.mul_(0.1 / (norm + 1e-6))
+    torch.optim.AdamW(other.parameters(), lr=1e-2, weight_decay=0.01).step()
+
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, wanted.detach())
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+
+
+def test_no_clipping_leaves_the_gradient(batch: Batch) -> None:
+    model, other = small_model(), small_model()
+    train_step(model, build_optimizer(model.parameters(), 1.0), batch, 1e-2, grad_clip=None)
+    mean_loss(other, batch).backward()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert a.grad is not None
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_every_group_gets_the_learning_rate(batch: Batch) -> None:
+    model = small_model()
+    first, *rest = model.parameters()
+    optimizer = torch.optim.AdamW([{"params": [first], "lr": 1.0}, {"params": rest, "lr": 2.0}])
+    train_step(model, optimizer, batch, 3e-4)
+    assert [group["lr"] for group in optimizer.param_groups] == [3e-4, 3e-4]
+
+
+def test_a_learning_rate_of_zero_moves_nothing(batch: Batch) -> None:
+    model, other = small_model(), small_model()
+    train_step(model, build_optimizer(model.parameters(), 1.0), batch, 0.0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_training_learns(batch: Batch) -> None:
+    model = small_model()
+    optimizer = build_optimizer(model.parameters(), 1.0)
+    losses = [float(train_step(model, optimizer, batch, 1e-2)) for _ in range(60)]
+    assert losses[0] == pytest.approx(math.log(30), rel=0.1)
+    assert losses[-1] < losses[0] / 4
+
+
+def test_autocast_trains_float32_weights(batch: Batch) -> None:
+    model = small_model()
+    loss = train_step(model, build_optimizer(model.parameters(), 1.0), batch, 1e-2, autocast=torch.bfloat16)
+    assert loss.dtype == torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_compiled_body_is_used_and_changes_no_name(batch: Batch) -> None:
+    model = small_model()
+    names, wanted = list(model.state_dict()), mean_loss(model, batch)
+    calls = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        calls.append(inputs)
+        return graph
+
+    compile_body(model, backend=backend)
+    torch.testing.assert_close(mean_loss(model, batch), wanted)
+    assert calls
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_refused(loss: float) -> None:
+    with pytest.raises(ValueError, match=rf"training loss is {loss} at step 7 \(learning rate 0.01\): lower the"):
+        require_finite(loss, 7, 0.01)
+
+
+def test_finite_losses_pass() -> None:
+    require_finite(0.0, 1, 0.0)
+
+
+def test_an_optimizer_for_frozen_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match="no parameter requires a gradient: unfreeze at least one"):
+        build_optimizer(small_model().requires_grad_(False).parameters(), 1e-3)
