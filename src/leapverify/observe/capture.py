@@ -1,0 +1,176 @@
+"""Where in a model the activations are taken, and how they get out of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from leapverify.observe.packing import Batch, additive_mask, block_causal_mask
+
+_PACKABLE = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"})
+"""Families of transformers that take a 4-D mask and position ids, both tested against one probe at a time."""
+
+
+class Source(Protocol):
+    """Runs one batch through a model and returns the activations of the layer that it stands for."""
+
+    layer: str
+    """What is captured, in words that go into the identity of a fingerprint."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Activations of one batch, (rows, T, d) or (rows, d), in the model's own type."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile and DistributedDataParallel: hooks put on those later never fire."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(inner, nn.Module):
+            model = inner
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def is_transformers(model: nn.Module) -> bool:
+    """Whether this is a model of the transformers library, told without importing it."""
+    return any(
+        c.__module__ == "transformers.modeling_utils" and c.__name__ == "PreTrainedModel" for c in type(model).mro()
+    )
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """A transformers model without its head."""
+    base = model.base_model
+    assert isinstance(base, nn.Module)
+    return base
+
+
+def packs(model: nn.Module, longest: int) -> bool:
+    """Whether probes of up to `longest` tokens may share a row of this model."""
+    config = getattr(model, "config", None)
+    if not is_transformers(model) or getattr(config, "model_type", None) not in _PACKABLE:
+        return False
+    window = getattr(config, "sliding_window", None)
+    return getattr(config, "_attn_implementation", None) in ("sdpa", "eager") and (window is None or window >= longest)
+
+
+def source_of(model: nn.Module, layer: str | None) -> Source:
+    """The source for a named layer, or for the final hidden states where none is named.
+
+    transformers models: the last hidden state of the base model, so the head is never computed. Others: the output of
+    the norm that was registered last, or else the input of the last `Linear`.
+
+    Raises:
+        ValueError: there is no module of that name, or none to choose.
+    """
+    if layer is not None:
+        return Hooked(model, layer, _named(model, layer))
+    if is_transformers(model):
+        return LastHidden(model)
+    modules = dict(model.named_modules())
+    norms = [name for name, module in modules.items() if name and _is_norm(module)]
+    if norms:
+        return Hooked(model, norms[-1], modules[norms[-1]])
+    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if linears:
+        return Hooked(model, linears[-1], modules[linears[-1]], before=True)
+    raise ValueError(f"{type(model).__name__} has no norm and no Linear to observe: name the layer with layer=...")
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Norm") and not list(module.children())
+
+
+def _named(model: nn.Module, layer: str) -> nn.Module:
+    modules = dict(model.named_modules())
+    if layer not in modules or not layer:
+        last = ", ".join([name for name in modules if name][-5:])
+        raise ValueError(f"layer {layer!r} is no module of {type(model).__name__}: its last ones are {last}")
+    return modules[layer]
+
+
+class LastHidden:
+    """The last hidden state of a transformers model: after the last norm, before the head."""
+
+    layer = "last_hidden_state"
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Activations (rows, T, d)."""
+        output = _run(base_of(self._model), batch)
+        hidden = getattr(output, "last_hidden_state", None)
+        if not isinstance(hidden, Tensor):
+            name = type(self._model).__name__
+            raise ValueError(
+                f"{name} returned no last_hidden_state, so nothing was captured: name a layer with layer=..."
+            )
+        return hidden
+
+
+class Hooked:
+    """The output (or, with `before`, the first input) of one module, caught by a hook that lives for one pass."""
+
+    def __init__(self, model: nn.Module, name: str, module: nn.Module, *, before: bool = False) -> None:
+        self.layer = f"input of {name}" if before else name
+        self._module = module
+        self._before = before
+        self._runner = model
+        # Whatever the layer needs lies in the base model, unless the layer is the head itself.
+        if is_transformers(model) and any(module is inner for inner in base_of(model).modules()):
+            self._runner = base_of(model)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Activations of the module; of its last call, where a forward pass calls it more than once."""
+        caught: list[Any] = []
+
+        def catch(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            caught[:] = [inputs[0] if self._before else output]
+
+        handle = self._module.register_forward_hook(catch)
+        try:
+            _run(self._runner, batch)
+        finally:
+            handle.remove()
+        if not caught:
+            raise ValueError(
+                f"nothing was captured: layer {self.layer!r} was not called as a module in the forward pass "
+                "(is the model compiled or exported?); name another with layer=..."
+            )
+        return _tensor_in(caught[0], self.layer)
+
+
+def _tensor_in(value: Any, layer: str) -> Tensor:
+    if isinstance(value, tuple | list) and value:
+        value = value[0]
+    value = getattr(value, "last_hidden_state", value)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"layer {layer!r} gave a {type(value).__name__}, not a tensor: name another with layer=...")
+    return value
+
+
+def _run(runner: nn.Module, batch: Batch) -> Any:
+    with _eagerly():
+        if batch.segments is None or batch.positions is None:
+            return runner(batch.inputs)
+        dtype = next((p.dtype for p in runner.parameters() if p.dtype.is_floating_point), torch.get_default_dtype())
+        mask = additive_mask(block_causal_mask(batch.segments), dtype)
+        return runner(batch.inputs, attention_mask=mask, position_ids=batch.positions, use_cache=False)
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """Compiled submodules run as they are written: hooks fire, and the probes' shapes cause no recompilation."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
