@@ -1,0 +1,177 @@
+"""Time, bandwidth and extra memory of every predictor on weights shaped like a small GPT-2.
+
+One row per predictor: milliseconds, bytes that must move (each input read once, the output written once), their rate as
+a share of a plain copy's (counted read + written, timed in turn with the predictor), and the memory that predicting
+added. `first` is the first prediction after a push, `again` any further horizon from the same history: norms of
+displacements, which two predictors need before they can write, are taken once per history.
+Goal: at least 60 %, and no more memory than small blocks.
+
+    python benchmarks/predict.py [--layers 5] [--repeats 7] [--horizon 50] [--threads N] [--device cpu] [--cpu-time]
+
+On a machine that is busy with other work, `--threads 1 --cpu-time` leaves the waiting out of both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from leapverify.history import GroupHyper, History, OptimizerState
+from leapverify.predict import Predictor, names, predictor
+
+WIDTH, VOCABULARY, CONTEXT = 768, 50257, 1024
+FLOAT_BYTES = 4
+COLUMNS = (
+    ("predictor", 18),
+    ("first ms", 9),
+    ("again ms", 9),
+    ("copy ms", 8),
+    ("MB moved", 9),
+    ("GB/s", 6),
+    ("copy GB/s", 10),
+    ("first", 6),
+    ("again", 6),
+    ("extra MB", 9),
+)
+
+
+def gpt2_shapes(layers: int) -> list[tuple[int, ...]]:
+    block = [(WIDTH,), (WIDTH,), (WIDTH, 3 * WIDTH), (3 * WIDTH,), (WIDTH, WIDTH), (WIDTH,)]
+    block += [(WIDTH,), (WIDTH,), (WIDTH, 4 * WIDTH), (4 * WIDTH,), (4 * WIDTH, WIDTH), (WIDTH,)]
+    return [(VOCABULARY, WIDTH), (CONTEXT, WIDTH), *block * layers, (WIDTH,), (WIDTH,)]
+
+
+def filled_history(shapes: list[tuple[int, ...]], snapshots: int, device: torch.device) -> History:
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(scale: float) -> list[Tensor]:
+        return [torch.randn(shape, generator=generator, device=device).mul_(scale) for shape in shapes]
+
+    weights = normal(0.02)
+    history = History(weights, snapshots)
+    for number in range(1, snapshots + 1):
+        history.push(50 * number, weights)
+        torch._foreach_add_(weights, normal(1e-4))
+    step = history.steps[-1]
+    second = [each.square_() for each in normal(1e-3)]
+    hyper = (GroupHyper(0.9, 0.999, 1e-8, 0.01),)
+    count = len(shapes)
+    history.optimizer = OptimizerState(
+        tuple(normal(1e-4)),
+        tuple(second),
+        (step,) * count,
+        (0,) * count,
+        hyper,
+        (lambda i: 5e-5 * (1 - i / 2000),),
+        step,
+    )
+    return history
+
+
+def seconds(action: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    start = clock()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def extra_bytes(action: Callable[[], object], device: torch.device) -> int | None:
+    """Peak memory above what was there before; None where this system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        action()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the resident set
+    except OSError:
+        return None
+    before = _resident("VmRSS")
+    action()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def tensors_moved(method: Predictor) -> int:
+    return method.needs.snapshots + 2 * method.needs.optimizer_state + 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--horizon", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    shapes = gpt2_shapes(options.layers)
+    history = filled_history(shapes, 5, device)
+    out = [torch.zeros(shape, device=device) for shape in shapes]
+    print(f"{sum(each.numel() for each in out) / 1e6:.1f} M parameters in {len(shapes)} tensors, float32")
+    threads = torch.get_num_threads()
+    print(f"K = {options.horizon}, best of {options.repeats}, torch {torch.__version__}, {threads} threads")
+    print(f"{device}: {torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()}")
+    print(" ".join(f"{title:>{width}}" for title, width in COLUMNS))
+    for name in options.only or names():
+        print(row(predictor(name), history, out, options))
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def row(method: Predictor, history: History, out: list[Tensor], options: argparse.Namespace) -> str:
+    device = out[0].device
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    newest = list(history[-1].tensors)
+
+    def run() -> object:
+        return method.predict(history, options.horizon, out=out)
+
+    history.forget()
+    extra = extra_bytes(run, device)
+    first, again, copied = [], [], []
+    for _ in range(options.repeats):
+        copied.append(seconds(lambda: torch._foreach_copy_(out, newest), device, clock))
+        history.forget()
+        first.append(seconds(run, device, clock))
+        again.append(seconds(run, device, clock))
+    theta_bytes = FLOAT_BYTES * sum(each.numel() for each in out)
+    moved = tensors_moved(method) * theta_bytes
+    copy_rate = 2 * theta_bytes / min(copied)
+    values = [
+        f"{1e3 * min(first):.1f}",
+        f"{1e3 * min(again):.1f}",
+        f"{1e3 * min(copied):.1f}",
+        f"{moved / 1e6:.0f}",
+        f"{moved / min(again) / 1e9:.1f}",
+        f"{copy_rate / 1e9:.1f}",
+        f"{moved / min(first) / copy_rate:.0%}",
+        f"{moved / min(again) / copy_rate:.0%}",
+        "unknown" if extra is None else f"{extra / 1e6:.1f}",
+    ]
+    return " ".join(f"{value:>{width}}" for value, (_, width) in zip([method.name, *values], COLUMNS, strict=True))
+
+
+if __name__ == "__main__":
+    main()

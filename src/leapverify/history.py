@@ -1,0 +1,204 @@
+"""A bounded ring of weight snapshots with their true steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from leapverify.optimizer_state import GroupHyper, OptimizerState
+from leapverify.weights import Tensors, copy_, require_same_shapes
+
+__all__ = ["GroupHyper", "History", "OptimizerState", "Snapshot"]
+
+Value = TypeVar("Value")
+
+STORAGE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The weights after one step; the tensors belong to the history and must not be written."""
+
+    step: int
+    tensors: tuple[Tensor, ...]
+
+
+class History:
+    """The newest snapshots of a list of tensors, oldest first; buffers are allocated once and used again.
+
+    Args:
+        like: tensors whose shapes and devices the snapshots take.
+        length: snapshots kept, at least 1; a further push drops the oldest.
+        dtype: float32, float16 or bfloat16; predictors compute in float32 from each of them.
+        device: where the snapshots lie; None leaves each beside its tensor.
+
+    Raises:
+        ValueError: a length below 1, no tensors, or another type.
+    """
+
+    optimizer: OptimizerState | None
+    """State of the optimizer at the newest step, set by the caller before predicting."""
+
+    def __init__(
+        self,
+        like: Tensors,
+        length: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"history length {length} is too short: keep at least 1 snapshot")
+        if not like:
+            raise ValueError("a history of no tensors holds nothing: pass the parameters that are to be predicted")
+        if dtype not in STORAGE:
+            raise ValueError(f"history dtype {dtype} is not kept: use float32, float16 or bfloat16")
+        self.optimizer = None
+        self._length = length
+        self._like = tuple(torch.empty(0, dtype=dtype, device=device or each.device).expand(0) for each in like)
+        self._shapes = tuple(torch.empty(each.shape, device="meta") for each in like)
+        self._ring: deque[Snapshot] = deque()
+        self._spare: list[tuple[Tensor, ...]] = []
+        self._storages: set[int] = set()
+        self._nbytes = 0
+        self._borrowed = 0
+        self._pool: History | None = None
+        self._derived: dict[Hashable, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._ring)
+
+    def __getitem__(self, position: int) -> Snapshot:
+        return self._ring[position]
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(self._ring)
+
+    @property
+    def length(self) -> int:
+        """Snapshots kept at most."""
+        return self._length
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of the snapshots, oldest first."""
+        return tuple(snapshot.step for snapshot in self._ring)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers allocated so far, those of branches included."""
+        return self._nbytes
+
+    def push(self, step: int, tensors: Tensors) -> None:
+        """Copy the weights after `step` in; the oldest snapshot makes room when the ring is full.
+
+        Args:
+            step: number of the step, above the newest one's.
+            tensors: the weights, of the history's shapes.
+
+        Raises:
+            ValueError: the step does not increase, or the shapes differ.
+        """
+        if self._ring and step <= self._ring[-1].step:
+            raise ValueError(
+                f"step {step} does not follow step {self._ring[-1].step}: push increasing steps, or reset()"
+            )
+        require_same_shapes(self._shapes, tensors, "the pushed weights")
+        if len(self._ring) == self._length:
+            self._drop_oldest()
+        self.forget()
+        buffers = self._take()
+        copy_(buffers, tensors)
+        self._ring.append(Snapshot(step, buffers))
+
+    def reset(self) -> None:
+        """Forget the snapshots and the optimizer state, keep the buffers."""
+        while self._ring:
+            self._drop_oldest()
+        self.forget()
+        self.optimizer = None
+
+    def branch(self, length: int | None = None) -> Branch:
+        """A history that goes on from the newest snapshots without copying them, for predictions on predictions.
+
+        Use it as a context manager: `with history.branch() as chain: chain.push(...)`. Leaving it hands its buffers
+        back, so that the next branch allocates nothing. This history must not be pushed to meanwhile.
+
+        Args:
+            length: snapshots the branch keeps; None for as many as this history.
+        """
+        return Branch(self, self._length if length is None else length)
+
+    def derived(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """A value that follows from the present snapshots, computed once until the next push or reset.
+
+        Args:
+            key: what the value is.
+            compute: gives it; not called where it is known.
+        """
+        if key not in self._derived:
+            self._derived[key] = compute()
+        return self._derived[key]
+
+    def forget(self) -> None:
+        """Drop what `derived` keeps; it is computed again when asked for."""
+        self._derived.clear()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor shares memory with a snapshot."""
+        return tensor.untyped_storage().data_ptr() in self._storages
+
+    def _drop_oldest(self) -> None:
+        oldest = self._ring.popleft()
+        if self._borrowed:
+            self._borrowed -= 1
+        else:
+            self._spare.append(oldest.tensors)
+
+    def _take(self) -> tuple[Tensor, ...]:
+        if self._spare:
+            return self._spare.pop()
+        if self._pool is not None:
+            return self._pool._take()
+        buffers = tuple(
+            torch.empty(shape.shape, dtype=kind.dtype, device=kind.device)
+            for shape, kind in zip(self._shapes, self._like, strict=True)
+        )
+        self._nbytes += sum(each.nbytes for each in buffers)
+        self._storages |= {each.untyped_storage().data_ptr() for each in buffers if each.numel()}
+        return buffers
+
+
+class Branch(History):
+    """What `History.branch` gives."""
+
+    def __init__(self, parent: History, length: int) -> None:
+        if length < 1:
+            raise ValueError(f"branch length {length} is too short: keep at least 1 snapshot")
+        self.optimizer = parent.optimizer
+        self._length = length
+        self._like, self._shapes = parent._like, parent._shapes
+        self._ring = deque(list(parent)[-length:])
+        self._spare = []
+        self._storages = parent._storages
+        self._nbytes = 0
+        self._borrowed = len(self._ring)
+        self._pool = parent
+        self._derived = {}
+
+    def __enter__(self) -> Branch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._pool is not None
+        self.reset()
+        self._pool._spare.extend(self._spare)
+        self._spare = []

@@ -1,0 +1,6 @@
+"""Predictors: where the weights will be K steps on."""
+
+from leapverify.predict.catalogue import CATALOGUE, names, predictor
+from leapverify.predict.predictor import Declined, Needs, Predictor
+
+__all__ = ["CATALOGUE", "Declined", "Needs", "Predictor", "names", "predictor"]

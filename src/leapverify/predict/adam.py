@@ -1,0 +1,165 @@
+"""Predictors that read Adam's moments: the printed momentum, K AdamW steps without gradient, constant velocity.
+
+A step i of AdamW with zero gradient multiplies m by beta1 and v by beta2 and moves theta to
+(1 - eta_i lambda) theta - eta_i m_i / (1 - beta1^n) / (sqrt(v_i / (1 - beta2^n)) + eps), n = steps taken so far.
+K of them are P theta - m sum_i w_i / (a_i sqrt(v) + eps), with scalars P, w_i, a_i that all elements share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapverify.history import History, OptimizerState
+from leapverify.predict.blockwise import Kernel, Workspace, apply
+from leapverify.predict.predictor import Needs, require_moments, require_request
+from leapverify.predict.quadrature import compress
+from leapverify.weights import Tensors
+
+NEEDS = Needs(1, optimizer_state=True)
+DIRECT_TERMS = 3
+"""Terms of a motion that are added to the weights one by one."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """theta_hat = keep theta - m sum_j weight_j / (sqrt(v) + shift_j), for one tensor."""
+
+    keep: float
+    terms: tuple[tuple[float, float], ...]
+    """(weight, shift) of each term."""
+
+
+Rule: TypeAlias = Callable[[OptimizerState, int, int, int], Motion]
+"""(state, group, steps taken, K) -> motion."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A motion along m / (sqrt(v) + eps), its scalars given by a rule."""
+
+    name: str
+    rule: Rule
+    needs: Needs = NEEDS
+
+    @torch.no_grad()
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`."""
+        request = require_request(self.needs, history, horizon, out)
+        state = require_moments(history, request.now)
+        motions = {key: self.rule(state, *key, horizon) for key in set(zip(state.groups, state.steps, strict=True))}
+        workspace = Workspace(request.now)
+        for i, target in enumerate(request.out):
+            motion = motions[state.groups[i], state.steps[i]]
+            if motion.terms:
+                apply(_kernel(motion), target, (request.now[i], state.m[i], state.v[i]), workspace)
+            else:
+                apply(_scale(motion.keep), target, (request.now[i],), workspace)
+        return request.out
+
+
+def _kernel(motion: Motion) -> Kernel:
+    """The kernel of a motion; inputs theta, m, v."""
+    # Each term added to theta rounds once to its last digit: a long sum is taken by itself and added once.
+    apart = len(motion.terms) > DIRECT_TERMS
+
+    def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace) -> None:
+        theta, m, v = pieces
+        root = torch.sqrt(v, out=scratch.like("root", v))
+        divisor = scratch.like("divisor", v)
+        base = result.zero_() if apart else _kept(theta, motion.keep, result)
+        for weight, shift in motion.terms:
+            torch.add(root, shift, out=divisor)
+            base = torch.addcdiv(base, m, divisor, value=-weight, out=result)
+        if apart:
+            result.add_(_kept(theta, motion.keep, divisor))
+
+    return kernel
+
+
+def _kept(theta: Tensor, keep: float, out: Tensor) -> Tensor:
+    return theta if keep == 1 else torch.mul(theta, keep, out=out)
+
+
+def _scale(keep: float) -> Kernel:
+    def kernel(result: Tensor, pieces: Sequence[Tensor], _: Workspace) -> None:
+        torch.mul(pieces[0], keep, out=result)
+
+    return kernel
+
+
+def coasting(state: OptimizerState, group: int, taken: int, horizon: int) -> Motion:
+    """The motion of K AdamW steps with zero gradient."""
+    if taken == 0:  # AdamW does not touch a parameter that never had a gradient
+        return Motion(1.0, ())
+    hyper = state.hyper[group]
+    i = np.arange(1, horizon + 1)
+    eta = np.array([state.lr[group](state.step + int(number)) for number in i])
+    shrink = 1 - eta * hyper.weight_decay
+    after = np.append(np.cumprod(shrink[::-1])[::-1], 1.0)  # product of the shrinkings from step i on
+    weights = eta * after[1:] * hyper.beta1 ** (state.idle + i) / (1 - hyper.beta1 ** (taken + i))
+    nodes = np.sqrt(hyper.beta2 ** (state.idle + i) / (1 - hyper.beta2 ** (taken + i)))
+    few, shares = compress(nodes, weights, hyper.eps)
+    terms = tuple((float(z / b), float(hyper.eps / b)) for b, z in zip(few, shares, strict=True))
+    return Motion(float(after[0]), terms)
+
+
+def constant_velocity(state: OptimizerState, group: int, taken: int, horizon: int) -> Motion:
+    """theta_t - (sum of the next K etas) m_hat / (sqrt(v_hat) + eps)."""
+    if taken == 0:
+        return Motion(1.0, ())
+    hyper = state.hyper[group]
+    eta_sum = sum(state.lr[group](state.step + i) for i in range(1, horizon + 1))
+    root = (hyper.beta2**state.idle / (1 - hyper.beta2**taken)) ** 0.5
+    weight = eta_sum * hyper.beta1**state.idle / (1 - hyper.beta1**taken)
+    return Motion(1.0, ((weight / root, hyper.eps / root),))
+
+
+def adam() -> Moments:
+    """K AdamW steps with zero gradient, in closed form; moves at most about beta1 / (1 - beta1) steps' worth."""
+    return Moments("adam", coasting)
+
+
+def adam_constant() -> Moments:
+    """Constant velocity; no weight decay."""
+    return Moments("adam-constant", constant_velocity)
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """theta_t + scale K m / sqrt(v + eps) (paper, eq. 3, as printed: no learning rate, no minus sign)."""
+
+    scale: float = 1.0
+    name: str = "momentum"
+    needs: Needs = NEEDS
+
+    @torch.no_grad()
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`."""
+        request = require_request(self.needs, history, horizon, out)
+        state = require_moments(history, request.now)
+        workspace = Workspace(request.now)
+        for i, target in enumerate(request.out):
+            hyper = state.hyper[state.groups[i]]
+            decay = hyper.beta2**state.idle
+            shift, factor = hyper.eps / decay, self.scale * horizon * hyper.beta1**state.idle / decay**0.5
+
+            def kernel(
+                result: Tensor,
+                pieces: Sequence[Tensor],
+                scratch: Workspace,
+                shift: float = shift,
+                value: float = factor,
+            ) -> None:
+                now, m, v = pieces
+                # One reciprocal root is cheaper than a root and a division.
+                inverse = torch.add(v, shift, out=scratch.like("inverse", v)).rsqrt_()
+                torch.addcmul(now, m, inverse, value=value, out=result)
+
+            apply(kernel, target, (request.now[i], state.m[i], state.v[i]), workspace)
+        return request.out

@@ -1,0 +1,90 @@
+"""Element-wise formulas over large tensors, block by block, so that intermediate values never leave the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from leapverify.weights import block_size, blocks
+
+Kernel: TypeAlias = Callable[[Tensor, Sequence[Tensor], "Workspace"], None]
+"""Writes its first argument from float32 blocks of the same shape; may use the workspace's."""
+
+
+class Workspace:
+    """Float32 blocks on one device, allocated when first asked for: all the memory that a prediction adds.
+
+    Args:
+        tensors: the tensors that will be walked; blocks are no larger than the largest of them.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.device = tensors[0].device
+        self.limit = block_size(self.device)
+        # Whole rows of 64, so that a block also holds the bits of `random`, drawn 64 at a time.
+        self._elements = -(-min(self.limit, max(each.numel() for each in tensors)) // 64) * 64
+        self._blocks: dict[str, Tensor] = {}
+
+    def flat(self, slot: str, elements: int) -> Tensor:
+        """The first elements of the block of this name; its content is whatever was left in it."""
+        if slot not in self._blocks:
+            self._blocks[slot] = torch.empty(self._elements, device=self.device)
+        return self._blocks[slot][:elements]
+
+    def like(self, slot: str, piece: Tensor) -> Tensor:
+        """The block of this name, in the shape of a piece."""
+        return self.flat(slot, piece.numel()).view(piece.shape)
+
+    def load(self, slot: str, piece: Tensor) -> Tensor:
+        """The piece itself if it is float32 on this device, otherwise its values in the block of this name."""
+        if piece.dtype == torch.float32 and piece.device == self.device:
+            return piece
+        return self.like(slot, piece).copy_(piece)
+
+
+def apply(kernel: Kernel, out: Tensor, inputs: Sequence[Tensor], workspace: Workspace) -> None:
+    """out = kernel(inputs), block by block, computed in float32 on the workspace's device.
+
+    Args:
+        kernel: the formula.
+        out: tensor that is written; any floating type, strides and device.
+        inputs: tensors of the same shape, likewise.
+        workspace: blocks for intermediate values and conversions.
+    """
+    for index in blocks(out.shape, workspace.limit):
+        pieces = [workspace.load(f"input {i}", each[index]) for i, each in enumerate(inputs)]
+        target = out[index]
+        if target.dtype == torch.float32 and target.device == workspace.device:
+            kernel(target, pieces, workspace)
+        else:
+            result = workspace.like("out", target)
+            kernel(result, pieces, workspace)
+            target.copy_(result)
+
+
+def reduce(
+    value: Callable[[Sequence[Tensor], Workspace], Tensor], inputs: Sequence[Sequence[Tensor]]
+) -> list[list[float]]:
+    """Sums over each tensor, added up over its blocks in float64; one host synchronisation for all of them.
+
+    Args:
+        value: gives the sums of one block, shape (n,), from float32 blocks of the inputs.
+        inputs: lists of tensors, the same shapes in each.
+
+    Returns:
+        n sums for each tensor.
+    """
+    workspace = Workspace(inputs[0])
+    sums = []
+    for tensors in zip(*inputs, strict=True):
+        parts = [
+            value([workspace.load(f"input {i}", each[index]) for i, each in enumerate(tensors)], workspace)
+            for index in blocks(tensors[0].shape, workspace.limit)
+        ]
+        sums.append(torch.stack(parts).double().sum(0) if parts else None)
+    known = [each for each in sums if each is not None]
+    values = iter(torch.stack(known).tolist() if known else [])
+    return [[] if each is None else next(values) for each in sums]

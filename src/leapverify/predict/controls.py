@@ -1,0 +1,88 @@
+"""Controls: what a predictor scores that does nothing, or that goes as far as `linear` in a random direction."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from leapverify.history import History
+from leapverify.predict.blockwise import Workspace, apply, reduce
+from leapverify.predict.predictor import Needs, require_request
+from leapverify.weights import Tensors, copy_
+
+SIGN_BIT = -(2**31)
+"""The sign of a float32, as the int32 that has no other bit."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """theta_t."""
+
+    name: str = "hold"
+    needs: Needs = field(default=Needs(1))
+
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`."""
+        request = require_request(self.needs, history, horizon, out)
+        copy_(request.out, request.now)
+        return request.out
+
+
+@dataclass(frozen=True)
+class Random:
+    """theta_t + r, with r = +-c in each element, independent fair signs, c = norm(s d1) / sqrt(elements) per tensor.
+
+    Such an r has the norm of `linear`'s step exactly, whatever the signs; in the many dimensions of a tensor its
+    direction is as good as a Gaussian one, at a random bit per element.
+    """
+
+    name: str = "random"
+    needs: Needs = field(default=Needs(2))
+    seed: int = 0
+
+    @torch.no_grad()
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`; the signs depend on the seed, the newest step and the horizon alone."""
+        request = require_request(self.needs, history, horizon, out)
+        before = request.snapshots[1].tensors
+        squares = history.derived("squares of d1", lambda: reduce(_squared_step, (request.now, before)))
+        workspace = Workspace(request.now)
+        generator = torch.Generator(workspace.device).manual_seed(_mixed(self.seed, request.snapshots[0].step, horizon))
+        for target, now, square in zip(request.out, request.now, squares, strict=True):
+            radius = horizon / request.lags[1] * math.sqrt(sum(square) / max(now.numel(), 1))
+
+            def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace, radius: float = radius) -> None:
+                torch.add(pieces[0], _signed(radius, result, generator, scratch), out=result)
+
+            apply(kernel, target, (now,), workspace)
+        return request.out
+
+
+def _mixed(seed: int, step: int, horizon: int) -> int:
+    """63 bits that differ for different arguments."""
+    digest = hashlib.sha256(f"{seed} {step} {horizon}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _signed(radius: float, piece: Tensor, generator: torch.Generator, scratch: Workspace) -> Tensor:
+    """+-radius in the shape of a piece: a random bit for the sign, radius for the other bits of each float32."""
+    elements = piece.numel()
+    draws = torch.empty(-(-elements // 64), dtype=torch.int64, device=scratch.device)
+    words = draws.random_(SIGN_BIT * 2**32, None, generator=generator).view(torch.int32)
+    bits = scratch.flat("signs", 32 * len(words)).view(torch.int32)
+    shifts = torch.arange(32, dtype=torch.int32, device=scratch.device)[:, None]
+    torch.bitwise_left_shift(words[None, :], shifts, out=bits.view(32, -1))
+    (magnitude,) = struct.unpack("<i", struct.pack("<f", radius))
+    return bits.bitwise_and_(SIGN_BIT).bitwise_or_(magnitude).view(torch.float32)[:elements].view(piece.shape)
+
+
+def _squared_step(pieces: Sequence[Tensor], scratch: Workspace) -> Tensor:
+    """|d1|^2."""
+    step = torch.sub(*pieces, out=scratch.like("difference", pieces[0])).view(-1)
+    return torch.dot(step, step)[None]
