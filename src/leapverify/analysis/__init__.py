@@ -1,0 +1,1 @@
+"""What the records say: acceptance, comparison of seeds, recognizer skill, sensitivity and cost, from records alone."""
