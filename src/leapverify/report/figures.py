@@ -1,0 +1,77 @@
+"""Every figure of the report, and their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from leapverify.report import figures_course, figures_predict, figures_recognize, figures_seeds
+from leapverify.report.analysis import Analysis
+from leapverify.report.panels import Figure, Spec, View
+from leapverify.report.theme import LIGHT, resolved
+from leapverify.storage import write_text
+
+
+def build_figures(analysis: Analysis) -> dict[str, Figure]:
+    """All figures of a run by name, in the order of the page; an empty one says why."""
+    run = analysis.run
+    drawn = [
+        figures_course.regimes(run),
+        figures_course.similarity(run),
+        figures_course.losses(run),
+        figures_predict.acceptance(analysis),
+        figures_predict.gain(analysis),
+        figures_predict.momentum(analysis),
+        figures_seeds.geometry(run),
+        figures_seeds.collapse(run),
+        figures_recognize.sensitivity(analysis),
+        figures_recognize.skill(analysis),
+        figures_recognize.cascades(analysis),
+        figures_course.signals(run, analysis.lyapunov),
+        figures_recognize.costs(analysis),
+    ]
+    return {figure.name: figure for figure in drawn}
+
+
+def write_figures(figures: dict[str, Figure], folder: Path) -> None:
+    """Write each view of each figure as NAME.json (a plotly specification) and NAME.html.
+
+    The pages share the one plotly.min.js that lies beside them.
+    """
+    from plotly.io import to_html
+    from plotly.offline import get_plotlyjs
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "plotly.min.js", get_plotlyjs())
+    used: set[str] = set()
+    for figure in figures.values():
+        for view in figure.views:
+            name = "-".join([figure.name, *(_slug(label) for label in view.choice)])
+            # Two predictors whose names differ only in signs would share a file.
+            name += f"-{len(used)}" if name in used else ""
+            used.add(name)
+            spec = file_spec(figure, view)
+            write_text(folder / f"{name}.json", json.dumps(spec, allow_nan=False) + "\n")
+            page = to_html(spec, include_plotlyjs="directory", config={"displaylogo": False}, validate=False)
+            write_text(folder / f"{name}.html", page)
+
+
+def file_spec(figure: Figure, view: View) -> Spec:
+    """One view as a complete plotly specification on light paper, with a title."""
+    layout = dict(view.layout)
+    margin = dict(layout["margin"])
+    margin["t"] += 44
+    title = {
+        "text": " · ".join([figure.title, *view.choice]),
+        "x": 0.01,
+        "xanchor": "left",
+        "y": 0.98,
+        "yanchor": "top",
+    }
+    layout |= {"margin": margin, "height": layout["height"] + 44, "title": {**title, "font": {"size": 16}}}
+    return resolved({"data": list(view.data), "layout": layout}, LIGHT)
+
+
+def _slug(text: str) -> str:
+    kept = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in text.lower())
+    return "-".join(part for part in kept.split("-") if part)[:60] or "view"

@@ -1,0 +1,163 @@
+"""A run folder as the report sees it: records, configuration and environment, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from leapverify import records
+from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
+from leapverify.report.paper import PAPER
+
+REGIMES = ("chaotic", "transition", "stable")
+CRITERIA = ("strict", "adaptive", "proximity", "paired")
+
+Row = TypeVar("Row", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one study."""
+
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    checkpoints: Sequence[Checkpoint]
+    curve: Sequence[LossPoint]
+    predictions: Sequence[Prediction]
+    cascades: Sequence[CascadeLink]
+    measures: Sequence[SeedMeasure]
+    ladder: Sequence[Mapping[str, str]] = ()
+    """The rows of tables/ladder.csv, where the study ran the ladder of switches."""
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that have checkpoints, ascending."""
+        return tuple(sorted({row.seed for row in self.checkpoints}))
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """The steps at which any seed has a checkpoint, ascending."""
+        return tuple(sorted({row.step for row in self.checkpoints}))
+
+    @cached_property
+    def of_seed(self) -> Mapping[int, Sequence[Checkpoint]]:
+        """Each seed's checkpoints, by step."""
+        ordered = sorted(self.checkpoints, key=lambda row: row.step)
+        return {seed: [row for row in ordered if row.seed == seed] for seed in self.seeds}
+
+    @cached_property
+    def predictors(self) -> tuple[str, ...]:
+        """The predictors in the order in which the study lists them, others after."""
+        found = {row.predictor: None for row in self.predictions}
+        listed = [name for name in self.setting("sweep.predictors", ()) if name in found]
+        return tuple(dict.fromkeys([*listed, *found]))
+
+    @cached_property
+    def horizons(self) -> tuple[int, ...]:
+        """The horizons K that were swept, ascending, steps."""
+        return tuple(sorted({row.horizon for row in self.predictions}))
+
+    @cached_property
+    def swept_regimes(self) -> tuple[str, ...]:
+        """The regimes from which predictions were made, chaotic first."""
+        found = {row.regime for row in self.predictions}
+        return tuple(regime for regime in REGIMES if regime in found)
+
+    @cached_property
+    def thresholds(self) -> tuple[float, float] | None:
+        """(tau_low, tau_high), or None where the cut points are not two constant similarities."""
+        kind = self.setting("regimes.thresholds")
+        if kind == "paper":
+            return PAPER["thresholds"]["low"], PAPER["thresholds"]["high"]
+        low, high = self.setting("regimes.low"), self.setting("regimes.high")
+        if kind == "fixed" and isinstance(low, float) and isinstance(high, float):
+            return low, high
+        return None
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The configuration's value under a dotted key, or the default where it is absent."""
+        return lookup(self.config, key, default)
+
+
+def seeds_text(count: int) -> str:
+    """'1 seed' or '4 seeds'."""
+    return f"{count} seed" + ("" if count == 1 else "s")
+
+
+def lookup(tree: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """The value under a dotted key of a nested mapping, or the default."""
+    node: Any = tree
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return default
+        node = node[part]
+    return node
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys and texts, for showing."""
+    out: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{name}.")
+        elif isinstance(value, list):
+            out[name] = ", ".join(str(item) for item in value)
+        else:
+            out[name] = "" if value is None else str(value)
+    return out
+
+
+def load_run(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ValueError: no checkpoints, or a file that is damaged; the message names it.
+    """
+    checkpoints = records.read(path / "checkpoints.parquet", Checkpoint)
+    if not checkpoints:
+        raise ValueError(f"{path / 'checkpoints.parquet'} holds no checkpoint: run the study first")
+    return Run(
+        path=path,
+        config=_mapping(path / "config.yaml"),
+        environment=_mapping(path / "environment.json"),
+        checkpoints=checkpoints,
+        curve=_rows(path / "curve.parquet", LossPoint),
+        predictions=_rows(path / "predictions.parquet", Prediction),
+        cascades=_rows(path / "cascades.parquet", CascadeLink),
+        measures=_rows(path / "seeds.parquet", SeedMeasure),
+        ladder=_ladder(path / "tables" / "ladder.csv"),
+    )
+
+
+def _rows(path: Path, record: type[Row]) -> list[Row]:
+    # A study without a sweep or cascades writes no such file; the tables then say so.
+    return records.read(path, record) if path.is_file() else []
+
+
+def _ladder(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: name a run folder that a study has written")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: it cannot be read as {path.suffix[1:].upper()}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no mapping: run the same study command again")
+    return tree
