@@ -1,0 +1,231 @@
+"""The command line: parse, call, print. Exit codes: 0 done, 2 wrong use, 1 failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="The instrument for training trajectories: regimes, weight prediction, verified leaps.",
+)
+
+OUT_OF_USE, FAILED = 2, 1
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command()
+def study(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PRESET KEY=VALUE", help="A preset (tiny unless given), then settings."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 42-46 or 42,44.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; the warm-up keeps its share.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/PRESET unless given.")] = None,
+    device: Device = "auto",
+    data: Annotated[str | None, typer.Option(help="stdlib, text:PATH or wikitext-103.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="bytes, or a Hugging Face name or folder.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; see config.yaml of any run.")
+    ] = None,
+    lyapunov: Annotated[bool, typer.Option("--lyapunov", help="Record the local Lyapunov exponent.")] = False,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Also with each switch of the paper's artefacts.")] = False,
+) -> None:
+    """Train several seeds by the paper's protocol and write a report; given again, it goes on where it was."""
+    from leapverify.study.config import ConfigError
+    from leapverify.study.presets import preset as preset_named
+    from leapverify.study.settings import parse_settings, with_settings
+
+    plain = [word for word in words or [] if "=" not in word]
+    if len(plain) > 1:
+        raise ConfigError(f"{plain[1]!r} is neither a preset nor key=value: give one preset")
+    name = plain[0] if plain else "tiny"
+    changes = parse_settings([*(word for word in words or [] if "=" in word), *(settings or [])])
+    changes |= {"seeds": parse_seeds(seeds)} if seeds else {}
+    changes |= {"data.source": data} if data else {}
+    changes |= {"data.tokenizer": tokenizer} if tokenizer else {}
+    changes |= {"observe.lyapunov": True} if lyapunov else {}
+    if steps is not None and steps < 1:
+        raise ConfigError(f"--steps {steps} is not a positive number of steps: give for instance --steps 1000")
+    config = with_settings(preset_named(name, steps), changes)
+    folder = out or Path("runs") / name
+    _watched(config, folder, lambda watcher: _study(config, folder, device, watcher, ladder))
+
+
+@app.command()
+def sweep(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")],
+    predictors: Annotated[str | None, typer.Option(help="Such as linear,adam.")] = None,
+    horizons: Annotated[str | None, typer.Option(help="Such as 5,10,25.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Sweep a study again from its snapshots, with other predictors or horizons if wanted."""
+    from leapverify.study.resweep import sweep_study
+    from leapverify.study.settings import load_config
+
+    names = [name.strip() for name in predictors.split(",")] if predictors else None
+    ahead = parse_numbers(horizons, "--horizons") if horizons else None
+    config = load_config(folder / "config.yaml")
+
+    def work(watcher: Any) -> None:
+        sweep_study(folder, predictors=names, horizons=ahead, device=device, watcher=watcher)
+
+    _watched(config, folder, work)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
+    """Build tables, figures and report again from the records alone."""
+    from leapverify.report import build_report
+
+    print(f"report: {build_report(folder)}")
+
+
+@app.command()
+def presets() -> None:
+    """List the presets and what each costs."""
+    from leapverify.study.cost import cost
+    from leapverify.study.doctor import vocabulary_of
+    from leapverify.study.presets import PRESETS
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("preset", "parameters", "seeds × steps", "tokens", "FLOPs train", "FLOPs sweep", "memory", "disk"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "preset" else "right")
+    for name, make in PRESETS.items():
+        config = make(None)
+        bill = cost(config, vocabulary_of(config))
+        table.add_row(
+            name,
+            _scaled(bill.parameters),
+            f"{len(config.seeds)} × {config.training.steps}",
+            _scaled(bill.tokens),
+            f"{bill.train_flops:.1e}",
+            f"{bill.sweep_flops:.1e}",
+            f"{bill.memory_bytes / 1e9:.2f} GB",
+            f"{bill.disk_bytes / 1e9:.2f} GB",
+        )
+    wide = Console()
+    wide.width = max(wide.width, 110)
+    wide.print(table)
+    print("memory: of one seed, estimated; disk: of all seeds; FLOPs sweep: at most, if no paired test stops early")
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option("--out", help="Where studies would be written.")] = Path("runs"),
+) -> None:
+    """Say what this machine can run, and why not the rest."""
+    from leapverify.study.doctor import examine
+
+    for finding in examine(folder):
+        print(f"{'ok' if finding.fine else 'no'}  {finding.subject:32}{finding.text}")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`42-46`, `42,44` or both, as numbers.
+
+    Raises:
+        ConfigError: not of that form, an empty range, or a seed twice.
+    """
+    from leapverify.study.config import ConfigError
+
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(f"--seeds {text!r} is no list of seeds: write for instance 42-46 or 42,44")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not span:
+            raise ConfigError(f"--seeds {text!r} counts downwards: write the smaller seed first")
+        found.extend(span)
+    if len(set(found)) != len(found):
+        raise ConfigError(f"--seeds {text!r} names a seed twice: name each once")
+    if len(found) > 1000:
+        raise ConfigError(f"--seeds {text!r} are {len(found)} seeds: name at most 1000")
+    return found
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """`5,10,25` as numbers.
+
+    Raises:
+        ConfigError: not positive numbers with commas between them.
+    """
+    from leapverify.study.config import ConfigError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"{option} {text!r} are no positive numbers: write for instance 5,10,25")
+    return [int(part) for part in parts]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every failure is one line on standard error."""
+    logging.basicConfig(level=os.environ.get("LEAPVERIFY_LOG", "ERROR").upper(), format="%(message)s")
+    sys.exit(_guarded(lambda: app(args=arguments, prog_name="leapverify", standalone_mode=False)))
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    try:
+        call()
+    except typer.Exit as leave:
+        return leave.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("stopped; give the same command again to go on", FAILED)
+    except ValueError as error:
+        return _complain(str(error), OUT_OF_USE)
+    except Exception as error:
+        # Usage errors have no public class that all versions of typer share, but they all can format themselves.
+        if (describe := getattr(error, "format_message", None)) is not None:
+            return _complain(f"{describe()}: leapverify --help shows how it is used", OUT_OF_USE)
+        if os.environ.get("LEAPVERIFY_DEBUG"):
+            raise
+        from leapverify.study.executor import failure_message
+
+        return _complain(failure_message(error), FAILED)
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    Console(stderr=True).print(
+        f"leapverify: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True
+    )
+    return code
+
+
+def _study(config: Any, folder: Path, device: str, watcher: Any, ladder: bool) -> None:
+    from leapverify.study.ladder import run_ladder
+    from leapverify.study.run import run_study
+
+    run_study(config, folder, device=device, watcher=watcher)
+    if ladder:
+        run_ladder(config, folder, device=device, watcher=watcher)
+
+
+def _watched(config: Any, folder: Path, work: Callable[[Any], None]) -> None:
+    from leapverify.terminal import view
+
+    console = Console(stderr=True)
+    with view(console, config.seeds, config.training.steps) as shown:
+        work(shown.update)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _scaled(count: float) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f}"

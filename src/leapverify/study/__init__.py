@@ -1,0 +1,1 @@
+"""The paper's protocol: record, sweep, cascade, compare seeds (SPEC 6-8)."""

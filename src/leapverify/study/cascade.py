@@ -1,0 +1,172 @@
+"""Cascades (SPEC 6.3): predictions on predictions, or predictions with K real steps between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leapverify.history import History, OptimizerState
+from leapverify.predict import Declined, Predictor, predictor
+from leapverify.records import CascadeLink, LossPoint
+from leapverify.study.branch import branch
+from leapverify.study.config import CascadeConfig
+from leapverify.verify import Verifier
+from leapverify.weights import all_finite, distance, norm
+
+TrainSteps = Callable[[int, int, int], None]
+"""(first batch's step number, first effective step, how many): train so many real steps on the model."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The stable checkpoint that cascades start from."""
+
+    seed: int
+    step: int
+    loss: float
+
+
+class Cascader:
+    """Runs cascades from a checkpoint and leaves model and optimizer bit-identical.
+
+    Args:
+        model, optimizer: the run, standing at the checkpoint.
+        parameters: the model's trained parameters, in the order of the history's tensors.
+        history: ends with theta_t and holds the present optimizer state.
+        verifier: measures the model.
+        train: does real steps on the model (for `trained`).
+        state: the optimizer's present state at an effective step.
+        settings: kinds, shapes and predictors.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Tensor],
+        history: History,
+        verifier: Verifier,
+        train: TrainSteps,
+        state: Callable[[int], OptimizerState],
+        settings: CascadeConfig,
+    ) -> None:
+        self._model, self._optimizer, self._parameters = model, optimizer, parameters
+        self._history, self._verifier = history, verifier
+        self._train, self._state, self._settings = train, state, settings
+
+    def run(self, start: Start) -> list[CascadeLink]:
+        """All cascades of the settings from here."""
+        return list(self._links(start))
+
+    def _links(self, start: Start) -> Iterator[CascadeLink]:
+        names = {"chained": self._settings.predictors, "trained": self._settings.trained_predictors}
+        for kind in self._settings.kinds:
+            for name in names[kind]:
+                for depth, horizon in self._settings.shapes:
+                    with branch(self._model, self._optimizer):
+                        yield from self._cascade(start, kind, name, depth, horizon)
+
+    def _cascade(self, start: Start, kind: str, name: str, depth: int, horizon: int) -> Iterator[CascadeLink]:
+        method = predictor(name)
+        with self._history.branch(method.needs.snapshots) as ring:
+            yield from self._links_of(method, ring, _blank(start, kind, name, depth, horizon))
+
+    def _links_of(self, method: Predictor, ring: History, blank: CascadeLink) -> Iterator[CascadeLink]:
+        origin = [tensor.float() for tensor in self._history[-1].tensors]
+        before, real, horizon = blank.loss_start, 0, blank.horizon
+        for link in range(1, blank.depth + 1):
+            clock = time.perf_counter()
+            row = dataclasses.replace(blank, link=link, loss_before=before)
+            status, predicted = self._predict(method, ring, horizon)
+            if predicted is None:
+                strict = None if status == "declined" else False
+                yield dataclasses.replace(row, status=status, strict=strict, seconds=time.perf_counter() - clock)
+                return
+            after = predicted
+            if blank.kind == "chained":
+                self._chain(ring, horizon)
+            else:
+                self._train_on(ring, blank.step + real, horizon)
+                real += horizon
+                after = self._verifier.loss_of()
+            yield dataclasses.replace(
+                row,
+                loss_predicted=predicted,
+                loss=after,
+                strict=predicted < before,
+                weight_drift=distance(self._parameters, origin) / norm(origin),
+                seconds=time.perf_counter() - clock,
+            )
+            before = after
+
+    def _predict(self, method: Predictor, ring: History, horizon: int) -> tuple[str, float | None]:
+        """Put the prediction into the model: its status and, where it has one, its held-out loss."""
+        try:
+            method.predict(ring, horizon, out=self._parameters)
+        except Declined:
+            return "declined", None
+        loss = self._verifier.loss_of() if all_finite(self._parameters) else math.nan
+        return ("ok", loss) if math.isfinite(loss) else ("nonfinite", None)
+
+    def _chain(self, ring: History, horizon: int) -> None:
+        """Take the prediction for the state that the next one starts from."""
+        state = ring.optimizer
+        ring.push(ring[-1].step + horizon, self._parameters)
+        ring.optimizer = state.decayed(horizon) if state else None
+
+    def _train_on(self, ring: History, real_step: int, horizon: int) -> None:
+        """Real steps from where the prediction landed; the history begins anew: no difference may span a leap."""
+        landed = ring[-1].step + horizon
+        gaps = min(ring.length - 1, horizon)
+        marks = [round(horizon * index / gaps) for index in range(gaps + 1)] if gaps else [horizon]
+        ring.reset()
+        done = 0
+        for mark in marks:
+            self._train(real_step + done + 1, landed + done + 1, mark - done)
+            done = mark
+            ring.push(landed + done, self._parameters)
+        ring.optimizer = self._state(landed + horizon)
+
+
+def _blank(start: Start, kind: str, name: str, depth: int, horizon: int) -> CascadeLink:
+    return CascadeLink(
+        seed=start.seed,
+        step=start.step,
+        kind=kind,
+        predictor=name,
+        depth=depth,
+        horizon=horizon,
+        link=1,
+        status="ok",
+        loss_start=start.loss,
+        loss_before=start.loss,
+        loss_predicted=None,
+        loss=None,
+        strict=None,
+        weight_drift=None,
+        loss_same_effective_step=None,
+        loss_same_real_steps=None,
+        seconds=0.0,
+    )
+
+
+def complete(links: Sequence[CascadeLink], curve: Sequence[LossPoint]) -> list[CascadeLink]:
+    """Fill in the run's own losses: at the step a link claims to have reached, and after as many real steps."""
+    losses = {point.step: point.heldout_loss for point in curve}
+    return [_completed(link, losses) for link in links]
+
+
+def _completed(link: CascadeLink, losses: dict[int, float]) -> CascadeLink:
+    leapt = link.link * link.horizon
+    real = leapt if link.kind == "trained" else 0
+    return dataclasses.replace(
+        link,
+        loss_same_effective_step=losses.get(link.step + leapt + real),
+        loss_same_real_steps=losses.get(link.step + real),
+    )

@@ -1,0 +1,32 @@
+"""What a running seed tells whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where one seed stands."""
+
+    seed: int
+    step: int
+    steps: int
+    phase: str
+    """train | checkpoint | done."""
+    loss: float | None = None
+    """Training loss since the last checkpoint (train) or held-out loss (checkpoint), nats per token."""
+    similarity: float | None = None
+    regime: str | None = None
+    steps_per_s: float | None = None
+    note: str | None = None
+    """Something the user should know, such as a damaged file that was refused."""
+
+
+Watcher = Callable[[Progress], None]
+
+
+def ignore(progress: Progress) -> None:
+    """A watcher that does not look."""
+    del progress

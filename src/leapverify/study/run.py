@@ -1,0 +1,219 @@
+"""The whole study: seeds side by side, their records joined, seeds compared, report written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leapverify import records
+from leapverify.analysis.seeds import compare_seeds
+from leapverify.observe import Thresholds
+from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
+from leapverify.report import build_report
+from leapverify.storage import write_json, write_text
+from leapverify.study import cascade, sweep
+from leapverify.study.config import ConfigError, StudyConfig
+from leapverify.study.environment import cpu_count, describe, resolve_device
+from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
+from leapverify.study.folder import (
+    CASCADES,
+    CHECKPOINTS,
+    CURVE,
+    DONE,
+    PREDICTIONS,
+    SEEDS,
+    Rows,
+    SeedFolder,
+    Study,
+)
+from leapverify.study.presets import preset as preset_named
+from leapverify.study.progress import Watcher, ignore
+from leapverify.study.settings import differences, dump_config, effective, load_config, with_settings
+
+NARROW = 256
+"""Models below this width compute with one thread."""
+
+
+def run_study(
+    preset: str | StudyConfig = "tiny",
+    out: Path | str | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    steps: int | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    watcher: Watcher = ignore,
+) -> Study:
+    """Run a study, or go on with one that was stopped, and write its report.
+
+    Args:
+        preset: a preset's name or a whole configuration.
+        out: the run folder; runs/PRESET by default.
+        seeds: instead of the preset's.
+        steps: optimizer steps, instead of the preset's; the warm-up keeps its share.
+        device: auto, cpu or cuda.
+        settings: dotted keys, such as {"training.lr": 1e-3}.
+        watcher: is told how every seed gets on.
+
+    Returns: the finished study.
+
+    Raises:
+        ConfigError: wrong settings, or `out` holds something else.
+        StudyError: a seed failed; what it had is kept.
+    """
+    config = preset if isinstance(preset, StudyConfig) else preset_named(preset, steps)
+    changes = dict(settings or {})
+    if seeds is not None:
+        changes["seeds"] = list(seeds)
+    if isinstance(preset, StudyConfig) and steps is not None:
+        changes["training.steps"] = steps
+    return _run(with_settings(config, changes), Path(out or f"runs/{config.preset}"), device, watcher)
+
+
+def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher) -> Study:
+    device = resolve_device(device)
+    claim(config, out)
+    if finished(config, out):
+        return Study(out)
+    with exclusive(out, patience_s=5.0):
+        workers, threads = layout(config, device)
+        _write_environment(out, describe(device, threads=threads, workers=workers))
+        thresholds = resolve_thresholds(config, out)
+        failures = _record(config, out, device, workers, threads, thresholds, watcher)
+        complete = [seed for seed in config.seeds if seed not in failures]
+        if complete:
+            join_records(out, complete)
+            build_report(out)
+        if failures:
+            raise StudyError("; ".join(f"seed {seed}: {message}" for seed, message in failures.items()))
+        write_json(out / DONE, {"seeds": list(config.seeds), "steps": config.training.steps})
+    return Study(out)
+
+
+def claim(config: StudyConfig, out: Path) -> None:
+    """Make `out` the run folder of this configuration.
+
+    Raises:
+        ConfigError: it is the run folder of another one, or holds other files.
+    """
+    path = out / "config.yaml"
+    if path.is_file():
+        found = differences(load_config(path), config)
+        if found:
+            raise ConfigError(
+                f"{out} holds a study with another configuration ({'; '.join(found[:3])}"
+                f"{'; ...' if len(found) > 3 else ''}): name another --out, or delete that folder"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(item.name != ".lock" for item in out.iterdir())):
+        raise ConfigError(f"{out} is not empty and holds no study: name another --out")
+    write_text(path, dump_config(config))
+
+
+def finished(config: StudyConfig, out: Path) -> bool:
+    """Whether the folder holds this study whole, report included."""
+    whole = (out / DONE).is_file() and (out / "report.html").is_file()
+    return whole and all(SeedFolder(out, seed).done for seed in config.seeds)
+
+
+def layout(config: StudyConfig, device: str) -> tuple[int, int]:
+    """Seeds side by side, and CPU threads for each.
+
+    A function of the configuration and the machine alone: what is left to do after a stop must not change the
+    thread count, on which the last bits of every number depend.
+    """
+    cores = cpu_count()
+    if device == "cuda":
+        return 1, max(1, min(cores, 8))
+    workers = min(len(config.seeds), cores)
+    # Operations on narrow models end before a second thread has woken up: it would only slow them down.
+    threads = cores // workers if config.model.hidden >= NARROW else 1
+    return workers, max(1, threads)
+
+
+def resolve_thresholds(config: StudyConfig, out: Path) -> Thresholds:
+    """The cut points of the configured method; written once, so that a resumed study uses the same.
+
+    Raises:
+        ConfigError: the calibration run cannot be read.
+    """
+    path = out / "thresholds.json"
+    if path.is_file():
+        return Thresholds.from_dict(json.loads(path.read_text()))
+    thresholds = _thresholds(config)
+    write_json(path, thresholds.to_dict())
+    return thresholds
+
+
+def _thresholds(config: StudyConfig) -> Thresholds:
+    r = config.regimes
+    if r.thresholds == "fixed":
+        assert r.low is not None
+        assert r.high is not None
+        return Thresholds.fixed(r.low, r.high)
+    if r.thresholds == "paper":
+        return Thresholds.paper()
+    if r.thresholds == "online":
+        return Thresholds.online()
+    try:
+        rows = records.read(Path(str(r.calibration)) / CHECKPOINTS, Checkpoint)
+    except ValueError as error:
+        raise ConfigError(f"regimes.calibration {r.calibration}: {error}") from error
+    seen = [row for row in rows if row.similarity is not None]
+    similarities = [row.similarity for row in seen]
+    percentiles = {"low": 30.0 if r.low is None else r.low, "high": 70.0 if r.high is None else r.high}
+    if r.thresholds == "percentile":
+        return Thresholds.percentile(similarities, **percentiles)
+    return Thresholds.rate(similarities, [row.eta_sum for row in seen], **percentiles)
+
+
+def _record(
+    config: StudyConfig, out: Path, device: str, workers: int, threads: int, thresholds: Thresholds, watcher: Watcher
+) -> dict[int, str]:
+    from leapverify.study.record import record_seed
+    from leapverify.study.setup import open_corpus
+
+    todo = [seed for seed in config.seeds if not SeedFolder(out, seed).done]
+    if todo:
+        # Tokenised once, here: the seeds then find the bins in the cache, and bad text fails before anything starts.
+        open_corpus(effective(config))
+    arguments = {"config": config, "thresholds": thresholds, "run": out, "device": device, "threads": threads}
+    tasks = [Task(seed, record_seed, {**arguments, "seed": seed}) for seed in todo]
+    return run_tasks(tasks, workers=min(workers, max(1, len(todo))) if workers > 1 else 1, watcher=watcher)
+
+
+def join_records(out: Path, seeds: Sequence[int]) -> None:
+    """Join the seeds' records, fill in what only their future tells, and compare the seeds."""
+    parts = [SeedFolder(out, seed).read_rows() for seed in seeds]
+    checkpoints = [row for part in parts for row in part.checkpoints]
+    records.write(out / CHECKPOINTS, Checkpoint, checkpoints)
+    records.write(out / CURVE, LossPoint, [row for part in parts for row in part.curve])
+    write_predictions(out, parts)
+    links = [row for part in parts for row in cascade.complete(part.cascades, part.curve)]
+    records.write(out / CASCADES, CascadeLink, links)
+    fingerprints = {
+        seed: {step: value.numpy() for step, value in SeedFolder(out, seed).read_fingerprints().items()}
+        for seed in seeds
+    }
+    records.write(out / SEEDS, SeedMeasure, compare_seeds(checkpoints, fingerprints))
+
+
+def write_predictions(out: Path, parts: Sequence[Rows]) -> None:
+    """Write the sweep's rows of all seeds, completed from each seed's own loss curve."""
+    rows = [row for part in parts for row in sweep.complete(part.predictions, part.curve)]
+    records.write(out / PREDICTIONS, Prediction, rows)
+
+
+def _write_environment(out: Path, present: dict[str, Any]) -> None:
+    """Write what the study runs on; the start of a resumed study stays, other machines are listed."""
+    path = out / "environment.json"
+    if path.is_file():
+        first = json.loads(path.read_text())
+        same = {key: present[key] for key in ("device", "cpu", "gpu", "versions")}
+        if {key: first.get(key) for key in same} == same:
+            return
+        first.setdefault("continued_on", []).append(present)
+        present = first
+    write_json(path, present)

@@ -1,0 +1,124 @@
+"""Configurations from what users type and from files: dotted keys, YAML, one sentence for every mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from leapverify.study.config import SWITCH_SETTINGS, ConfigError, StudyConfig
+
+
+def effective(config: StudyConfig) -> StudyConfig:
+    """The configuration with the settings of its switches put in."""
+    settings: dict[str, Any] = {}
+    for name, on in config.switches:
+        if on:
+            settings.update(SWITCH_SETTINGS[name])
+    return with_settings(config, settings) if settings else config
+
+
+def with_settings(config: StudyConfig, settings: Mapping[str, Any]) -> StudyConfig:
+    """The configuration with dotted keys set, checked as a whole.
+
+    Raises:
+        ConfigError: an unknown key or a value that does not fit, in one sentence.
+    """
+    tree = config.model_dump()
+    for key, value in settings.items():
+        node, *parents = reversed(key.split("."))
+        section: Any = tree
+        for part in reversed(parents):
+            section = _child(section, part, key)
+        _child(section, node, key)
+        section[node] = value
+    return checked(tree)
+
+
+def checked(tree: Mapping[str, Any]) -> StudyConfig:
+    """A configuration from plain data.
+
+    Raises:
+        ConfigError: what is wrong, in one sentence.
+    """
+    try:
+        return StudyConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """`key=value` texts as a mapping; values are read as YAML, so that lists, numbers and null mean what they say."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r} is not key=value: write for instance --set training.lr=1e-3")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r} has a value that is not YAML: put it in quotes") from error
+        settings[key] = _as_number(value)
+    return settings
+
+
+def load_config(path: Path) -> StudyConfig:
+    """The configuration of a run folder's config.yaml."""
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: {path.parent} is no run folder of a study")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged: it is not YAML") from error
+    return checked(tree if isinstance(tree, dict) else {})
+
+
+def dump_config(config: StudyConfig) -> str:
+    """The configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(a: StudyConfig, b: StudyConfig) -> list[str]:
+    """The settings in which two configurations differ, as 'key: a, b'."""
+    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in right if left.get(key) != right.get(key)]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _child(section: Any, part: str, key: str) -> Any:
+    if isinstance(section, dict) and part in section:
+        return section[part]
+    known = list(section) if isinstance(section, dict) else []
+    near = difflib.get_close_matches(part, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known here: {', '.join(known) or 'nothing'}"
+    raise ConfigError(f"there is no setting {key!r}: {hint}")
+
+
+def _as_number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-3 as text; nobody who types it means text.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return [_as_number(item) for item in value] if isinstance(value, list) else value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        return message
+    return f"{place or 'the configuration'} is {first.get('input')!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,173 @@
+"""The apparatus of one seed: text, model, optimizer, fingerprints, held-out sets, as the configuration says."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leapverify.history import History, OptimizerState
+from leapverify.observe import Fingerprinter, ProbeSet, paper_probes
+from leapverify.predict import predictor
+from leapverify.study.config import StudyConfig
+from leapverify.train.corpus import Corpus, prepare
+from leapverify.train.loop import compile_body, train_step
+from leapverify.train.losses import sequence_losses
+from leapverify.train.models import build_model
+from leapverify.train.optim import build_optimizer
+from leapverify.train.schedule import Schedule
+from leapverify.train.tokenizers import load_tokenizer
+from leapverify.train.windows import Batch, Windows, batch_indices
+from leapverify.verify import Verifier
+from leapverify.weights import trainable
+
+
+@contextlib.contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Compute with so many CPU threads: the count is part of what makes numbers repeatable."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def open_corpus(config: StudyConfig, cache: Path | None = None) -> Corpus:
+    """The configured text as tokens, made on the first call and taken from the cache afterwards."""
+    return prepare(config.data.source, load_tokenizer(config.data.tokenizer), cache)
+
+
+@dataclass
+class Apparatus:
+    """Everything that one seed is trained and measured with."""
+
+    config: StudyConfig
+    seed: int
+    device: torch.device
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    schedule: Schedule
+    windows: Windows
+    fingerprinter: Fingerprinter
+    verifier: Verifier
+    """Measures on held-out text; decisions read this one."""
+    validator: Verifier
+    """Measures on the reported set, which no decision reads."""
+    history: History
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The precision of forward passes; None is that of the weights."""
+        return autocast_of(self.config, self.device)
+
+    def batch(self, step: int) -> Batch:
+        """What step number `step` trains on."""
+        indices = batch_indices(len(self.windows), self.config.training.batch_size, step, self.seed)
+        return self.windows.batch(indices).to(self.device)
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, lr: float) -> Tensor:
+        """One optimizer step; the loss stays on the device."""
+        return train_step(
+            model,
+            optimizer,
+            batch,
+            lr,
+            grad_clip=self.config.training.grad_clip,
+            autocast=self.autocast,
+            count_padding=self.config.data.count_padding,
+        )
+
+    def train(self, first_batch: int, first_step: int, count: int) -> None:
+        """`count` real steps: batches from number `first_batch` on, at the rates of the steps from `first_step` on."""
+        for index in range(count):
+            rate = self.schedule(first_step + index)
+            self.step(self.model, self.optimizer, self.batch(first_batch + index), rate)
+
+    def optimizer_state(self, step: int) -> OptimizerState:
+        """Adam's present state, in the precision in which predictors are to see it."""
+        tensors = list(self.parameters.values())
+        state = OptimizerState.from_optimizer(self.optimizer, tensors, step=step, schedule=self.schedule)
+        return state.rounded(torch.float16) if self.config.sweep.moments == "float16" else state
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
+        """An optimizer as the configuration says."""
+        t = self.config.training
+        return build_optimizer(parameters, t.lr, t.betas, t.eps, t.weight_decay, self.device)
+
+
+def autocast_of(config: StudyConfig, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where it is asked for, or on a GPU unless float32 is asked for."""
+    precision = config.training.precision
+    wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if wanted else None
+
+
+def history_length(config: StudyConfig) -> int:
+    """Snapshots that the predictors, the cascades and straightness need."""
+    names = {*config.sweep.predictors, *config.cascade.predictors, *config.cascade.trained_predictors}
+    return max(3, *(predictor(name).needs.snapshots for name in names))
+
+
+def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Apparatus:
+    """The apparatus of one seed, untrained."""
+    place, t = torch.device(device), config.training
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    model = build_model(
+        config.model,
+        seed=config.seeds[0] if t.init == "shared" else seed,
+        vocab_size=tokenizer.vocab_size,
+        sequence_length=t.sequence_length,
+    ).to(place)
+    if t.compile:
+        compile_body(model)
+    torch.manual_seed(seed)
+    parameters = trainable(model)
+    optimizer = build_optimizer(parameters.values(), t.lr, t.betas, t.eps, t.weight_decay, place)
+    v, autocast = config.verify, autocast_of(config, place)
+    heldout = _batches(corpus.heldout, config, v.budget, place)
+    val = _batches(corpus.val, config, v.val_sequences, place)
+    loss = partial(sequence_losses, count_padding=config.data.count_padding, autocast=autocast)
+    return Apparatus(
+        config=config,
+        seed=seed,
+        device=place,
+        model=model,
+        parameters=parameters,
+        optimizer=optimizer,
+        schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
+        windows=corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size),
+        fingerprinter=Fingerprinter(
+            model,
+            ProbeSet.from_file(Path(config.observe.probes)) if config.observe.probes else paper_probes(),
+            tokenizer=tokenizer,
+            layer=config.observe.layer,
+            pooling=config.observe.pooling,
+            masked=config.observe.masked,
+            max_tokens=config.model.context,
+            autocast=autocast,
+        ),
+        verifier=Verifier(
+            model, heldout, loss, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
+        ),
+        validator=Verifier(model, val, loss, sequences=v.val_sequences, budget=v.val_sequences),
+        history=History(list(parameters.values()), history_length(config), dtype=getattr(torch, config.sweep.history)),
+    )
+
+
+def _batches(tokens: Any, config: StudyConfig, count: int, device: torch.device) -> list[Batch]:
+    """`count` sequences spread over a set, in forward passes of the configured size, on the device once and for all."""
+    windows = tokens.windows(config.training.sequence_length, config.data.form, at_least=count)
+    # Neighbouring windows are alike. Dealing the evenly spread ones out in strides makes every batch a sample of all.
+    chosen = windows.spread(count)
+    size = config.verify.batch_sequences
+    stride = max(1, -(-count // size))
+    dealt = [index for start in range(stride) for index in chosen[start::stride]]
+    return [windows.batch(dealt[start : start + size]).to(device) for start in range(0, count, size)]

@@ -1,0 +1,139 @@
+"""Watching a study: one live view with a bar per seed, or plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from leapverify.study.progress import Progress
+
+REGIME_STYLES = {"chaotic": "bold red", "transition": "yellow", "stable": "green", "unknown": "dim"}
+
+
+class View(Protocol):
+    """Something that shows progress while it is entered."""
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+
+    def update(self, progress: Progress) -> None:
+        """Take in where one seed stands."""
+
+
+def view(console: Console, seeds: tuple[int, ...], steps: int) -> View:
+    """The live view on a terminal, plain lines elsewhere."""
+    return LiveView(console, seeds, steps) if console.is_terminal else PlainView(console)
+
+
+class PlainView:
+    """One line a checkpoint."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+
+    def update(self, progress: Progress) -> None:
+        """Print checkpoints, ends and notes."""
+        if progress.note:
+            self._print(f"seed {progress.seed}: {progress.note}")
+        if progress.phase == "checkpoint":
+            speed = f"  {progress.steps_per_s:.1f} steps/s" if progress.steps_per_s else ""
+            self._print(
+                f"seed {progress.seed}  step {progress.step}/{progress.steps}  loss {_number(progress.loss, '.4f')}  "
+                f"similarity {_number(progress.similarity, '.6f')}  {progress.regime}{speed}"
+            )
+        if progress.phase == "done":
+            self._print(f"seed {progress.seed}  done")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """A bar per seed with loss, similarity, regime, speed and time left."""
+
+    def __init__(self, console: Console, seeds: tuple[int, ...], steps: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._latest: dict[int, Progress] = {seed: Progress(seed, 0, steps, "waiting") for seed in seeds}
+        self._started: dict[int, tuple[float, int]] = {}
+        self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Keep the latest of every seed; notes stay above the table."""
+        before = self._latest[progress.seed]
+        self._started.setdefault(progress.seed, (time.monotonic(), progress.step))
+        self._latest[progress.seed] = Progress(
+            progress.seed,
+            progress.step,
+            progress.steps,
+            progress.phase,
+            progress.loss if progress.loss is not None else before.loss,
+            progress.similarity if progress.similarity is not None else before.similarity,
+            progress.regime or before.regime,
+            progress.steps_per_s or before.steps_per_s,
+        )
+        if progress.note:
+            self._console.print(f"seed {progress.seed}: {progress.note}", markup=False, highlight=False)
+
+    def table(self) -> Table:
+        """The present state as a table."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("seed", "", "step", "loss", "similarity", "regime", "steps/s", "left"):
+            table.add_column(heading, justify="left" if heading in ("", "regime") else "right", no_wrap=True)
+        for seed, progress in self._latest.items():
+            regime = progress.regime or progress.phase
+            table.add_row(
+                str(seed),
+                ProgressBar(total=progress.steps, completed=progress.step, width=24),
+                f"{progress.step}/{progress.steps}",
+                _number(progress.loss, ".4f"),
+                _number(progress.similarity, ".6f"),
+                Text(regime, style=REGIME_STYLES.get(regime, "")),
+                _number(progress.steps_per_s, ".1f"),
+                self._time_left(progress),
+            )
+        return table
+
+    def _time_left(self, progress: Progress) -> str:
+        if progress.phase == "done":
+            return "done"
+        started, first = self._started.get(progress.seed, (0.0, progress.step))
+        if progress.step <= first:
+            return "–"
+        # Over all the work so far, sweeps and cascades included, not over training alone.
+        seconds = (time.monotonic() - started) / (progress.step - first) * (progress.steps - progress.step)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

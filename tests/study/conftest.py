@@ -1,0 +1,68 @@
+"""Text and configuration of a micro study."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leapverify.study.config import StudyConfig
+from leapverify.study.presets import preset
+from leapverify.study.settings import with_settings
+from micro import MICRO
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small documents, all different."""
+    folder = tmp_path_factory.mktemp("text")
+    chance = random.Random(0)
+    words = [
+        "the",
+        "run",
+        "of",
+        "a",
+        "model",
+        "is",
+        "a",
+        "path",
+        "and",
+        "a",
+        "leap",
+        "ahead",
+        "must",
+        "be",
+        "checked",
+        "before",
+        "it",
+        "is",
+        "believed",
+    ]
+    for number in range(40):
+        lines = [" ".join(chance.choice(words) for _ in range(12)) for _ in range(12)]
+        (folder / f"document-{number:02d}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Token bins of the tests, apart from the user's; worker processes inherit the variable."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAPVERIFY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def micro(text: Path) -> Callable[..., StudyConfig]:
+    """The configuration, with whatever else a test wants (names with __ for dots)."""
+
+    def make(**changes: Any) -> StudyConfig:
+        settings = {**MICRO, "data.source": f"text:{text}"}
+        settings |= {name.replace("__", "."): value for name, value in changes.items()}
+        return with_settings(preset("tiny"), settings)
+
+    return make

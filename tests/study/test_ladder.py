@@ -1,0 +1,78 @@
+"""The ladder: every switch alone and all together, in one table."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from leapverify.study.config import SWITCH_SETTINGS
+from leapverify.study.ladder import run_ladder, variants
+from leapverify.study.run import run_study
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory, text):
+    """A micro study with its ladder."""
+    from leapverify.study.presets import preset
+    from leapverify.study.settings import with_settings
+    from micro import MICRO
+
+    settings = {**MICRO, "data.source": f"text:{text}", "sweep.predictors": ["hold", "linear", "momentum", "adam"]}
+    config = with_settings(preset("tiny"), {**settings, "cascade.kinds": [], "training.steps": 40})
+    out = tmp_path_factory.mktemp("ladder") / "run"
+    run_study(config, out, device="cpu")
+    run_ladder(config, out, device="cpu")
+    with (out / "tables" / "ladder.csv").open() as handle:
+        return config, out, list(csv.DictReader(handle))
+
+
+def value(rows, variant: str, quantity: str) -> float:
+    return next(float(row["mean"]) for row in rows if (row["variant"], row["quantity"]) == (variant, quantity))
+
+
+def test_every_switch_has_its_run_and_its_rows(climbed):
+    _, out, rows = climbed
+    assert {row["variant"] for row in rows} == {"none", "all", *SWITCH_SETTINGS}
+    assert {row["table"] for row in rows} == {"3", "6", "7", "9"}
+    for name in (*SWITCH_SETTINGS, "all"):
+        assert (out / "ladder" / name / "report.html").is_file()
+
+
+def test_the_wide_table_has_a_column_for_every_variant(climbed):
+    _, out, _ = climbed
+    head = (out / "tables" / "ladder.md").read_text().splitlines()[0]
+    assert [cell.strip() for cell in head.split("|")[3:-1]] == ["none", *SWITCH_SETTINGS, "all"]
+
+
+def test_a_switch_moves_what_it_should_and_nothing_else(climbed):
+    _, _, rows = climbed
+    loss = "final validation loss"
+    same = ("half_moments", "half_snapshots", "scale_search", "unmasked_pooling", "per_probe_similarity")
+    for name in same:
+        # None of these touches training.
+        assert value(rows, name, loss) == value(rows, "none", loss), name
+    for name in ("padding_in_loss", "lr_floor"):
+        assert value(rows, name, loss) != value(rows, "none", loss), name
+    ratio = "L_hat/L_t of momentum at K=20"
+    assert value(rows, "scale_search", ratio) < value(rows, "none", ratio)
+
+
+def test_one_seed_is_its_own_shared_initialisation(climbed):
+    _, _, rows = climbed
+    loss = "final validation loss"
+    assert value(rows, "shared_init", loss) == value(rows, "none", loss)
+
+
+def test_shared_initialisation_gives_every_seed_the_first_ones_weights(climbed):
+    from leapverify.study.settings import effective
+    from leapverify.study.setup import build, open_corpus
+
+    config, _, _ = climbed
+    variant = effective(variants(config)["shared_init"])
+    corpus = open_corpus(variant)
+    one, two = (build(variant, seed, "cpu", corpus) for seed in (42, 43))
+    plain = build(config, 43, "cpu", corpus)
+    assert all((a == b).all() for a, b in zip(one.parameters.values(), two.parameters.values(), strict=True))
+    assert any((a != b).any() for a, b in zip(one.parameters.values(), plain.parameters.values(), strict=True))
+    assert (one.batch(1).tokens != two.batch(1).tokens).any()

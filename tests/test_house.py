@@ -1,0 +1,64 @@
+"""The house rules that tools can hold: style, types, directions of imports, docstrings, packaging."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+CHECKS = {
+    "ruff": ["ruff", "check", "--quiet", "."],
+    "format": ["ruff", "format", "--check", "--quiet", "."],
+    "mypy": ["mypy"],
+    "imports": ["lint-imports"],
+    "docstrings": ["interrogate", "-q", "src"],
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_check_passes(check: str) -> None:
+    tool, *arguments = CHECKS[check]
+    if not (BIN / tool).is_file():
+        pytest.skip(f"{tool} is not installed beside this Python: pip install -e '.[dev]'")
+    done = subprocess.run([BIN / tool, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_the_package_brings_no_heavy_library() -> None:
+    script = (
+        "import sys, leapverify, leapverify.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_every_public_name_is_there_and_described() -> None:
+    import leapverify
+
+    for name in leapverify.__all__:
+        assert getattr(leapverify, name).__doc__, name
+    with pytest.raises(AttributeError, match="it offers Fingerprinter"):
+        _ = leapverify.nothing
+
+
+def test_the_versions_agree() -> None:
+    import leapverify
+
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert about["project"]["version"] == leapverify.__version__
+    assert f"version: {leapverify.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{leapverify.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_file_outgrows_the_house() -> None:
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in (ROOT / "src").rglob("*.py")
+        if (count := len(path.read_text().splitlines())) > 350
+    }
+    assert not long
