@@ -97,8 +97,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
 @app.command()
 def presets() -> None:
     """List the presets and what each costs."""
-    from leapverify.study.cost import cost
-    from leapverify.study.doctor import vocabulary_of
+    from leapverify.study.cost import cost, vocabulary_of
     from leapverify.study.presets import PRESETS
 
     table = Table(box=None, pad_edge=False)

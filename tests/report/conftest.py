@@ -211,6 +211,8 @@ def write_run(run: Path, config: dict[str, object], environment: dict[str, objec
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "environment.json").write_text(json.dumps(environment))
+    cut_points = {"method": "paper", "low": 0.9962696, "high": 0.99948916}
+    (run / "thresholds.json").write_text(json.dumps(cut_points))
     for name, kind in kinds.items():
         records.write(run / f"{name}.parquet", kind, tables.get(name, []))  # type: ignore[type-var, arg-type]
     return run

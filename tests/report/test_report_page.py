@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
 
 from leapverify.report import build_report
 from leapverify.report.analysis import Analysis
@@ -240,9 +239,11 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path, maker):
         build_report(run)
 
 
-def test_thresholds_come_from_the_configuration(tmp_path, maker):
+def test_thresholds_are_those_that_the_study_used(tmp_path, maker):
     run = maker.write_run(tmp_path / "run", {}, {}, checkpoints=[maker.checkpoint(1, 50)])
-    for kind, expected in (("paper", (0.9962696, 0.99948916)), ("fixed", (0.9, 0.99)), ("online", None)):
-        setting = {"regimes": {"thresholds": kind, "low": 0.9, "high": 0.99}}
-        Path(run / "config.yaml").write_text(yaml.safe_dump(setting))
+    for kind, expected in (("percentile", (0.9, 0.99)), ("rate", None), ("online", None)):
+        cut_points = {"method": kind, "low": None if kind == "online" else 0.9, "high": 0.99}
+        Path(run / "thresholds.json").write_text(json.dumps(cut_points))
         assert load_run(run).thresholds == expected
+    Path(run / "thresholds.json").unlink()
+    assert load_run(run).thresholds is None

@@ -41,9 +41,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "is",
         "believed",
     ]
-    for number in range(40):
+    for number in range(100):
         lines = [" ".join(chance.choice(words) for _ in range(12)) for _ in range(12)]
-        (folder / f"document-{number:02d}.txt").write_text("\n".join(lines))
+        (folder / f"document-{number:02d}.txt").write_text("\n\n".join(lines))
     return folder
 
 

@@ -105,7 +105,7 @@ def test_a_killed_study_goes_on_to_the_same_tables(whole, micro, tmp_path):
     script = (
         "import sys, pathlib\n"
         "from leapverify import run_study\n"
-        "from leapverify.study.config import load_config\n"
+        "from leapverify.study.settings import load_config\n"
         "def watch(progress):\n"
         "    print(progress.phase, progress.step, flush=True)\n"
         "if __name__ == '__main__':\n"
@@ -248,3 +248,16 @@ def test_online_thresholds_need_no_calibration(micro, tmp_path):
         micro(regimes__thresholds="online", regimes__low=None, regimes__high=None), tmp_path, device="cpu"
     )
     assert [row.regime for row in study.checkpoints][:5] == ["unknown"] * 5
+
+
+def test_a_filter_says_which_parameters_predictions_move(micro, tmp_path):
+    from leapverify.study.setup import build, open_corpus
+
+    config = micro(sweep__moved="no-norms-embeddings")
+    apparatus = build(config, 42, "cpu", open_corpus(config))
+    kept = set(apparatus.parameters) - set(apparatus.moved)
+    assert kept == {name for name in apparatus.parameters if "wte" in name or "wpe" in name or "ln_" in name}
+    study = run_study(config, tmp_path / "run", device="cpu")
+    assert set(study.weights(42, 60)) == set(apparatus.parameters)
+    before = timeless(study.predictions)
+    assert timeless(sweep_study(study.path, device="cpu").predictions) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,6 @@ import yaml
 
 from leapverify import records
 from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
-from leapverify.report.paper import PAPER
 
 REGIMES = ("chaotic", "transition", "stable")
 CRITERIA = ("strict", "adaptive", "proximity", "paired")
@@ -36,6 +35,8 @@ class Run:
     measures: Sequence[SeedMeasure]
     ladder: Sequence[Mapping[str, str]] = ()
     """The rows of tables/ladder.csv, where the study ran the ladder of switches."""
+    cut_points: Mapping[str, Any] = field(default_factory=dict)
+    """The thresholds that the study used, from thresholds.json."""
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -74,11 +75,8 @@ class Run:
     @cached_property
     def thresholds(self) -> tuple[float, float] | None:
         """(tau_low, tau_high), or None where the cut points are not two constant similarities."""
-        kind = self.setting("regimes.thresholds")
-        if kind == "paper":
-            return PAPER["thresholds"]["low"], PAPER["thresholds"]["high"]
-        low, high = self.setting("regimes.low"), self.setting("regimes.high")
-        if kind == "fixed" and isinstance(low, float) and isinstance(high, float):
+        kind, low, high = (self.cut_points.get(key) for key in ("method", "low", "high"))
+        if kind in ("paper", "fixed", "percentile") and isinstance(low, float) and isinstance(high, float):
             return low, high
         return None
 
@@ -135,6 +133,7 @@ def load_run(path: Path) -> Run:
         cascades=_rows(path / "cascades.parquet", CascadeLink),
         measures=_rows(path / "seeds.parquet", SeedMeasure),
         ladder=_ladder(path / "tables" / "ladder.csv"),
+        cut_points=_mapping(path / "thresholds.json") if (path / "thresholds.json").is_file() else {},
     )
 
 

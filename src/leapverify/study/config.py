@@ -165,6 +165,8 @@ class SweepConfig(Section):
         "adam-constant",
         "taylor-3",
     )
+    moved: Literal["all", "no-norms-embeddings"] = "all"
+    """Which parameters a prediction moves; the others stay at theta_t."""
     horizons: tuple[Positive, ...] = (5, 10, 25, 50, 75, 100)
     """K, steps."""
     regimes: tuple[Label, ...] = NON_CHAOTIC

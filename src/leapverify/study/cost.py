@@ -13,6 +13,9 @@ BYTES_HISTORY = {"float32": 4, "float16": 2, "bfloat16": 2}
 LOGIT_BYTES = 4 * 4
 """Of a logit in a training step: its value, its float32 copy, its softmax and its gradient."""
 
+VOCABULARY = {"bytes": 256, "gpt2": 50257}
+"""Of tokenizers that a bill can be made for without loading them."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -61,3 +64,8 @@ def _disk_bytes(config: StudyConfig, parameters: int, checkpoints: int, history:
     states = checkpoints if config.snapshots.optimizer == "all" else min(checkpoints, 2)
     fingerprints = 100 * config.model.hidden * 4 * (checkpoints + 1)
     return parameters * (4 * weights + 8 * states) + fingerprints
+
+
+def vocabulary_of(config: StudyConfig) -> int:
+    """The vocabulary of a preset without loading its tokenizer."""
+    return config.model.vocab_size or VOCABULARY.get(config.data.tokenizer, 50257)

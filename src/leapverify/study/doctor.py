@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leapverify.study.config import StudyConfig
-from leapverify.study.cost import cost
+from leapverify.study.cost import cost, vocabulary_of
 from leapverify.study.environment import cpu_count, cpu_name, disk_free_bytes, memory_bytes, versions
 from leapverify.study.presets import PRESETS
 
@@ -18,8 +17,6 @@ CPU_FLOPS_PER_CORE = 15e9
 """A rough float32 rate of one core, only to tell minutes from weeks."""
 GPU_FLOPS = 100e12
 LONGEST_S = 7 * 24 * 3600.0
-
-TEXT_VOCABULARY = {"bytes": 256, "gpt2": 50257}
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,6 @@ def examine(folder: Path) -> list[Finding]:
         folder: where studies would be written.
     """
     return [*_hardware(folder), *_libraries(), *(_preset(name, folder) for name in PRESETS)]
-
-
-def vocabulary_of(config: StudyConfig) -> int:
-    """The vocabulary of a preset without loading its tokenizer."""
-    return config.model.vocab_size or TEXT_VOCABULARY.get(config.data.tokenizer, 50257)
 
 
 def _hardware(folder: Path) -> Iterator[Finding]:

@@ -67,7 +67,7 @@ class Recorder:
         self._a, self._thresholds, self._folder, self._watcher = apparatus, thresholds, folder, watcher
         self._config = apparatus.config
         self._steps = self._config.training.steps
-        self._tensors = list(apparatus.parameters.values())
+        self._tensors = list(apparatus.moved.values())
         self._rows = Rows.empty()
         self._fingerprints: dict[int, Tensor] = {}
         self._clock = Clock(apparatus.device)
@@ -252,11 +252,12 @@ class Recorder:
             return step
         if rows.checkpoints:
             self._note("no checkpoint is whole: beginning again")
-            # The untrained state may have been disturbed by a half-read file.
+            # A file that was read before a damaged one has changed the untrained state.
             fresh = build(self._config, self._a.seed, str(self._a.device), open_corpus(self._config))
             self._a.model.load_state_dict(fresh.model.state_dict())
             self._a.optimizer.state.clear()
             torch.manual_seed(self._a.seed)
+            self._shadow = self._make_shadow()
         return 0
 
     def _restore(self, step: int, rows: Rows) -> None:
@@ -264,7 +265,7 @@ class Recorder:
         weights: dict[str, Tensor] = {}
         for earlier in steps[-length:]:
             weights = load_snapshot(self._folder.snapshots, earlier)
-            self._a.history.push(earlier, [weights[name] for name in self._a.parameters])
+            self._a.history.push(earlier, [weights[name] for name in self._a.moved])
         fingerprints = self._folder.read_fingerprints()
         if self._shadow is not None:
             path = snapshot_path(self._folder.path / "shadow", step)

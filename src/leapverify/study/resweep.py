@@ -92,7 +92,7 @@ def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, d
 
 
 def _swept(a: Apparatus, folder: SeedFolder, rows: Rows, watcher: Watcher) -> Iterator[list[Prediction]]:
-    tensors = list(a.parameters.values())
+    tensors = list(a.moved.values())
     sweeper = Sweeper(tensors, a.history, a.verifier, a.config.sweep)
     heldout: list[float] = []
     for row in rows.checkpoints:
@@ -103,7 +103,7 @@ def _swept(a: Apparatus, folder: SeedFolder, rows: Rows, watcher: Watcher) -> It
             note = f"{error}; this checkpoint is left out"
             watcher(Progress(a.seed, row.step, a.config.training.steps, "note", note=note))
             continue
-        copy_(tensors, [weights[name] for name in a.parameters])
+        copy_(list(a.parameters.values()), [weights[name] for name in a.parameters])
         a.history.push(row.step, tensors)
         a.history.optimizer = _optimizer_state(a, folder, row.step, weights, watcher)
         if row.regime in a.config.sweep.regimes:

@@ -15,6 +15,7 @@ from leapverify.report import build_report
 from leapverify.storage import write_json, write_text
 from leapverify.study import cascade, sweep
 from leapverify.study.config import ConfigError, StudyConfig
+from leapverify.study.cost import cost, vocabulary_of
 from leapverify.study.environment import cpu_count, describe, resolve_device
 from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
 from leapverify.study.folder import (
@@ -79,7 +80,8 @@ def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher) -> Study
         return Study(out)
     with exclusive(out, patience_s=5.0):
         workers, threads = layout(config, device)
-        _write_environment(out, describe(device, threads=threads, workers=workers))
+        present = describe(device, threads=threads, workers=workers)
+        _write_environment(out, {**present, "parameters": cost(config, vocabulary_of(config)).parameters})
         thresholds = resolve_thresholds(config, out)
         failures = _record(config, out, device, workers, threads, thresholds, watcher)
         complete = [seed for seed in config.seeds if seed not in failures]

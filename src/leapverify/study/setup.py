@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,9 @@ class Apparatus:
     device: torch.device
     model: nn.Module
     parameters: dict[str, nn.Parameter]
+    """All that is trained: what snapshots hold."""
+    moved: dict[str, nn.Parameter]
+    """Those that predictions move: what the history holds."""
     optimizer: torch.optim.AdamW
     schedule: Schedule
     windows: Windows
@@ -93,7 +96,7 @@ class Apparatus:
 
     def optimizer_state(self, step: int) -> OptimizerState:
         """Adam's present state, in the precision in which predictors are to see it."""
-        tensors = list(self.parameters.values())
+        tensors = list(self.moved.values())
         state = OptimizerState.from_optimizer(self.optimizer, tensors, step=step, schedule=self.schedule)
         return state.rounded(torch.float16) if self.config.sweep.moments == "float16" else state
 
@@ -130,6 +133,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         compile_body(model)
     torch.manual_seed(seed)
     parameters = trainable(model)
+    moved = trainable(model, _inner(model)) if config.sweep.moved == "no-norms-embeddings" else parameters
     optimizer = build_optimizer(parameters.values(), t.lr, t.betas, t.eps, t.weight_decay, place)
     v, autocast = config.verify, autocast_of(config, place)
     heldout = _batches(corpus.heldout, config, v.budget, place)
@@ -141,6 +145,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         device=place,
         model=model,
         parameters=parameters,
+        moved=moved,
         optimizer=optimizer,
         schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
         windows=corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size),
@@ -158,8 +163,19 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
             model, heldout, loss, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
         ),
         validator=Verifier(model, val, loss, sequences=v.val_sequences, budget=v.val_sequences),
-        history=History(list(parameters.values()), history_length(config), dtype=getattr(torch, config.sweep.history)),
+        history=History(list(moved.values()), history_length(config), dtype=getattr(torch, config.sweep.history)),
     )
+
+
+def _inner(model: nn.Module) -> Callable[[str], bool]:
+    """Keeps the names of parameters that belong neither to a norm nor to an embedding."""
+    outer = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or "Norm" in type(module).__name__
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return lambda name: name not in outer
 
 
 def _batches(tokens: Any, config: StudyConfig, count: int, device: torch.device) -> list[Batch]:
