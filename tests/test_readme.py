@@ -1,0 +1,57 @@
+"""What the README says holds: its example runs, its commands parse, its files are there."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from leapverify.cli import app
+from leapverify.study.presets import preset
+from leapverify.study.settings import parse_settings, with_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("leapverify ")
+]
+
+
+def test_the_example_runs_and_gives_a_prediction() -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(code[1], names)
+    assert [tuple(tensor.shape) for tensor in names["predicted"]] == [(1, 8), (1,)]
+
+
+def test_links_and_pictures_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed by the command line itself, with the work taken out."""
+    seen: list[str] = []
+    for place in ("study", "sweep", "report", "presets", "doctor"):
+        info = next(entry for entry in app.registered_commands if entry.callback and entry.callback.__name__ == place)
+        monkeypatch.setattr(info, "callback", _noting(info.callback, place, seen))
+    _, *words = shlex.split(command)
+    app(args=words, prog_name="leapverify", standalone_mode=False)
+    assert seen == [words[0]]
+    pairs = [word for word in words if re.match(r"^\w+\.\w+=", word)]
+    settings = parse_settings(pairs)
+    with_settings(preset("tiny"), settings)
+
+
+def _noting(callback, place: str, seen: list[str]):
+    @functools.wraps(callback)
+    def noted(*arguments: object, **options: object) -> None:
+        seen.append(place)
+
+    return noted
