@@ -62,7 +62,7 @@ def test_curvature_is_scored_by_its_size_with_small_as_predictable(checkpoint, p
     predictions = [prediction(step=i, strict=i >= 2) for i in range(4)]
     row = only(recognizer_skill(checkpoints, predictions), signal="loss_curvature")
     assert row.auc == 1.0
-    assert (row.low, row.reason) == (None, "one seed has no interval over seeds")
+    assert (row.low, row.reason) == (None, "only 2 of 4 succeed: too few for an interval")
 
 
 def test_the_clock_is_a_control_signal(checkpoint, prediction):
@@ -124,3 +124,13 @@ def test_a_missing_correlation_says_why(checkpoint):
     assert "does not vary" in lyapunov_correlation(flat).reason
     one = [checkpoint(step=i, lyapunov=0.1 * i, similarity=0.1 * i) for i in range(5)]
     assert lyapunov_correlation(one).reason == "one seed has no interval over seeds"
+
+
+def test_a_handful_of_successes_has_no_interval_however_many_seeds(checkpoint, prediction):
+    checkpoints = [checkpoint(seed=seed, step=i, similarity=i / 10) for seed in range(4) for i in range(10)]
+    for successes, expected in ((4, None), (5, float)):
+        cells = [(seed, i) for seed in range(4) for i in range(10)]
+        predictions = [prediction(seed=seed, step=i, strict=at < successes) for at, (seed, i) in enumerate(cells)]
+        row = only(recognizer_skill(checkpoints, predictions), signal="similarity")
+        assert (row.low is None) == (expected is None)
+        assert row.successes == successes

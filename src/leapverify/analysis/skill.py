@@ -26,6 +26,9 @@ SIGNALS: dict[str, Callable[[Checkpoint], float | None]] = {
 
 Paired = tuple[list[float], list[bool]]
 
+FEWEST_OF_A_CLASS = 5
+"""Of successes and of failures: below it resampling seeds repeats the same few, and the interval is a pretence."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skill:
@@ -159,6 +162,11 @@ def _skill(
     area = auc(scores, hits)
     if area is None:
         return Skill(*key, None, None, None, len(hits), sum(hits), len(groups), _why_none(hits, rows))
+    rarer = min(sum(hits), len(hits) - sum(hits))
+    if rarer < FEWEST_OF_A_CLASS:
+        kind = "succeed" if sum(hits) == rarer else "fail"
+        reason = f"only {rarer} of {len(hits)} {kind}: too few for an interval"
+        return Skill(*key, area, None, None, len(hits), sum(hits), len(groups), reason)
     settings = {"seed": bootstrap.seed, "draws": bootstrap.draws}
     interval = auc_interval(list(groups.values()), level=bootstrap.level, **settings)
     low, high = interval or (None, None)
