@@ -1,16 +1,28 @@
 import errno
 import os
 import re
+import resource
+import signal
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+from killed import killed_at
 from leapverify import storage
-from leapverify.storage import Damaged, NotWritten, load_tensors, replace_file, save_tensors, write_json, write_text
+from leapverify.storage import (
+    Damaged,
+    NotWritten,
+    load_tensors,
+    read_json,
+    replace_file,
+    save_tensors,
+    sweep_leftovers,
+    write_json,
+    write_text,
+)
 
 OLD = {"a": torch.arange(5.0), "b": torch.ones(2, 3, dtype=torch.bfloat16), "c": torch.tensor(7)}
 NEW = {"a": torch.arange(5.0) + 100, "b": torch.zeros(2, 3, dtype=torch.bfloat16), "c": torch.tensor(8)}
@@ -104,35 +116,6 @@ def test_a_file_that_is_no_safetensors_is_refused(saved: Path) -> None:
         load_tensors(saved)
 
 
-def killed_at(call: int, work: Callable[[], None]) -> bool:
-    """Run `work` in a forked process that dies at its n-th system call that changes a disk; whether it died."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        left = call
-
-        def deadly(real: Callable[..., object]) -> Callable[..., object]:
-            def wrapper(*arguments: object) -> object:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    os._exit(9)
-                return real(*arguments)
-
-            return wrapper
-
-        try:
-            os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9), f"the writer failed with {status}"
-    return status == 9
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_killed_anywhere_over_an_older_pair_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     seen, call, died = set(), 0, True
@@ -161,6 +144,9 @@ def test_killed_anywhere_in_a_first_write_leaves_nothing_that_loads_wrongly(tmp_
             assert same(load_tensors(path)[0], NEW)
         except Damaged:
             assert died
+            assert not path.exists(), "a file without a mark, or before its mark"
+        sweep_leftovers(path.parent)
+        assert {item.name for item in path.parent.iterdir()} <= {"state.safetensors", "state.json"}
     assert call > 5
 
 
@@ -223,3 +209,86 @@ def test_other_errors_of_the_system_are_not_dressed_up(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="broken"):
         write_text(tmp_path / "name", "text")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"\0"])
+def test_a_file_that_is_no_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "thresholds.json"
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=rf"{re.escape(str(path))} is damaged: it is no JSON .* the same command again"):
+        read_json(path)
+
+
+def test_a_json_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match=r"none\.json is missing"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(Damaged, match="cannot be read"):
+        read_json(tmp_path)
+
+
+def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
+    value = {"a": [1, None, "µ"], "b": {"c": 0.1}}
+    write_json(tmp_path / "value.json", value)
+    assert read_json(tmp_path / "value.json") == value
+
+
+def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    keep = [
+        ".lock",
+        ".env.local",
+        ".tmp",
+        ".tmpAbC123.keep",
+        ".notes.0123456789AB",
+        "data.0123456789ab",
+        "own.safetensors",
+        "step-x.safetensors",
+        "seed-1/step-000050.safetensors",
+        "seed-1/step-000050.json",
+        "seed-1/step-000200.json",
+    ]
+    go = [
+        ".done.json.0123456789ab",
+        ".tmpAbC123",
+        "seed-1/.checkpoints.parquet.abcdef012345",
+        "seed-1/deep/er/step-000100.safetensors",
+    ]
+    for name in (*keep, *go):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    elsewhere = tmp_path / "elsewhere" / ".x.0123456789ab"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    run = tmp_path / "seed-1"
+    (run / "link").symlink_to(elsewhere.parent, target_is_directory=True)
+    (run / ".link.0123456789ab").symlink_to(elsewhere)
+    assert sorted(sweep_leftovers(run)) == sorted(tmp_path / name for name in go[2:])
+    assert elsewhere.exists()
+    assert (run / ".link.0123456789ab").is_symlink()
+    assert {*sweep_leftovers(tmp_path)} == {*(tmp_path / name for name in go[:2]), elsewhere}
+    assert all((tmp_path / name).exists() for name in keep)
+
+
+def test_a_file_that_a_kill_left_is_swept(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    assert killed_at(1, lambda: write_text(path, "new"))
+    (left,) = tmp_path.iterdir()
+    assert sweep_leftovers(tmp_path) == [left]
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_own_temporary_files_have_the_name_that_is_swept(tmp_path: Path) -> None:
+    # It names them itself. Should it change the pattern, files as large as the model would stay after a kill.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # a kill in mid-write
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+            safetensors.torch.save_file({"a": torch.ones(1 << 20)}, tmp_path / "a.safetensors")
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGXFSZ
+    assert len(list(tmp_path.iterdir())) == len(sweep_leftovers(tmp_path)) == 1

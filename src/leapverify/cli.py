@@ -21,7 +21,9 @@ app = typer.Typer(
     help="The instrument for training trajectories: regimes, weight prediction, verified leaps.",
 )
 
-OUT_OF_USE, FAILED = 2, 1
+OUT_OF_USE, FAILED, INTERRUPTED = 2, 1, 130
+
+MOST_SEEDS = 1000
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -54,9 +56,9 @@ def study(
         raise ConfigError(f"{plain[1]!r} is neither a preset nor key=value: give one preset")
     name = plain[0] if plain else "tiny"
     changes = parse_settings([*(word for word in words or [] if "=" in word), *(settings or [])])
-    changes |= {"seeds": parse_seeds(seeds)} if seeds else {}
-    changes |= {"data.source": data} if data else {}
-    changes |= {"data.tokenizer": tokenizer} if tokenizer else {}
+    changes |= {"seeds": parse_seeds(seeds)} if seeds is not None else {}
+    changes |= {"data.source": data} if data is not None else {}
+    changes |= {"data.tokenizer": tokenizer} if tokenizer is not None else {}
     changes |= {"observe.lyapunov": True} if lyapunov else {}
     if steps is not None and steps < 1:
         raise ConfigError(f"--steps {steps} is not a positive number of steps: give for instance --steps 1000")
@@ -90,7 +92,9 @@ def sweep(
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
     """Build tables, figures and report again from the records alone."""
     from leapverify.report import build_report
+    from leapverify.study.settings import load_config
 
+    load_config(folder / "config.yaml")
     print(f"report: {build_report(folder)}")
 
 
@@ -149,11 +153,11 @@ def parse_seeds(text: str) -> list[int]:
         span = range(int(first), int(last if dash else first) + 1)
         if not span:
             raise ConfigError(f"--seeds {text!r} counts downwards: write the smaller seed first")
+        if len(found) + len(span) > MOST_SEEDS:
+            raise ConfigError(f"--seeds {text!r} are {len(found) + len(span)} seeds or more: name at most {MOST_SEEDS}")
         found.extend(span)
     if len(set(found)) != len(found):
         raise ConfigError(f"--seeds {text!r} names a seed twice: name each once")
-    if len(found) > 1000:
-        raise ConfigError(f"--seeds {text!r} are {len(found)} seeds: name at most 1000")
     return found
 
 
@@ -173,36 +177,47 @@ def parse_numbers(text: str, option: str) -> list[int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every failure is one line on standard error."""
-    logging.basicConfig(level=os.environ.get("LEAPVERIFY_LOG", "ERROR").upper(), format="%(message)s")
     sys.exit(_guarded(lambda: app(args=arguments, prog_name="leapverify", standalone_mode=False)))
 
 
 def _guarded(call: Callable[[], Any]) -> int:
     try:
-        call()
+        _log()
+        # typer turns an interrupt into the exit code 130, which it returns here.
+        code = call()
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
     except typer.Exit as leave:
         return leave.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("stopped; give the same command again to go on", FAILED)
-    except ValueError as error:
-        return _complain(str(error), OUT_OF_USE)
-    except Exception as error:
-        # Usage errors have no public class that all versions of typer share, but they all can format themselves.
-        if (describe := getattr(error, "format_message", None)) is not None:
-            return _complain(f"{describe()}: leapverify --help shows how it is used", OUT_OF_USE)
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("LEAPVERIFY_DEBUG"):
             raise
-        from leapverify.study.executor import failure_message
+        message, code = _explained(error)
+        line = f"leapverify: {' '.join(message.split())}"
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        return code
 
-        return _complain(failure_message(error), FAILED)
-    return 0
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """One sentence for an error, and the exit code."""
+    from leapverify.storage import Damaged, NotWritten
+    from leapverify.study.executor import failure_message
+
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "stopped; give the same command again to go on", FAILED
+    # Usage errors have no public class that all versions of typer share, but they all can format themselves.
+    if (describe := getattr(error, "format_message", None)) is not None:
+        return f"{describe()}: leapverify --help shows how it is used", OUT_OF_USE
+    wrong_use = isinstance(error, ValueError) and not isinstance(error, Damaged | NotWritten)
+    return failure_message(error), OUT_OF_USE if wrong_use else FAILED
 
 
-def _complain(message: str, code: int) -> int:
-    Console(stderr=True).print(
-        f"leapverify: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True
-    )
-    return code
+def _log() -> None:
+    level = os.environ.get("LEAPVERIFY_LOG", "ERROR").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ValueError(f"LEAPVERIFY_LOG is {level!r}: set it to one of ERROR, WARNING, INFO, DEBUG, or not at all")
+    logging.basicConfig(level=level, format="%(message)s")
 
 
 def _study(config: Any, folder: Path, device: str, watcher: Any, ladder: bool) -> None:

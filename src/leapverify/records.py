@@ -1,4 +1,4 @@
-"""The result records of a study, one frozen dataclass per row, and their Parquet files.
+"""The result records of a study, one frozen dataclass per row, and their Parquet files, each marked with its sha256.
 
 A field whose type admits ``None`` is null in the file where the value does not exist (a loss that was never
 reached, a signal that needs more history); a reader with pandas alone can compute every number again.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leapverify.storage import replace_file
+from leapverify.storage import Damaged, read_marked, replace_marked
 
 SCHEMA_VERSION = 1
 """Raised when a column changes its meaning; written into every file and checked when it is read."""
@@ -44,6 +44,7 @@ class Checkpoint:
     regime: str
     """unknown | chaotic | transition | stable."""
     straightness: float | None
+    """Of the weights that predictions move, in the precision of the history."""
     loss_curvature: float | None
     """Second difference of the held-out loss over three checkpoints, nats per token."""
     lyapunov: float | None
@@ -155,7 +156,7 @@ class SeedMeasure:
     seed_b: int | None
     value: float | None
     null_mean: float | None
-    """Mean of the measure under shuffled probes."""
+    """Mean of the measure under shuffled probes; of agreement, under labels shifted in time."""
     null_low: float | None
     """2.5 % quantile of the null."""
     null_high: float | None
@@ -166,6 +167,7 @@ class SeedMeasure:
 
 Record = TypeVar("Record", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure)
 
+_REMEDY = "give the same study command again"
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 
 
@@ -177,14 +179,22 @@ def schema_of(record: type) -> pa.Schema:
         nullable = type(None) in members
         plain = next(member for member in members if member is not type(None))
         fields.append(pa.field(name, _ARROW[plain], nullable=nullable))
-    return pa.schema(fields, metadata={"leapverify.schema": f"{record.__name__}/{SCHEMA_VERSION}"})
+    return pa.schema(fields, metadata={"leapverify.schema": _name_of(record)})
+
+
+def _name_of(record: type) -> str:
+    return f"{record.__name__}/{SCHEMA_VERSION}"
 
 
 def write(path: Path, record: type[Record], rows: Iterable[Record]) -> None:
-    """Write rows to a Parquet file: the file holds all of them, or is what it was before."""
+    """Write rows to a Parquet file, and its sha256 into a mark beside it: all rows, or the pair as it was before.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
     columns = [dataclasses.asdict(row) for row in rows]
     table = pa.Table.from_pylist(columns, schema=schema_of(record))
-    with replace_file(path) as handle:
+    with replace_marked(path, rows=len(columns), schema=_name_of(record)) as handle:
         pq.write_table(table, handle, compression="zstd")
 
 
@@ -192,22 +202,18 @@ def read(path: Path, record: type[Record]) -> list[Record]:
     """Read the rows of a Parquet file written by `write`.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds another record or schema version.
+        Damaged: the file or its mark is missing, any byte is another one, or it holds another record or schema version.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run the study first, or name a run folder that holds it")
+    content, _ = read_marked(path, _REMEDY)
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run the same study command again") from error
-    expected = schema_of(record)
-    found = (table.schema.metadata or {}).get(b"leapverify.schema", b"nothing").decode()
-    if found != f"{record.__name__}/{SCHEMA_VERSION}" or table.schema.names != expected.names:
-        wanted = f"{record.__name__}/{SCHEMA_VERSION}"
-        raise ValueError(f"{path} holds {found} where {wanted} is needed: it was written by another version")
+        table = pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: it is no Parquet file ({error}); {_REMEDY}") from error
+    found = (table.schema.metadata or {}).get(b"leapverify.schema", b"nothing").decode(errors="replace")
+    wanted = _name_of(record)
+    if found != wanted or not table.schema.equals(schema_of(record)):
+        columns = "" if found != wanted else " with other columns"
+        raise Damaged(
+            f"{path} holds {found}{columns} where {wanted} is needed: it was written by another version; {_REMEDY}"
+        )
     return [record(**row) for row in table.to_pylist()]
-
-
-def join(parts: Sequence[Sequence[Record]]) -> list[Record]:
-    """Concatenate the rows of several seeds, ordered by seed (the order of the parts)."""
-    return [row for part in parts for row in part]

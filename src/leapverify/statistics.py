@@ -56,15 +56,33 @@ def _resamples(groups: int, draws: int, seed: int) -> tuple[NDArray[np.int64], N
     return distinct, counts
 
 
-def _percentiles(values: NDArray[np.float64], counts: NDArray[np.int64], groups: int, level: float) -> Interval | None:
-    """Expanded percentile interval of resampled statistics; None if fewer than half of them exist."""
+FEW_GROUPS = 8
+"""Below so many, percentiles end at the range of the groups, which covers at most 1 - 2^(1-n)."""
+
+
+def _interval(
+    values: NDArray[np.float64], counts: NDArray[np.int64], estimate: float | None, groups: int, level: float
+) -> Interval | None:
+    """Interval from resampled statistics; None if fewer than half of them exist."""
     known = np.isfinite(values)
-    if counts[known].sum() * 2 < counts.sum():
+    if counts[known].sum() * 2 < counts.sum() or estimate is None or not math.isfinite(estimate):
         return None
+    if groups < FEW_GROUPS:
+        return _t_scaled(values[known], counts[known], estimate, groups, level)
     wide = math.sqrt(groups / (groups - 1)) * stats.t.ppf((1.0 - level) / 2.0, groups - 1)
     tail = float(stats.norm.cdf(wide))
     low, high = np.quantile(np.repeat(values[known], counts[known]), [tail, 1.0 - tail])
     return Interval(float(low), float(high))
+
+
+def _t_scaled(
+    values: NDArray[np.float64], counts: NDArray[np.int64], estimate: float, groups: int, level: float
+) -> Interval:
+    """estimate +- t_{n-1} sqrt(n/(n-1)) times the standard deviation of the resampled statistic."""
+    mean = np.average(values, weights=counts)
+    error = math.sqrt(float(np.average((values - mean) ** 2, weights=counts)) * groups / (groups - 1))
+    reach = float(stats.t.ppf(0.5 + level / 2.0, groups - 1)) * error
+    return Interval(estimate - reach, estimate + reach)
 
 
 def _check_bootstrap(level: float, draws: int) -> None:
@@ -84,10 +102,11 @@ def bootstrap_interval(
 ) -> Interval | None:
     """Bootstrap interval of a statistic over groups: whole groups (seeds) are drawn with replacement.
 
-    Percentiles Phi(+-sqrt(n/(n-1)) t_{n-1}) of the resampled statistic, which is as wide for a mean as Student's
-    interval would be (the plain percentile interval is too narrow by sqrt((n-1)/n) and by t against z). No
-    bootstrap leaves the range of its groups, so n groups cover at most about 1 - 2^(1-n). Measured for Gaussian means
-    at level 0.95 (1500 runs): 0.76 with three groups, 0.91 with five, 0.94 with eight and more.
+    From eight groups on: percentiles Phi(+-sqrt(n/(n-1)) t_{n-1}) of the resampled statistic, which is as wide for a
+    mean as Student's interval (the plain percentile interval is too narrow by sqrt((n-1)/n) and by t against z).
+    With fewer, percentiles would end at the range of the groups, which covers at most 1 - 2^(1-n); the interval is
+    then the statistic +- t_{n-1} times its bootstrap standard error, sqrt(n/(n-1)) included: for a mean, Student's
+    interval. It may leave the range of possible values; the caller clips it where there is one.
 
     Args:
         groups: one element a group, of whatever the statistic takes.
@@ -103,7 +122,7 @@ def bootstrap_interval(
     Raises:
         ValueError: level or draws make no sense.
 
-    Source: Hesterberg 2015, What teachers should know about the bootstrap (expanded percentile interval).
+    Source: Hesterberg 2015, What teachers should know about the bootstrap (expanded percentiles, t-scaled errors).
     """
     _check_bootstrap(level, draws)
     if len(groups) < 2:
@@ -111,7 +130,7 @@ def bootstrap_interval(
     distinct, counts = _resamples(len(groups), draws, seed)
     found = [statistic([groups[index] for index in row]) for row in distinct.tolist()]
     values = np.array([math.nan if value is None else value for value in found], dtype=np.float64)
-    return _percentiles(values, counts, len(groups), level)
+    return _interval(values, counts, statistic(groups), len(groups), level)
 
 
 def _split(scores: ArrayLike, successes: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -152,10 +171,12 @@ def auc(scores: ArrayLike, successes: ArrayLike) -> float | None:
     return _wins(positives, negatives) / pairs if pairs else None
 
 
-def auc_interval(
-    groups: Sequence[tuple[ArrayLike, ArrayLike]], *, seed: int, level: float = 0.95, draws: int = 2000
-) -> Interval | None:
-    """Bootstrap interval over groups (seeds) of the AUC of their pooled scores.
+Scored = tuple[ArrayLike, ArrayLike]
+"""(scores, successes) of one group."""
+
+
+def auc_interval(groups: Sequence[Scored], *, seed: int, level: float = 0.95, draws: int = 2000) -> Interval | None:
+    """Bootstrap interval over groups (seeds) of the AUC of their pooled scores, within 0 and 1.
 
     The same numbers as `bootstrap_interval` of the pooled `auc`, from the wins of every group's successes over
     every group's failures, which are counted once.
@@ -172,6 +193,38 @@ def auc_interval(
     _check_bootstrap(level, draws)
     if len(groups) < 2:
         return None
+    values, counts, whole = _resampled_auc(groups, draws, seed)
+    found = _interval(values, counts, whole, len(groups), level)
+    return found and Interval(max(0.0, found.low), min(1.0, found.high))
+
+
+def auc_difference_interval(
+    a: Sequence[Scored], b: Sequence[Scored], *, seed: int, level: float = 0.95, draws: int = 2000
+) -> Interval | None:
+    """Bootstrap interval over groups (seeds) of the difference of two pooled AUCs for the same events.
+
+    Args:
+        a: (scores, successes) of each seed by one signal.
+        b: the same by another, in the same order of seeds.
+        seed: of the resampling, the same resamples for both.
+        level: confidence level.
+        draws: resamples.
+
+    Returns:
+        The interval of AUC(a) - AUC(b); None with fewer than two groups or if most resamples lack a class.
+    """
+    _check_bootstrap(level, draws)
+    if len(a) < 2:
+        return None
+    (one, counts, whole_a), (two, _, whole_b) = (_resampled_auc(groups, draws, seed) for groups in (a, b))
+    whole = None if whole_a is None or whole_b is None else whole_a - whole_b
+    return _interval(one - two, counts, whole, len(a), level)
+
+
+def _resampled_auc(
+    groups: Sequence[Scored], draws: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], float | None]:
+    """The pooled AUC of every distinct resample, how often each was drawn, and that of all groups once."""
     split = [_split(scores, successes) for scores, successes in groups]
     wins = np.array([[_wins(positives, negatives) for _, negatives in split] for positives, _ in split])
     sizes = np.array([[positives.size, negatives.size] for positives, negatives in split])
@@ -180,7 +233,8 @@ def auc_interval(
     pairs = (weights @ sizes).prod(axis=1)
     won = ((weights @ wins) * weights).sum(axis=1)
     values = np.divide(won, pairs, out=np.full(len(pairs), math.nan), where=pairs > 0)
-    return _percentiles(values, counts, len(groups), level)
+    all_pairs = sizes.sum(axis=0).prod()
+    return values, counts, float(wins.sum() / all_pairs) if all_pairs else None
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:

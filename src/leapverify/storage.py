@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic replacement, and safetensors with a sha256 beside them."""
+"""Files that are whole or absent: atomic replacement, and files with a sha256 in a mark beside them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ _REMEDIES = {
     errno.EPERM: "permission is denied: name a folder that you may write",
 }
 
+_AGAIN = "give the same command again"
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}|\.tmp[0-9A-Za-z]{6}")
+"""Names of temporary files: those of `replace_file`, and those of safetensors' own way of replacing a file."""
+_STEP = re.compile(r"step-\d{6,}\.safetensors")
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
@@ -46,7 +51,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
         NotWritten: the disk is full, or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
+    with _in_one_sentence(f"{path} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as handle:
@@ -56,10 +61,16 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
         finally:
             temporary.unlink(missing_ok=True)
         _reach_disk(path.parent)
+
+
+@contextmanager
+def _in_one_sentence(what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
-        raise NotWritten(f"{path} cannot be written: {_REMEDIES[error.errno]}") from error
+        raise NotWritten(f"{what}: {_REMEDIES[error.errno]}") from error
 
 
 def _reach_disk(path: Path) -> None:
@@ -82,30 +93,80 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        Damaged: the file is missing, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing: {_AGAIN}") from error
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror}): delete it and {_AGAIN}") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: it is no JSON ({error}); delete it and {_AGAIN}") from error
+
+
+def sweep_leftovers(folder: Path) -> list[Path]:
+    """Delete what a killed writer left in a folder and all below it; call it while no other process writes there.
+
+    Temporary files that never took their place, and `step-NNNNNN.safetensors` without a mark. Links are not followed.
+
+    Returns: the deleted files.
+
+    Raises:
+        NotWritten: the folder cannot be written.
+    """
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    unfinished = [path for path in found if _is_leftover(path)]
+    for path in unfinished:
+        with _in_one_sentence(f"{path} cannot be deleted"):
+            path.unlink(missing_ok=True)
+    return unfinished
+
+
+def _is_leftover(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    unmarked = _STEP.fullmatch(path.name) and not path.with_suffix(".json").exists()
+    return bool(unmarked or _LEFTOVER.fullmatch(path.name))
+
+
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
-    """Write tensors as safetensors, and `path` with suffix `.json`: their sha256 and whatever else is told about them.
+@contextmanager
+def replace_marked(path: Path, **about: Any) -> Iterator[IO[bytes]]:
+    """`replace_file` with a mark beside it, `path` with suffix `.json`: the file's sha256 and whatever else is told.
 
-    Killed anywhere in between, the pair still loads as what it was before: over an older pair the mark goes first and
-    keeps the older mark as `previous`; otherwise the mark goes last, and tensors without it are an unfinished write.
+    The mark goes first and keeps the mark before it as `previous`. Killed anywhere in between, an older pair still
+    reads as what it was, and where there was none there is a mark alone, never a file without one.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    with replace_file(path) as handle:
+        yield handle
+        handle.flush()
+        mark = {**about, "sha256": sha256_of(Path(handle.name))}
+        older = _older_mark(path)
+        write_json(path.with_suffix(".json"), mark if older is None else {**mark, "previous": older})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
+    """Write tensors as safetensors, marked: killed anywhere in between, an older pair loads as it was.
 
     Raises:
         NotWritten: the disk is full, or the folder cannot be written.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replace_file(path) as handle:
+    with replace_marked(path, **about) as handle:
         _write_safetensors(on_cpu, handle.name)
-        mark = {**about, "sha256": sha256_of(Path(handle.name))}
-        older = _older_mark(path)
-        if older is not None:
-            write_json(path.with_suffix(".json"), {**mark, "previous": older})
-    if older is None:
-        write_json(path.with_suffix(".json"), mark)
 
 
 def _write_safetensors(tensors: Mapping[str, Tensor], name: str) -> None:
@@ -165,28 +226,47 @@ def check_tensors(path: Path) -> dict[str, Any]:
     Raises:
         Damaged: either file is missing or the sha256 differs.
     """
-    mark = read_mark(path)
     try:
         digest = sha256_of(path)
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): delete its mark {path.stem}.json") from error
-    about = _mark_of(mark, digest)
+    return _about(path, digest, "delete both")
+
+
+def read_marked(path: Path, remedy: str) -> tuple[bytes, dict[str, Any]]:
+    """The content of a file written by `replace_marked`, and what was told about it.
+
+    Raises:
+        Damaged: either file is missing or the sha256 differs; the message ends with the remedy.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing: {remedy}") from error
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    return content, _about(path, hashlib.sha256(content).hexdigest(), remedy)
+
+
+def _about(path: Path, digest: str, remedy: str) -> dict[str, Any]:
+    # The mark is read after the file: a writer at work puts the mark first, and it knows the file before, too.
+    about = _mark_of(read_mark(path, remedy), digest)
     if about is None:
-        raise Damaged(f"{path} is damaged: its sha256 is not the one that {path.stem}.json gives; delete both")
+        raise Damaged(f"{path} is damaged: its sha256 is not the one that {path.stem}.json gives; {remedy}")
     return about
 
 
-def read_mark(path: Path) -> dict[str, Any]:
-    """What was told about the tensors at `path` when they were saved, unchecked against the tensors.
+def read_mark(path: Path, remedy: str = "delete both") -> dict[str, Any]:
+    """What was told about the file at `path` when it was written, unchecked against the file.
 
     Raises:
         Damaged: the mark is missing, unreadable, or gives no sha256.
     """
     mark = path.with_suffix(".json")
     try:
-        about = json.loads(mark.read_text())
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path} is not complete: its mark {mark.name} is missing or unreadable; delete both") from error
+        about = read_json(mark)
+    except Damaged as error:
+        raise Damaged(f"{path} is not complete: its mark {mark.name} is missing or unreadable; {remedy}") from error
     if not isinstance(about, dict) or "sha256" not in about:
-        raise Damaged(f"{path} is not complete: {mark.name} gives no sha256; delete both")
+        raise Damaged(f"{path} is not complete: {mark.name} gives no sha256; {remedy}")
     return about

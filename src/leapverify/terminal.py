@@ -91,7 +91,8 @@ class LiveView:
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""
         before = self._latest[progress.seed]
-        self._started.setdefault(progress.seed, (time.monotonic(), progress.step))
+        if progress.seed not in self._started or progress.step < before.step:
+            self._started[progress.seed] = (time.monotonic(), progress.step)
         self._latest[progress.seed] = Progress(
             progress.seed,
             progress.step,

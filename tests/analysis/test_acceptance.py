@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from leapverify.analysis.acceptance import CRITERIA, QUANTITIES, acceptance, averages
+from leapverify.statistics import wilson
 
 
 @pytest.fixture
@@ -161,3 +162,23 @@ def test_nothing_gives_nothing_unless_cells_are_asked_for():
 def test_unknown_names_are_refused_with_the_known_ones(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_seeds_that_are_all_alike_get_the_interval_of_their_tries(prediction, verdict):
+    rows = [prediction(seed=seed, step=step, strict=verdict) for seed in range(4) for step in range(5)]
+    (rate,) = acceptance(rows, "strict")
+    assert rate.mean == float(verdict)
+    assert (rate.low, rate.high) == tuple(wilson(20 * verdict, 20))
+    assert rate.high - rate.low > 0.1
+
+
+def test_the_interval_of_a_rate_is_a_rate(prediction):
+    verdicts = {1: [True] * 4, 2: [True, False, False, False], 3: [False] * 4}
+    rows = [
+        prediction(seed=seed, step=step, strict=verdict)
+        for seed, of_seed in verdicts.items()
+        for step, verdict in enumerate(of_seed)
+    ]
+    (rate,) = acceptance(rows, "strict")
+    assert (rate.low, rate.high) == (0.0, 1.0)

@@ -1,6 +1,7 @@
 """Recognizer skill: exact at both ends, equal to counting pairs, and with a reason where it does not exist."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -134,3 +135,35 @@ def test_a_handful_of_successes_has_no_interval_however_many_seeds(checkpoint, p
         row = only(recognizer_skill(checkpoints, predictions), signal="similarity")
         assert (row.low is None) == (expected is None)
         assert row.successes == successes
+
+
+def seeds_of(count, checkpoint, prediction, signal, hit):
+    """Checkpoints and predictions of some seeds at ten steps each, by functions of (seed, step)."""
+    cells = [(seed, step) for seed in range(count) for step in range(10)]
+    checkpoints = [checkpoint(seed=s, step=t, similarity=signal(s, t)) for s, t in cells]
+    return checkpoints, [prediction(seed=s, step=t, strict=hit(s, t)) for s, t in cells]
+
+
+def test_a_signal_that_is_the_clock_run_backwards_does_not_beat_it(checkpoint, prediction):
+    chance = random.Random(0)
+    data = seeds_of(4, checkpoint, prediction, lambda s, t: -t / 10, lambda s, t: t + chance.gauss(0, 3) < 5)
+    row = only(recognizer_skill(*data), signal="similarity")
+    assert row.auc == pytest.approx(row.clock)
+    assert row.auc > 0.6
+    assert (row.beyond_clock, row.beyond_low, row.beyond_high) == pytest.approx((0.0, 0.0, 0.0))
+
+
+def test_a_signal_that_knows_what_the_clock_does_not_beats_it(checkpoint, prediction):
+    data = seeds_of(4, checkpoint, prediction, lambda s, t: (t + s) % 2, lambda s, t: (t + s) % 2 == 1)
+    row = only(recognizer_skill(*data), signal="similarity")
+    assert row.auc == 1.0
+    assert row.clock < 0.6
+    assert row.beyond_low > 0.3
+
+
+def test_the_clock_is_scored_on_the_predictions_that_the_signal_has(checkpoint, prediction):
+    data = seeds_of(3, checkpoint, prediction, lambda s, t: None if t < 5 else t / 10, lambda s, t: t in (0, 1, 9))
+    rows = recognizer_skill(*data)
+    assert only(rows, signal="similarity").clock == 1.0
+    assert only(rows, signal="step").auc < 0.6
+    assert only(rows, signal="step").clock is None

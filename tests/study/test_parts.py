@@ -1,11 +1,8 @@
-"""The parts of a study by themselves: branch, cascade, Lyapunov shadow, executor, cost, curve."""
+"""The parts of a study by themselves: branch, cascade, Lyapunov shadow, cost, curve."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +14,8 @@ from leapverify.study.branch import branch
 from leapverify.study.cascade import Cascader, Start, complete
 from leapverify.study.config import CascadeConfig
 from leapverify.study.cost import cost
-from leapverify.study.executor import StudyError, Task, exclusive, failure_message, run_tasks
 from leapverify.study.lyapunov import Shadow
 from leapverify.study.presets import preset
-from leapverify.study.progress import Progress
 from leapverify.study.sweep import curve_steps
 from leapverify.verify import Verifier
 
@@ -86,7 +81,8 @@ def bowl(curvatures: list[float], lr: float, epsilon: float = 1e-3):
 def test_the_exponent_of_a_bowl_is_the_logarithm_of_its_factor(curvature, sign):
     model, optimizer, shadow, step = bowl([curvature] * 3, lr=0.1)
     for _ in range(7):
-        shadow.step_alongside(model, optimizer, step)
+        shadow.step_with(step)
+        step(model, optimizer)
     expected = math.log(abs(1 - 0.1 * curvature))
     assert shadow.exponent(model, optimizer, 7) == pytest.approx(expected, rel=1e-9)
     assert math.copysign(1, expected) == sign
@@ -99,7 +95,8 @@ def test_renormalising_turns_the_perturbation_towards_the_largest_exponent():
         model.weight.zero_()  # on the unstable fixed point, so that only the perturbation grows
     for _ in range(12):
         for _ in range(5):
-            shadow.step_alongside(model, optimizer, step)
+            shadow.step_with(step)
+            step(model, optimizer)
         exponent = shadow.exponent(model, optimizer, 5)
     assert exponent == pytest.approx(math.log(1.5), rel=1e-6)
 
@@ -114,7 +111,8 @@ def test_the_shadow_leaves_the_run_and_its_random_numbers_alone():
     alone = everything(twin, twin_optimizer)
     torch.manual_seed(5)
     for _ in range(4):
-        shadow.step_alongside(model, optimizer, step)
+        shadow.step_with(step)
+        step(model, optimizer)
     assert all(torch.equal(a, b) for a, b in zip(alone, everything(model, optimizer), strict=True))
 
 
@@ -178,9 +176,13 @@ def test_a_cascade_whose_predictor_declines_says_so_once(line):
 
 
 def test_the_curve_covers_every_t_plus_k_and_nothing_beyond_the_end():
-    config = preset("gpt2-124m").sweep.model_copy(update={"curve_every_steps": None})
-    steps = curve_steps(200, 50, config)
+    config = preset("gpt2-124m")
+    bare = config.cascade.model_copy(update={"kinds": ()})
+    steps = curve_steps(200, 50, config.sweep, bare)
     assert steps == {50, 55, 60, 75, 100, 105, 110, 125, 150, 155, 160, 175, 200}
+    links = curve_steps(200, 50, config.sweep, config.cascade)
+    assert links >= steps | {50 + 10 * link for link in range(1, 11)} | {50 + 20 * link for link in range(1, 8)}
+    assert max(links) == 200
 
 
 def test_the_presets_have_the_papers_sizes():
@@ -188,39 +190,3 @@ def test_the_presets_have_the_papers_sizes():
     assert round(cost(preset("qwen2.5-1.5b"), 151936).parameters / 1e9, 2) == 1.54
     assert round(cost(preset("qwen2.5-7b"), 152064).parameters / 1e9, 2) == 7.62
     assert 1e5 <= cost(preset("tiny"), 256).parameters <= 5e5
-
-
-def test_what_a_failure_says():
-    assert failure_message(ValueError("too\nlong")) == "too long"
-    assert failure_message(OSError(28, "No space left on device")).startswith("the disk is full")
-    assert failure_message(KeyError("x")) == "KeyError: 'x'"
-
-
-def die(watcher, *, seed: int) -> None:
-    watcher(Progress(seed, 1, 2, "train"))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def succeed(watcher, *, seed: int) -> None:
-    watcher(Progress(seed, 2, 2, "done"))
-
-
-def refuse(watcher, *, seed: int) -> None:
-    raise ValueError(f"seed {seed} will not")
-
-
-def test_a_process_that_dies_is_reported_and_the_others_finish():
-    seen: list[Progress] = []
-    tasks = [Task(seed, work, {"seed": seed}) for seed, work in ((1, die), (2, succeed), (3, refuse))]
-    failures = run_tasks(tasks, workers=2, watcher=seen.append)
-    assert set(failures) == {1, 3}
-    assert "signal 9" in failures[1]
-    assert failures[3] == "seed 3 will not"
-    assert any(progress.seed == 2 and progress.phase == "done" for progress in seen)
-
-
-def test_two_studies_cannot_write_one_folder(tmp_path: Path):
-    with exclusive(tmp_path), pytest.raises(StudyError, match="in use by another study"), exclusive(tmp_path, 0.0):
-        pass
-    with exclusive(tmp_path, 0.0):
-        pass

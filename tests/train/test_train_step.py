@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.train.loop import compile_body, require_finite, train_step
+from leapverify.train.loop import compile_body, train_step
 from leapverify.train.losses import mean_loss
 from leapverify.train.models import ModelSpec, build_model
 from leapverify.train.optim import build_optimizer
@@ -91,16 +91,6 @@ def test_a_compiled_body_is_used_and_changes_no_name(batch: Batch) -> None:
     torch.testing.assert_close(mean_loss(model, batch), wanted)
     assert calls
     assert list(model.state_dict()) == names
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_refused(loss: float) -> None:
-    with pytest.raises(ValueError, match=rf"training loss is {loss} at step 7 \(learning rate 0.01\): lower the"):
-        require_finite(loss, 7, 0.01)
-
-
-def test_finite_losses_pass() -> None:
-    require_finite(0.0, 1, 0.0)
 
 
 def test_an_optimizer_for_frozen_weights_is_refused() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from leapverify.analysis.over_seeds import Bootstrap, OverSeeds, fields_of, summarise
 from leapverify.analysis.timelines import REGIMES
 from leapverify.records import Prediction
+from leapverify.statistics import wilson
 
 CRITERIA = ("strict", "adaptive", "proximity", "paired")
 LABELS = ("unknown", *REGIMES)
@@ -189,8 +190,9 @@ def _rate(cell: Cell, rows: Sequence[Prediction], criterion: str, bootstrap: Boo
         missing=_why_empty(rows, f"none was judged by {criterion}"),
         bootstrap=bootstrap,
     )
+    low, high = _bounds(summary, sum(map(sum, verdicts.values())), bootstrap)
     return Rate(
-        **fields_of(summary),
+        **{**fields_of(summary), "low": low, "high": high},
         **dataclasses.asdict(cell),
         criterion=criterion,
         accepted=sum(map(sum, verdicts.values())),
@@ -198,6 +200,20 @@ def _rate(cell: Cell, rows: Sequence[Prediction], criterion: str, bootstrap: Boo
         nonfinite=status["nonfinite"],
         unjudged=unjudged,
     )
+
+
+def _bounds(summary: OverSeeds, accepted: int, bootstrap: Bootstrap | None) -> tuple[float | None, float | None]:
+    """The interval of a rate, within 0 and 1.
+
+    Where every seed has the rate 0, or every seed 1, their spread says nothing: Wilson's interval of the pooled tries
+    then stands in, which treats them as independent.
+    """
+    if summary.low is None or summary.high is None:
+        return None, None
+    if {value for _, value in summary.per_seed} in ({0.0}, {1.0}):
+        level = (bootstrap or Bootstrap()).level
+        return tuple(wilson(accepted, summary.n, level))  # type: ignore[return-value]  # a pair is a pair
+    return max(0.0, summary.low), min(1.0, summary.high)
 
 
 def _average(

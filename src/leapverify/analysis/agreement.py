@@ -22,7 +22,7 @@ class Agreement:
     unanimous: float | None
     """Share of checkpoints at which all seeds agree (the paper's words)."""
     modal_chance: tuple[float, float, float] | None
-    """Mean, 2.5 % and 97.5 % quantile of `modal` with each seed's labels shuffled over the checkpoints."""
+    """Mean, 2.5 % and 97.5 % quantile of `modal` with each seed's labels shifted circularly in time."""
     unanimous_chance: tuple[float, float, float] | None
     n: int
     """Checkpoints."""
@@ -34,13 +34,13 @@ def agreement(checkpoints: Sequence[Checkpoint], *, shuffles: int = 200, seed: i
     """Regime agreement in both forms, over the steps that all seeds recorded, the `unknown` first one included.
 
     modal = mean_t max_r share of seeds in r;  unanimous = mean_t [all seeds in one r]. Chance: each seed's labels are
-    shuffled over the checkpoints (those where every seed is `unknown` stay), which keeps how much of each regime a
-    seed has and forgets when.
+    shifted circularly by a random number of checkpoints (those where every seed is `unknown` stay), which keeps how
+    much of each regime a seed has and how long it lasts, and forgets when.
 
     Args:
         checkpoints: the records of all seeds.
-        shuffles: of the labels; 0 leaves the chance levels out.
-        seed: of the shuffles.
+        shuffles: random shifts; 0 leaves the chance levels out.
+        seed: of the shifts.
 
     Returns:
         The agreement; None with a reason for fewer than two seeds, or no common step.
@@ -59,11 +59,20 @@ def agreement(checkpoints: Sequence[Checkpoint], *, shuffles: int = 200, seed: i
         return Agreement(float(modal), float(unanimous), None, None, len(steps), len(seeds), None)
     moving = ~(labels == "unknown").all(axis=0)
     shuffled = np.tile(codes, (shuffles, 1, 1))
-    shuffled[:, :, moving] = np.random.default_rng(seed).permuted(shuffled[:, :, moving], axis=2)
+    shuffled[:, :, moving] = _shifted(codes[:, moving], shuffles, np.random.default_rng(seed))
     chance_modal, chance_unanimous = agreement_of(shuffled)
     return Agreement(
         float(modal), float(unanimous), _range(chance_modal), _range(chance_unanimous), len(steps), len(seeds), None
     )
+
+
+def _shifted(
+    codes: Int[np.ndarray, "seeds checkpoints"], shuffles: int, generator: np.random.Generator
+) -> Int[np.ndarray, "shuffles seeds checkpoints"]:
+    seeds, length = codes.shape
+    shifts = generator.integers(max(length, 1), size=(shuffles, seeds, 1))
+    places = (np.arange(length) + shifts) % max(length, 1)
+    return codes[np.arange(seeds)[None, :, None], places]
 
 
 def agreement_of(

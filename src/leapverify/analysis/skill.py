@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from leapverify.analysis.acceptance import CRITERIA, require_known
 from leapverify.analysis.over_seeds import Bootstrap
 from leapverify.records import Checkpoint, Prediction
-from leapverify.statistics import auc, auc_interval, spearman
+from leapverify.statistics import auc, auc_difference_interval, auc_interval, spearman
 
 SIGNALS: dict[str, Callable[[Checkpoint], float | None]] = {
     "similarity": lambda row: row.similarity,
@@ -24,7 +25,10 @@ SIGNALS: dict[str, Callable[[Checkpoint], float | None]] = {
 `step` is the control: a recognizer that does not beat the clock has recognised how late it is.
 """
 
-Paired = tuple[list[float], list[bool]]
+CLOCK = "step"
+
+Paired = tuple[list[float], list[bool], list[int]]
+"""A seed's signal, verdicts and steps."""
 
 FEWEST_OF_A_CLASS = 5
 """Of successes and of failures: below it resampling seeds repeats the same few, and the interval is a pretence."""
@@ -49,6 +53,13 @@ class Skill:
     seeds: int
     reason: str | None
     """Why the area or its interval is missing."""
+    clock: float | None = None
+    """AUC of the step for the same events, in whichever direction it is better: max(AUC, 1 - AUC)."""
+    beyond_clock: float | None = None
+    """auc - clock: a signal that does not beat the clock recognises nothing but the schedule."""
+    beyond_low: float | None = None
+    """Interval over seeds of `beyond_clock`."""
+    beyond_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,8 @@ def recognizer_skill(
         values = {where: signal(row) for where, row in at.items()}
         for key in keys:
             groups = _groups(cells[key], values, criterion)
-            found.append(_skill((name, *key, criterion), groups, cells[key], bootstrap or Bootstrap()))
+            skill = _skill((name, *key, criterion), groups, cells[key], bootstrap or Bootstrap())
+            found.append(_against_clock(skill, groups, bootstrap or Bootstrap()))
     return found
 
 
@@ -143,14 +155,15 @@ def _groups(
     rows: Sequence[Prediction], values: Mapping[tuple[int, int], float | None], criterion: str
 ) -> dict[int, Paired]:
     """Per seed the signal's values and whether the predictions made there were accepted."""
-    groups: dict[int, Paired] = defaultdict(lambda: ([], []))
+    groups: dict[int, Paired] = defaultdict(lambda: ([], [], []))
     for row in rows:
         verdict = False if row.status == "nonfinite" else getattr(row, criterion)
         value = values[row.seed, row.step]
         if row.status != "declined" and verdict is not None and value is not None and math.isfinite(value):
-            scores, successes = groups[row.seed]
+            scores, successes, steps = groups[row.seed]
             scores.append(value)
             successes.append(verdict)
+            steps.append(row.step)
     return groups
 
 
@@ -165,13 +178,32 @@ def _skill(
     rarer = min(sum(hits), len(hits) - sum(hits))
     if rarer < FEWEST_OF_A_CLASS:
         kind = "succeed" if sum(hits) == rarer else "fail"
-        reason = f"only {rarer} of {len(hits)} {kind}: too few for an interval"
-        return Skill(*key, area, None, None, len(hits), sum(hits), len(groups), reason)
+        few = f"only {rarer} of {len(hits)} {kind}: too few for an interval"
+        return Skill(*key, area, None, None, len(hits), sum(hits), len(groups), few)
     settings = {"seed": bootstrap.seed, "draws": bootstrap.draws}
-    interval = auc_interval(list(groups.values()), level=bootstrap.level, **settings)
+    scored = [(scores, verdicts) for scores, verdicts, _ in groups.values()]
+    interval = auc_interval(scored, level=bootstrap.level, **settings)
     low, high = interval or (None, None)
     reason = None if interval else _no_interval(len(groups))
     return Skill(*key, area, low, high, len(hits), sum(hits), len(groups), reason)
+
+
+def _against_clock(skill: Skill, groups: Mapping[int, Paired], bootstrap: Bootstrap) -> Skill:
+    """The skill with that of the step beside it, for the very same predictions."""
+    if skill.auc is None or skill.signal == CLOCK:
+        return skill
+    steps = [step for _, _, of_seed in groups.values() for step in of_seed]
+    raw = auc(steps, [hit for _, hits, _ in groups.values() for hit in hits])
+    assert raw is not None  # the same verdicts have given the signal an area
+    sign = 1 if raw >= 0.5 else -1
+    clock = max(raw, 1 - raw)
+    low = high = None
+    if skill.low is not None:
+        one = [(scores, hits) for scores, hits, _ in groups.values()]
+        two = [([sign * step for step in of_seed], hits) for _, hits, of_seed in groups.values()]
+        settings = {"seed": bootstrap.seed, "draws": bootstrap.draws}
+        low, high = auc_difference_interval(one, two, level=bootstrap.level, **settings) or (None, None)
+    return dataclasses.replace(skill, clock=clock, beyond_clock=skill.auc - clock, beyond_low=low, beyond_high=high)
 
 
 def _why_none(hits: Sequence[bool], rows: Sequence[Prediction]) -> str:

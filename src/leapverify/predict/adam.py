@@ -7,6 +7,7 @@ K of them are P theta - m sum_i w_i / (a_i sqrt(v) + eps), with scalars P, w_i, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -105,8 +106,13 @@ def coasting(state: OptimizerState, group: int, taken: int, horizon: int) -> Mot
     weights = eta * after[1:] * hyper.beta1 ** (state.idle + i) / (1 - hyper.beta1 ** (taken + i))
     nodes = np.sqrt(hyper.beta2 ** (state.idle + i) / (1 - hyper.beta2 ** (taken + i)))
     few, shares = compress(nodes, weights, hyper.eps)
-    terms = tuple((float(z / b), float(hyper.eps / b)) for b, z in zip(few, shares, strict=True))
-    return Motion(float(after[0]), terms)
+    terms = tuple((_single(z / b), _single(hyper.eps / b)) for b, z in zip(few, shares, strict=True))
+    return Motion(_single(after[0]), terms)
+
+
+def _single(value: float) -> float:
+    """A factor for float32 tensors: infinite where torch would refuse it as too large."""
+    return float(value) if abs(value) <= torch.finfo(torch.float32).max else math.copysign(math.inf, value)
 
 
 def constant_velocity(state: OptimizerState, group: int, taken: int, horizon: int) -> Motion:
@@ -117,7 +123,7 @@ def constant_velocity(state: OptimizerState, group: int, taken: int, horizon: in
     eta_sum = sum(state.lr[group](state.step + i) for i in range(1, horizon + 1))
     root = (hyper.beta2**state.idle / (1 - hyper.beta2**taken)) ** 0.5
     weight = eta_sum * hyper.beta1**state.idle / (1 - hyper.beta1**taken)
-    return Motion(1.0, ((weight / root, hyper.eps / root),))
+    return Motion(1.0, ((_single(weight / root), _single(hyper.eps / root)),))
 
 
 def adam() -> Moments:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from leapverify.analysis.acceptance import Average, Rate, acceptance, averages
 from leapverify.analysis.costs import Cost, costs
+from leapverify.analysis.over_seeds import fields_of, summarise
 from leapverify.analysis.sensitivity import SensitivityPoint, threshold_grid, threshold_sensitivity
 from leapverify.analysis.skill import Correlation, Skill, lyapunov_correlation, recognizer_skill
-from leapverify.report.run import CRITERIA, REGIMES, Run
+from leapverify.report.run import CRITERIA, REGIMES, Run, seeds_text
 
 Key = tuple[str, str, int]
 """(regime, predictor, horizon)."""
@@ -39,6 +45,46 @@ class Analysis:
         """Median gain fraction within a seed, averaged over seeds."""
         rows = averages(self.run.predictions, "gain_fraction", centre="median", regimes=REGIMES)
         return {(row.regime, row.predictor, row.horizon): row for row in rows}
+
+    @cached_property
+    def fewest_gains(self) -> Mapping[Key, int]:
+        """The fewest gain fractions that any seed with a judged prediction has in a cell."""
+        counts: dict[Key, Counter[int]] = defaultdict(Counter)
+        for row in self.run.predictions:
+            if row.status != "declined":
+                known = row.status == "ok" and row.gain_fraction is not None and math.isfinite(row.gain_fraction)
+                counts[row.regime, row.predictor, row.horizon][row.seed] += known
+        return {key: min(of_seed.values()) for key, of_seed in counts.items()}
+
+    @cached_property
+    def steps_gained(self) -> Mapping[Key, Average]:
+        """Median steps gained within a seed, averaged over seeds, where every seed's median was reached in time.
+
+        A prediction whose loss the run never reached before its end gained more steps than can be counted: it stays
+        in the median as larger than all others and is counted as `missing`.
+        """
+        values: dict[Key, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in self.run.predictions:
+            if row.status == "ok":
+                gained = math.inf if row.steps_gained is None else float(row.steps_gained)
+                values[row.regime, row.predictor, row.horizon][row.seed].append(gained)
+        found = {}
+        for cell in averages(self.run.predictions, "steps_gained", centre="median", regimes=REGIMES):
+            key = (cell.regime, cell.predictor, cell.horizon)
+            medians = {seed: statistics.median(of_seed) for seed, of_seed in values[key].items()}
+            beyond = sum(math.isinf(median) for median in medians.values())
+            missing = cell.reason or "no finite prediction"
+            if beyond:
+                missing, medians = f"the median of {seeds_text(beyond)} lies beyond the end of the run", {}
+            summary = summarise(medians, n=cell.n + cell.missing, missing=missing)
+            found[key] = dataclasses.replace(cell, **fields_of(summary))
+        return found
+
+    @cached_property
+    def resolution(self) -> int | None:
+        """The widest gap in steps between recorded losses of the course, to which steps gained are known."""
+        steps = sorted({row.step for row in self.run.curve})
+        return max((b - a for a, b in itertools.pairwise(steps)), default=None)
 
     def settled(self, quantity: str) -> Mapping[tuple[str, int], Average]:
         """A quantity's mean by (predictor, horizon) over transition and stable checkpoints, which the paper sweeps."""

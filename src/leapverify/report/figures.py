@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from leapverify.report import figures_course, figures_predict, figures_recognize, figures_seeds
+from leapverify.report import figures_cascades, figures_course, figures_predict, figures_recognize, figures_seeds
 from leapverify.report.analysis import Analysis
 from leapverify.report.panels import Figure, Spec, View
-from leapverify.report.theme import LIGHT, resolved
+from leapverify.report.run import CRITERIA
+from leapverify.report.theme import LIGHT, plain, resolved
 from leapverify.storage import write_text
 
 
@@ -26,7 +27,7 @@ def build_figures(analysis: Analysis) -> dict[str, Figure]:
         figures_seeds.collapse(run),
         figures_recognize.sensitivity(analysis),
         figures_recognize.skill(analysis),
-        figures_recognize.cascades(analysis),
+        figures_cascades.cascades(analysis),
         figures_course.signals(run, analysis.lyapunov),
         figures_recognize.costs(analysis),
     ]
@@ -34,22 +35,18 @@ def build_figures(analysis: Analysis) -> dict[str, Figure]:
 
 
 def write_figures(figures: dict[str, Figure], folder: Path) -> None:
-    """Write each view of each figure as NAME.json (a plotly specification) and NAME.html.
+    """Write the figures as the page first shows them, as NAME.json (a plotly specification) and NAME.html.
 
-    The pages share the one plotly.min.js that lies beside them.
+    A figure with a switch between criteria is written once for each, as NAME-CRITERION; the other switches stay at
+    their first choice. The pages share the one plotly.min.js that lies beside them.
     """
     from plotly.io import to_html
     from plotly.offline import get_plotlyjs
 
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "plotly.min.js", get_plotlyjs())
-    used: set[str] = set()
     for figure in figures.values():
-        for view in figure.views:
-            name = "-".join([figure.name, *(_slug(label) for label in view.choice)])
-            # Two predictors whose names differ only in signs would share a file.
-            name += f"-{len(used)}" if name in used else ""
-            used.add(name)
+        for name, view in _chosen(figure).items():
             spec = file_spec(figure, view)
             write_text(folder / f"{name}.json", json.dumps(spec, allow_nan=False) + "\n")
             page = to_html(spec, include_plotlyjs="directory", config={"displaylogo": False}, validate=False)
@@ -62,7 +59,7 @@ def file_spec(figure: Figure, view: View) -> Spec:
     margin = dict(layout["margin"])
     margin["t"] += 44
     title = {
-        "text": " · ".join([figure.title, *view.choice]),
+        "text": " · ".join([figure.title, *map(plain, view.choice)]),
         "x": 0.01,
         "xanchor": "left",
         "y": 0.98,
@@ -72,6 +69,12 @@ def file_spec(figure: Figure, view: View) -> Spec:
     return resolved({"data": list(view.data), "layout": layout}, LIGHT)
 
 
-def _slug(text: str) -> str:
-    kept = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in text.lower())
-    return "-".join(part for part in kept.split("-") if part)[:60] or "view"
+def _chosen(figure: Figure) -> dict[str, View]:
+    """File name -> view: the first, and one for each criterion."""
+    firsts = {label: choices[0] for label, choices in figure.controls.items()}
+    switch = next((label for label, choices in figure.controls.items() if tuple(choices) == CRITERIA), None)
+    if switch is None:
+        return {figure.name: figure.views[0]} if figure.views else {}
+    at = {view.choice: view for view in figure.views}
+    wanted = {name: tuple({**firsts, switch: name}.values()) for name in CRITERIA}
+    return {f"{figure.name}-{name}": at[choice] for name, choice in wanted.items()}

@@ -12,6 +12,7 @@ from leapverify.records import Checkpoint
 from leapverify.report.panels import Axis, Figure, Key, Panel, Spec, View, axis_title, base_layout, curve, grid, line_at
 from leapverify.report.run import Run, seeds_text
 from leapverify.report.theme import REGIME_MARKS, Mark, plain
+from leapverify.report.wording import verdict
 
 SEED_LINE = Mark("@muted", "circle", "solid")
 MEAN_LINE = Mark("@ink", "circle", "solid")
@@ -160,9 +161,10 @@ def _rank_correlation(found: Correlation) -> str:
         return f"Its rank correlation with the similarity cannot be said: {found.reason}."
     if found.low is None or found.high is None:
         return f"Its rank correlation with the similarity is {found.rho:.2f} (no interval: {found.reason})."
-    verdict = "" if found.low > 0 or found.high < 0 else ", cannot say that there is any"
+    clear = verdict(found.low, found.high, found.seeds)
+    doubt = "" if clear else ", cannot say that there is any"
     interval = f"95 % {found.low:.2f} to {found.high:.2f}"
-    return f"Its rank correlation with the similarity is {found.rho:.2f} ({interval}, n = {found.n}{verdict})."
+    return f"Its rank correlation with the similarity is {found.rho:.2f} ({interval}, n = {found.n}{doubt})."
 
 
 def _course(run: Run, value: Callable[[Checkpoint], float | None]) -> list[Spec]:

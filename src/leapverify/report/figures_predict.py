@@ -40,8 +40,11 @@ def acceptance(analysis: Analysis) -> Figure:
     return Figure(
         "acceptance",
         title,
-        "Share of predictions that pass, mean over seeds with a 95 % bootstrap interval over seeds; point at a mark "
-        "for n. Read every curve against hold, which changes nothing: what hold passes, no skill is needed for. "
+        "Share of predictions that pass, mean over seeds with a 95 % interval over seeds; point at a mark for n. Where "
+        "every seed has 0 or every seed 100 %, it is Wilson's interval of the pooled tries. Control for strict and "
+        "paired: random, a step of linear's length in a random direction; hold, which changes nothing, never passes "
+        "them. Control for adaptive and proximity: hold. The sigma of adaptive contains the loss's own trend, so hold "
+        "and random pass it nearly always. "
         f"Gaps are cells without predictions; the tables say why. {_counts(run)}",
         views,
         {"criterion": CRITERIA},
@@ -70,8 +73,9 @@ def gain(analysis: Analysis) -> Figure:
         title,
         "Gain fraction: loss won by the prediction over loss won by the K real steps; 1 (dotted) is as good as "
         "training, 0 nothing, below 0 worse than standing still. Median within a seed, mean over seeds, 95 % "
-        f"bootstrap interval. Marks at {FLOOR:g} or {CEILING:g} lie beyond the axis. Only where the real steps "
-        f"lowered the loss. {_counts(run)}",
+        f"interval over seeds. Marks at {FLOOR:g} or {CEILING:g} lie beyond the axis. Only where the real steps "
+        f"lowered the loss: {_gain_counts(analysis)}. A line from a few values says "
+        "little: the numbers below say where it can be told from 0, beside the median steps gained.",
         [grid(panels, horizon_axis(run), y, columns=5, narrow_columns=2, height_px=130)],
         legend=[Key(regime, REGIME_MARKS[regime]) for regime in run.swept_regimes],
     )
@@ -88,8 +92,13 @@ def momentum(analysis: Analysis) -> Figure:
     for index, name in enumerate(known):
         mark = series_mark(index)
         cells = [(k, ratios[name, k]) for k in run.horizons if ratios[name, k].mean is not None]
-        text = [f"K = {k}: {c.mean:.5g} times L_t, n = {c.n}, seeds: {c.seeds}" for k, c in cells]
-        traces.append(with_marks([(k, c.mean or 0.0, None, None) for k, c in cells], mark, plain(name), text))
+        text = [f"K = {k}: {c.mean:.5g} times L_t{_ends(c)}, n = {c.n}, seeds: {c.seeds}" for k, c in cells]
+        # A logarithmic axis has no place for an end at or below 0.
+        points = [
+            (k, c.mean or 0.0, c.low if c.low and c.low > 0 else None, c.high if c.low and c.low > 0 else None)
+            for k, c in cells
+        ]
+        traces.append(with_marks(points, mark, plain(name), text))
         legend.append(Key(name, mark))
     for index, (model, label) in enumerate(MODELS.items()):
         mark = Mark("@muted", ("triangle-up", "square", "diamond")[index], ("dot", "dash", "dashdot")[index])
@@ -108,12 +117,17 @@ def momentum(analysis: Analysis) -> Figure:
         "momentum",
         title,
         "Loss of the predicted weights over the present loss, all transition and stable checkpoints, mean over "
-        "seeds of each seed's mean; 1 is no change. momentum is the paper's eq. 3 as printed (no learning rate, no "
-        f"minus sign); adam runs the optimizer's own recurrences with zero gradient. {lost}n = {made} predictions of "
+        "seeds of each seed's mean with its 95 % interval; 1 is no change. momentum is the paper's eq. 3 as printed "
+        "(no learning rate, no minus sign); adam runs the optimizer's own recurrences with zero gradient. "
+        f"{lost}n = {made} predictions of "
         f"{seeds_text(len(run.seeds))}.",
         [grid([Panel("", traces, [line_at(1)])], horizon_axis(run), y, columns=1, height_px=300)],
         legend=legend,
     )
+
+
+def _ends(found: OverSeeds) -> str:
+    return "" if found.low is None or found.high is None else f" (95 % {found.low:.5g} to {found.high:.5g})"
 
 
 def _panel(name: str, traces: Sequence[Spec], note: str, shapes: Sequence[Spec] = ()) -> Panel:
@@ -172,6 +186,13 @@ def _spread(horizons: Sequence[int]) -> list[int]:
         if not shown or shown[-1] - horizon >= horizons[-1] / 4.5:
             shown.append(horizon)
     return shown[::-1]
+
+
+def _gain_counts(analysis: Analysis) -> str:
+    found = analysis.gain_fractions.values()
+    out = sum(row.missing for row in found)
+    lost = f"{out} more are left out because the run itself did not improve or had ended"
+    return f"n = {sum(row.n for row in found)} predictions of {seeds_text(len(analysis.run.seeds))}, {lost}"
 
 
 def _counts(run: Run, regimes: Sequence[str] = REGIMES) -> str:

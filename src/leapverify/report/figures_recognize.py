@@ -1,16 +1,14 @@
-"""Figures of the recognizer and of what everything costs: skill, sensitivity, cascades, seconds."""
+"""Figures of the recognizer and of what everything costs: skill, sensitivity, seconds."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Sequence
 
 from leapverify.analysis.sensitivity import SensitivityPoint
-from leapverify.records import CascadeLink
+from leapverify.analysis.skill import Skill
 from leapverify.report.analysis import Analysis
 from leapverify.report.figures_predict import NO_SWEEP, horizon_axis, with_marks
-from leapverify.report.panels import Axis, Figure, Key, Panel, Spec, View, axis_title, base_layout, grid, line_at
+from leapverify.report.panels import Axis, Figure, Panel, Spec, View, axis_title, base_layout, grid, line_at
 from leapverify.report.run import CRITERIA, seeds_text
 from leapverify.report.theme import plain, series_mark
 
@@ -39,6 +37,7 @@ def skill(analysis: Analysis) -> Figure:
                 text = [
                     f"{plain(name)}, K = {s.horizon}<br>AUC {s.auc:.2f}"
                     + (f"<br>95 % {s.low:.2f} to {s.high:.2f}" if s.low is not None and s.high is not None else "")
+                    + _beyond(s)
                     + f"<br>n = {s.n}, {s.successes} accepted, seeds: {s.seeds}"
                     for s in known
                 ]
@@ -57,9 +56,11 @@ def skill(analysis: Analysis) -> Figure:
         "skill",
         title,
         "ROC AUC: the chance that a checkpoint from which the prediction is accepted has the higher signal than one "
-        "from which it is rejected, with a 95 % bootstrap interval over seeds. Dashed: 0.5, no skill; an interval "
-        "across that line shows none. The clock ranks checkpoints by step alone: a signal must beat it to be worth "
-        "its cost. No mark: every prediction there had the same outcome, so nothing can be ranked. Checkpoints: all "
+        "from which it is rejected, with a 95 % interval over seeds. Dashed: 0.5, no skill; an interval across that "
+        "line shows none. The clock ranks checkpoints by step alone, and which way it points depends on the study: a "
+        "recognizer must beat the clock in its better direction, max(AUC, 1 − AUC), on the same checkpoints; point at "
+        "a mark for the difference. Cells share checkpoints and are near-copies of each other. No mark: every "
+        "prediction there had the same outcome, so nothing can be ranked. Checkpoints: all "
         f"that were swept, of {seeds_text(len(run.seeds))}.",
         views,
         {"signal": list(SIGNAL_NAMES.values()), "accepted by": CRITERIA},
@@ -95,44 +96,6 @@ def sensitivity(analysis: Analysis) -> Figure:
         f"or one seed only. n = {points[0].n} similarities.",
         views,
         {"shown": list(shown)},
-    )
-
-
-def cascades(analysis: Analysis) -> Figure:
-    """Loss along the links of each cascade, beside the run itself."""
-    rows, title = analysis.run.cascades, "Predictions upon predictions"
-    if not rows:
-        why = "no cascade was run: cascades start from stable checkpoints, or were switched off"
-        return Figure("cascades", title, "", why=why)
-    names = list(dict.fromkeys(row.predictor for row in rows))
-    shapes = sorted({(row.kind, row.depth, row.horizon) for row in rows})
-    views = []
-    for name in names:
-        panels = []
-        for kind, depth, horizon in shapes:
-            chosen = [r for r in rows if (r.predictor, r.kind, r.depth, r.horizon) == (name, kind, depth, horizon)]
-            if chosen:
-                panels.append(Panel(f"{kind}, {depth} × {horizon}", _links(chosen, kind)))
-        axis = Axis("loss change", {"tickformat": ".3~g"})
-        view = grid(
-            panels, Axis("link", {"dtick": 2}), axis, columns=3, narrow_columns=1, height_px=150, choice=(name,)
-        )
-        views.append(view)
-    starts = len({(row.seed, row.step) for row in rows})
-    return Figure(
-        "cascades",
-        title,
-        "Held-out loss minus the loss at the start, mean over starts; below 0 is better than not having begun. "
-        "chained: each link predicts from the last prediction; trained: each link predicts K steps and then trains "
-        "K real ones. A cascade pays only where its line lies below the run's own after as many real steps. Panels: "
-        f"links × K. n = {starts} starts in {len({row.seed for row in rows})} seeds.",
-        views,
-        {"predictor": names} if len(names) > 1 else {},
-        [
-            Key("cascade", series_mark(0)),
-            Key("the run itself at the step claimed", series_mark(1)),
-            Key("the run itself after as many real steps", series_mark(2)),
-        ],
     )
 
 
@@ -174,33 +137,13 @@ def costs(analysis: Analysis) -> Figure:
     )
 
 
-def _links(rows: Sequence[CascadeLink], kind: str) -> list[Spec]:
-    links = sorted({row.link for row in rows})
-    series: list[tuple[str, Callable[[CascadeLink], float | None]]] = [
-        ("cascade", lambda row: row.loss),
-        ("run at the step claimed", lambda row: row.loss_same_effective_step),
-        ("run after as many real steps", lambda row: row.loss_same_real_steps),
-    ]
-    traces = []
-    for index, (label, loss) in enumerate(series):
-        cells, text = [], []
-        for link in links:
-            changes = [_change(row, loss(row)) for row in rows if row.link == link]
-            known = [value for value in changes if value is not None]
-            if known:
-                mean = statistics.fmean(known)
-                cells.append((link, mean, None, None))
-                lost = len(changes) - len(known)
-                text.append(
-                    f"{label}, {kind}, link {link}<br>{mean:+.4g}, n = {len(known)}"
-                    + (f", {lost} without" if lost else "")
-                )
-        traces.append(with_marks(cells, series_mark(index), label, text))
-    return traces
-
-
-def _change(row: CascadeLink, loss: float | None) -> float | None:
-    return loss - row.loss_start if loss is not None and math.isfinite(loss) else None
+def _beyond(row: Skill) -> str:
+    if row.clock is None or row.beyond_clock is None or row.signal == "step":
+        return ""
+    ends = ""
+    if row.beyond_low is not None and row.beyond_high is not None:
+        ends = f" (95 % {row.beyond_low:+.2f} to {row.beyond_high:+.2f})"
+    return f"<br>clock {row.clock:.2f}, beyond it {row.beyond_clock:+.2f}{ends}"
 
 
 def _rate(point: SensitivityPoint, regime: str) -> float | None:

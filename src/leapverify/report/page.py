@@ -31,7 +31,7 @@ SHORT = {
     "cascades": "Cascades", "signals": "Signals", "costs": "Cost",
 }  # fmt: skip
 """Figures in the order of the page, and what the navigation calls them."""
-FOLDED = {"costs": "costs"}
+FOLDED = {"gain": "gain", "cascades": "cascades", "costs": "costs"}
 """Which further table lies folded under which figure."""
 
 

@@ -150,7 +150,7 @@ def spread(key: str, found: OverSeeds, form: str = ".4g", *, scale: float = 1.0,
         interval = f"; 95 % {found.low * scale:{form}} to {found.high * scale:{form}}"
     shown = f"{found.mean * scale:{form}}"
     if found.std is not None:
-        shown += f" ± {found.std * scale:{form}}"
+        shown += f" ± {found.std * scale:{form.removeprefix('+')}}"
     return Cell(shown, f"{count}{seeds}{interval}", "number", raw)
 
 

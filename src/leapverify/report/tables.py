@@ -12,7 +12,10 @@ from leapverify.report.paper import MODELS, paper_value
 from leapverify.report.run import REGIMES, Run
 from leapverify.report.table import Cell, Column, Table
 
-SPREAD = "Mean ± sample standard deviation over seeds; below it n and the 95 % bootstrap interval over seeds."
+SPREAD = (
+    "Mean ± sample standard deviation over seeds; below it n and the 95 % interval over seeds (bootstrap; with fewer "
+    "than eight seeds widened by Student's t, so that it may be wider than the range of the seeds)."
+)
 PAPER_COLUMNS = tuple(Column(f"paper, {label}") for label in MODELS.values())
 ALL_REGIMES = (*REGIMES, "unknown")
 
@@ -139,7 +142,8 @@ def fractions(run: Run) -> Table:
     note = (
         f"Share of checkpoints. {SPREAD} Agreement: modal is the share of seeds in the most common regime (what the "
         "paper's figures must be), unanimous the share of checkpoints where all seeds agree (what its text says); "
-        "by chance: with each seed's labels shuffled over the checkpoints."
+        "by chance: with each seed's labels shifted circularly in time. All seeds share one learning-rate schedule, "
+        "which alone can bring labels together; thresholds=rate takes that out."
     )
     return Table(
         "table-05", "Table 5. Share of training in each regime, and agreement", note, columns, t.grouped(rows, 0)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from leapverify.records import CascadeLink
 from leapverify.report import table as t
 from leapverify.report.analysis import Analysis
+from leapverify.report.cascades import CONTROL, NO_CONTROL, Start, difference, hold_losses, over_starts, start_of
 from leapverify.report.figures_recognize import SIGNAL_NAMES
 from leapverify.report.run import CRITERIA, Run
 from leapverify.report.table import Cell, Column, Table
 from leapverify.report.tables import SPREAD
-from leapverify.report.tables_predict import why_empty
+from leapverify.report.tables_predict import CONTROL as CONTROL_OF
+from leapverify.report.tables_predict import RATES, why_empty
+from leapverify.report.wording import FEWEST_VALUES, verdict
+
+BEYOND = ("beyond_clock", "beyond_low", "beyond_high")
 
 
 def further_tables(analysis: Analysis) -> list[Table]:
@@ -39,21 +43,49 @@ def acceptance(analysis: Analysis) -> Table:
             counts = (("accepted", rate.accepted), ("declined", rate.declined), ("nonfinite", rate.nonfinite))
             rows.append([*keys, t.name("K", horizon), cell, *(t.number(key, value, "d") for key, value in counts)])
     columns = _columns("criterion regime predictor K", "accepted, %", "accepted", "declined", "not finite")
-    note = f"{SPREAD} Declined predictions are no part of the rate; those that are not finite count as rejected."
+    controls = " ".join(f"{name}: {text}" for name, text in CONTROL_OF.items())
+    note = (
+        f"{RATES} Declined predictions are no part of the rate; those that are not finite count as rejected. {controls}"
+    )
     return Table("acceptance", "Acceptance in full", note, columns, t.grouped(rows, 3))
 
 
 def gains(analysis: Analysis) -> Table:
-    """Median gain fraction of every predictor by regime and horizon."""
+    """Median gain fraction and median steps gained of every predictor by regime and horizon."""
     rows = []
     for (regime, predictor, horizon), found in analysis.gain_fractions.items():
+        key = (regime, predictor, horizon)
         why = why_empty(analysis.run, regime, predictor, horizon, found)
-        cell = t.spread("gain_fraction", found, ".3f", why=why, of="tries")
-        keys = (t.name("regime", regime), t.name("predictor", predictor), t.name("K", horizon))
-        rows.append([*keys, cell, t.number("missing", found.missing, "d")])
-    columns = _columns("regime predictor K", "gain fraction", "without: the run did not improve or ended")
-    note = f"Median within each seed, then over seeds. {SPREAD}"
-    return Table("gain", "Gain fraction in full", note, columns, t.grouped(rows, 2))
+        fewest = analysis.fewest_gains.get(key, 0)
+        said = verdict(found.low, found.high, found.seeds) if fewest >= FEWEST_VALUES else None
+        steps = analysis.steps_gained[key]
+        rows.append(
+            [
+                t.name("regime", regime),
+                t.name("predictor", predictor),
+                t.name("K", horizon),
+                t.spread("gain_fraction", found, ".3f", why=why, of="tries"),
+                t.text("against_0", f"{said} 0" if said else "cannot say"),
+                t.number("missing", found.missing, "d"),
+                t.number("fewest_in_a_seed", fewest, "d"),
+                t.spread("steps_gained", steps, ".3g", why=(steps.reason or "") if steps.n else why, of="tries"),
+                t.number("never_reached", steps.missing, "d"),
+            ]
+        )
+    columns = [
+        *_columns("regime predictor K", "gain fraction"),
+        Column("against 0", False),
+        *_columns("", "left out: the run did not improve or ended", "fewest in a seed", "steps gained, median",
+                  "never reached before the end"),
+    ]  # fmt: skip
+    known = f"every {analysis.resolution} steps" if analysis.resolution else "at no step"
+    note = (
+        f"Median within each seed, then over seeds. {SPREAD} Cannot say: the interval includes 0, or a seed has fewer "
+        f"than {FEWEST_VALUES} values. Steps gained: real steps that the run needed to first reach the predicted loss, "
+        f"0 without gain; losses are recorded {known}, which is its resolution. Predictions that the run never reached "
+        "before its end stay in the median as larger than all others."
+    )
+    return Table("gain", "Gain fraction and steps gained in full", note, columns, t.grouped(rows, 2))
 
 
 def skill(analysis: Analysis) -> Table:
@@ -62,15 +94,24 @@ def skill(analysis: Analysis) -> Table:
     for criterion in CRITERIA:
         for found in analysis.skills[criterion]:
             why = found.reason or ""
+            beside = "this is the clock" if found.signal == "step" else why or "no interval"
             keys = (t.name("criterion", criterion), t.name("signal", SIGNAL_NAMES.get(found.signal, found.signal)))
             cells = [*keys, t.name("predictor", found.predictor), t.name("K", found.horizon)]
             cells += [
                 t.number(k, v, ".3f", why) for k, v in (("auc", found.auc), ("low", found.low), ("high", found.high))
             ]
+            cells.append(t.number("clock", found.clock, ".3f", beside))
+            cells += [t.number(key, getattr(found, key), "+.3f", beside) for key in BEYOND]
             counts = (("n", found.n), ("accepted", found.successes), ("seeds", found.seeds))
             rows.append(cells + [t.number(key, value, "d") for key, value in counts])
-    columns = _columns("criterion signal predictor K", "AUC", "95 % low", "95 % high", "n", "accepted", "seeds")
-    return Table("skill", "Recognizer skill", "ROC AUC; 0.5 recognises nothing.", columns, t.grouped(rows, 3))
+    columns = _columns("criterion signal predictor K", "AUC", "95 % low", "95 % high", "clock, better direction",
+                       "beyond the clock", "95 % low", "95 % high", "n", "accepted", "seeds")  # fmt: skip
+    note = (
+        "ROC AUC; 0.5 recognises nothing. The clock is the step's AUC in its better direction, max(AUC, 1 - AUC), on "
+        "the same checkpoints; a signal beats it only where the interval over seeds of the difference lies above 0. "
+        "Cells share checkpoints and are near-copies of each other."
+    )
+    return Table("skill", "Recognizer skill", note, columns, t.grouped(rows, 3))
 
 
 def sensitivity(analysis: Analysis) -> Table:
@@ -88,7 +129,7 @@ def sensitivity(analysis: Analysis) -> Table:
         rows.append(cells)
     columns = _columns("tau_low tau_high", "chaotic, %", "transition, %", "stable, %", "modal agreement, %",
                        "accepted in transition, %", "accepted when stable, %")  # fmt: skip
-    note = f"Relabelled from the recorded similarities; acceptance is strict, {predictor} at K = {horizon}. {SPREAD}"
+    note = f"Relabelled from the recorded similarities; acceptance is strict, {predictor} at K = {horizon}. {RATES}"
     return Table("sensitivity", "Threshold sensitivity", note, columns, t.grouped(rows))
 
 
@@ -111,31 +152,52 @@ def seeds(analysis: Analysis) -> Table:
 
 
 def cascades(analysis: Analysis) -> Table:
-    """Mean loss change and acceptance of every link of every cascade."""
+    """Loss change, its controls and acceptance of every link of every cascade."""
     groups: dict[tuple[str, str, int, int, int], list[CascadeLink]] = {}
     for row in analysis.run.cascades:
         groups.setdefault((row.kind, row.predictor, row.depth, row.horizon, row.link), []).append(row)
+    hold = hold_losses(analysis.run.cascades)
+    ended = "no link here was made: declined or not finite"
     rows = []
     for (kind, predictor, depth, horizon, link), found in sorted(groups.items()):
-        ended = "no link here was made: declined or not finite"
-        losses = [(row.loss, row.loss_same_real_steps, row.loss_start) for row in found]
-        change = _mean(loss - start for loss, _, start in losses if loss is not None)
-        control = _mean(loss - same for loss, same, _ in losses if loss is not None and same is not None)
-        judged = [row.strict for row in found if row.strict is not None]
+        change = over_starts(found, lambda row: difference(row.loss, row.loss_start), ended)
+        same = over_starts(found, lambda row: difference(row.loss, row.loss_same_real_steps),
+                           "the run has no loss at that step" if change.n else ended)  # fmt: skip
+        strict = over_starts(found, lambda row: None if row.strict is None else float(row.strict), ended)
+        drift = over_starts(found, lambda row: row.weight_drift, ended)
         cells = [t.name("kind", kind), t.name("predictor", predictor), t.name("depth", depth), t.name("K", horizon)]
         cells += [
             t.name("link", link),
-            t.number("loss_change", change, "+.4f", ended),
-            t.number("against_same_real_steps", control, "+.4f", "the run has no loss at that step"),
-            t.number("strict_percent", 100 * statistics.fmean(judged) if judged else None, ".1f", ended),
-            t.number("weight_drift", _mean(r.weight_drift for r in found if r.weight_drift is not None), ".4f", ended),
-            t.number("n", len(found), "d"),
+            t.spread("loss_change", change, "+.4f", of="starts"),
+            _against_hold(found, hold, ended),
+            t.spread("against_same_real_steps", same, "+.4f", of="starts"),
+            t.number("strict_percent", t.scaled(strict.mean, 100.0), ".1f", ended),
+            t.number("weight_drift", drift.mean, ".4f", ended),
+            t.number("starts", len(found), "d"),
         ]
         rows.append(cells)
-    columns = _columns("kind predictor D K link", "loss change", "against the run after as many real steps",
-                       "links accepted, %", "weight drift", "starts")  # fmt: skip
-    note = "Means over starts, nats per token; drift is relative to the norm of the starting weights."
+    columns = _columns("kind predictor D K link", "loss change", "against hold, trained",
+                       "against the run after as many real steps", "links accepted, %", "weight drift",
+                       "starts")  # fmt: skip
+    note = (
+        f"Nats per token, paired by start; mean over the starts of each seed first, then over seeds. {SPREAD} Against "
+        "the run after as many real steps is a necessary control, not a sufficient one: a trained cascade also "
+        "advances the schedule. hold, the same jump of the schedule without a prediction, is the decisive control. "
+        "Drift is relative to the norm of the starting weights."
+    )
     return Table("cascades", "Cascades, link by link", note, columns, t.grouped(rows, 4))
+
+
+def _against_hold(rows: Sequence[CascadeLink], hold: Mapping[Start, float], ended: str) -> Cell:
+    if rows[0].kind != "trained":
+        why = "chained: hold would stand still"
+    elif rows[0].predictor == CONTROL:
+        why = "this is the control"
+    else:
+        why = ended if hold else NO_CONTROL
+    held = hold if rows[0].kind == "trained" and rows[0].predictor != CONTROL else {}
+    found = over_starts(rows, lambda row: difference(row.loss, held.get(start_of(row))), why)
+    return t.spread("against_hold", found, "+.4f", of="starts")
 
 
 def costs(analysis: Analysis) -> Table:
@@ -187,8 +249,3 @@ def _rung(row: Mapping[str, str]) -> Cell:
 
 def _columns(names: str, *numbers: str) -> Sequence[Column]:
     return [*(Column(name, False) for name in names.split()), *(Column(label) for label in numbers)]
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return statistics.fmean(known) if known else None

@@ -14,11 +14,27 @@ from leapverify.report.tables import PAPER_COLUMNS, SPREAD, model_key, no_checkp
 
 PAPER_NAME = {"linear": "linear", "quadratic-paper": "quadratic", "momentum": "momentum"}
 """The predictors that the paper has, by its own names; its quadratic is eq. 5 as printed."""
-EXTRAPOLATORS = ("linear", "quadratic-paper", "quadratic", "quadratic-clamped", "adam", "hold")
+EXTRAPOLATORS = ("linear", "quadratic-paper", "quadratic", "quadratic-clamped", "adam", "hold", "random")
+IN_STABLE = ("momentum", "linear", "quadratic-paper", "quadratic", "hold", "random")
 QUADRATIC = (
     "The paper's quadratic stands beside quadratic-paper, eq. 5 as printed; its published code is quadratic-clamped."
 )
-HOLD = "hold changes nothing: what it scores, no skill is needed for."
+RATES = (
+    f"{SPREAD} Where every seed's rate is 0 or 100 %, it is Wilson's interval of the pooled tries instead, as if tries "
+    "were independent. The mean over seeds is not the pooled share where seeds have different numbers of tries."
+)
+"""What is said of every acceptance rate."""
+RANDOM = (
+    "The control is random, a step of linear's length in a random direction; hold changes nothing and can never pass."
+)
+HOLD = "The control is hold, which changes nothing: what it passes, no skill is needed for."
+CONTROL = {
+    "strict": RANDOM,
+    "paired": RANDOM,
+    "adaptive": f"{HOLD} Its sigma contains the loss's own trend, so hold and random pass it nearly always.",
+    "proximity": HOLD,
+}
+"""Which control belongs to which criterion."""
 
 
 def tables_of_predictions(analysis: Analysis) -> list[Table]:
@@ -26,7 +42,7 @@ def tables_of_predictions(analysis: Analysis) -> list[Table]:
     strict = Table(
         "table-07",
         "Table 7. Strict acceptance in transition and stable regimes, %",
-        f"Predicted loss below the present one. {SPREAD} {QUADRATIC} {HOLD}",
+        f"Predicted loss below the present one. {RATES} {QUADRATIC} {RANDOM}",
         [
             Column("regime", False),
             Column("predictor", False),
@@ -39,14 +55,17 @@ def tables_of_predictions(analysis: Analysis) -> list[Table]:
     stable = Table(
         "table-08",
         "Table 8. Strict acceptance in the stable regime, %",
-        f"The paper gives this table for its 7B model. {SPREAD} {QUADRATIC}",
+        f"The paper gives this table for its 7B model. {RATES} {QUADRATIC} {RANDOM}",
         strict.columns,
-        t.grouped(_rates(analysis, "strict", "strict_percent", ("stable",), ("momentum", *EXTRAPOLATORS[:3])), 2),
+        t.grouped(
+            _rates(analysis, "strict", "strict_percent", ("stable",), IN_STABLE),
+            2,
+        ),
     )
     proximity = Table(
         "table-09",
         "Table 9. Proximity acceptance, %",
-        f"Predicted loss within {_epsilon(analysis.run)} of the present one. {SPREAD} {QUADRATIC} {HOLD}",
+        f"Predicted loss within {_epsilon(analysis.run)} of the present one. {RATES} {QUADRATIC} {HOLD}",
         strict.columns,
         t.grouped(_rates(analysis, "proximity", "proximity_percent", ("transition", "stable"), EXTRAPOLATORS), 2),
     )

@@ -117,10 +117,21 @@ class RegimeConfig(Section):
                 f"regimes.thresholds is fixed with low {self.low} and high {self.high}: "
                 "set regimes.low and regimes.high, low <= high"
             )
-        if self.thresholds in ("percentile", "rate") and self.calibration is None:
+        calibrated = self.thresholds in ("percentile", "rate")
+        if calibrated and self.calibration is None:
             raise ValueError(
                 f"regimes.thresholds is {self.thresholds} and needs calibration runs: "
                 "set regimes.calibration to a finished run folder"
+            )
+        if not calibrated and self.calibration is not None:
+            raise ValueError(
+                f"regimes.calibration is set while regimes.thresholds is {self.thresholds}, which reads none: "
+                "set regimes.thresholds=percentile or rate"
+            )
+        if self.thresholds in ("paper", "online") and (self.low is not None or self.high is not None):
+            raise ValueError(
+                f"regimes.low and regimes.high mean nothing while regimes.thresholds is {self.thresholds}: "
+                "set regimes.thresholds=fixed"
             )
         return self
 
@@ -185,6 +196,13 @@ class SweepConfig(Section):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return known_predictors(names)
 
+    @field_validator("predictors", "horizons", "momentum_scales")
+    @classmethod
+    def _some_and_different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"the list {list(values)} in sweep must name at least one thing, and each once")
+        return values
+
 
 class CascadeConfig(Section):
     """Predictions upon predictions (SPEC 6.3)."""
@@ -194,8 +212,9 @@ class CascadeConfig(Section):
     """(D links, K steps)."""
     predictors: tuple[str, ...] = ("linear", "quadratic", "quadratic-paper", "adam")
     """Predictors of `chained`."""
-    trained_predictors: tuple[str, ...] = ("linear",)
-    """Predictors of `trained`, where every link costs K real steps."""
+    trained_predictors: tuple[str, ...] = ("hold", "linear")
+    """Predictors of `trained`, where every link costs K real steps; `hold` is its control: the schedule jumps, the
+    weights do not."""
     max_starts: Positive | None = None
     """At most so many stable checkpoints a seed, the first ones; null: all."""
 
@@ -266,6 +285,12 @@ class StudyConfig(Section):
             raise ValueError(
                 f"training.steps is {self.training.steps}, below one checkpoint interval "
                 f"({self.observe.interval_steps} steps): raise --steps or lower observe.interval_steps"
+            )
+        if self.training.steps % self.observe.interval_steps:
+            interval = self.observe.interval_steps
+            raise ValueError(
+                f"training.steps {self.training.steps} is no multiple of observe.interval_steps {interval}, and a run "
+                f"ends with a checkpoint: take {self.training.steps // interval * interval} steps"
             )
         if self.model.context is not None and self.training.sequence_length > self.model.context:
             raise ValueError(

@@ -9,6 +9,8 @@ from leapverify.train.models import parameter_count
 
 BYTES_TRAINED = 16
 """Of a parameter in training: float32 weight, gradient and two moments."""
+BYTES_BRANCH = 12
+"""Of a parameter while a cascade runs: its weight and two moments, kept to go back to."""
 BYTES_HISTORY = {"float32": 4, "float16": 2, "bfloat16": 2}
 LOGIT_BYTES = 4 * 4
 """Of a logit in a training step: its value, its float32 copy, its softmax and its gradient."""
@@ -54,9 +56,16 @@ def cost(config: StudyConfig, vocab_size: int) -> Cost:
         tokens=seeds * tokens,
         train_flops=6.0 * parameters * tokens * seeds,
         sweep_flops=2.0 * parameters * evaluations * v.budget * t.sequence_length * seeds,
-        memory_bytes=parameters * (BYTES_TRAINED + history + 4) + logits * LOGIT_BYTES,
+        memory_bytes=parameters * _bytes_a_parameter(config, history) + logits * LOGIT_BYTES,
         disk_bytes=seeds * _disk_bytes(config, parameters, checkpoints, history_length(config)),
     )
+
+
+def _bytes_a_parameter(config: StudyConfig, history: int) -> int:
+    """Training, history and the sweep's backup; what a cascade puts aside; the Lyapunov copy."""
+    put_aside = BYTES_BRANCH if config.cascade.kinds else 0
+    copy = BYTES_TRAINED if config.observe.lyapunov else 0
+    return BYTES_TRAINED + history + 4 + put_aside + copy
 
 
 def _disk_bytes(config: StudyConfig, parameters: int, checkpoints: int, history: int) -> int:

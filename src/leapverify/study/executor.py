@@ -7,19 +7,31 @@ import errno
 import logging
 import multiprocessing
 import os
-import queue
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from leapverify.storage import Damaged, NotWritten
 from leapverify.study.progress import Progress, Watcher
 
 logger = logging.getLogger(__name__)
 
 LOCK_PATIENCE_S = 60.0
 """How long a seed waits for a process of an earlier, killed study to notice that it is alone."""
+
+
+LISTEN_S = 1.0
+"""How often a worker's state is asked for, should neither its pipe nor its sentinel tell."""
+
+END_PATIENCE_S = 5.0
+"""How long a worker that has said its last word may take to end."""
 
 
 class StudyError(RuntimeError):
@@ -33,6 +45,18 @@ class Task:
     seed: int
     work: Callable[..., None]
     arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a seed did not do its work."""
+
+    message: str
+    wrong_use: bool
+    """Whether other settings are the remedy, not another try."""
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @contextlib.contextmanager
@@ -65,10 +89,10 @@ def exclusive(folder: Path, patience_s: float = LOCK_PATIENCE_S) -> Iterator[Non
         yield
 
 
-def run_tasks(tasks: Sequence[Task], *, workers: int, watcher: Watcher) -> dict[int, str]:
+def run_tasks(tasks: Sequence[Task], *, workers: int, watcher: Watcher) -> dict[int, Failure]:
     """Run every task, at most `workers` at a time.
 
-    Returns: seed -> message of the tasks that failed; the others have done their work.
+    Returns: seed -> failure of the tasks that failed; the others have done their work.
     """
     if workers == 1:
         return _in_this_process(tasks, watcher)
@@ -84,74 +108,150 @@ def failure_message(error: BaseException) -> str:
     return text if expected and text else f"{type(error).__name__}: {text}"
 
 
-def _in_this_process(tasks: Sequence[Task], watcher: Watcher) -> dict[int, str]:
+def failure_of(error: BaseException) -> Failure:
+    """What an error that ended a seed means for whoever asked for the seed."""
+    wrong_use = isinstance(error, ValueError) and not isinstance(error, Damaged | NotWritten)
+    return Failure(failure_message(error), wrong_use)
+
+
+def _in_this_process(tasks: Sequence[Task], watcher: Watcher) -> dict[int, Failure]:
     failures = {}
     for task in tasks:
         try:
             task.work(watcher, **task.arguments)
         except Exception as error:
             logger.debug("seed %d failed", task.seed, exc_info=True)
-            failures[task.seed] = failure_message(error)
+            failures[task.seed] = failure_of(error)
     return failures
 
 
-def _worker(task: Task, channel: Any, parent: int) -> None:
-    """What a child process runs: the task, its progress sent home, and an end when home is gone."""
+@dataclass(frozen=True)
+class _End:
+    """The last word of a worker."""
 
-    def send(progress: Progress) -> None:
-        if os.getppid() != parent:
-            # The parent was killed. Stop at once, between two steps, so that a restarted study finds the folder free.
-            os._exit(1)
-        channel.put(progress)
-
-    try:
-        task.work(send, **task.arguments)
-        channel.put((task.seed, None))
-    except KeyboardInterrupt:
-        os._exit(1)
-    except Exception as error:
-        channel.put((task.seed, failure_message(error)))
+    failure: Failure | None
 
 
-def _side_by_side(tasks: Sequence[Task], workers: int, watcher: Watcher) -> dict[int, str]:
-    context = multiprocessing.get_context("spawn")
-    channel = context.Queue()
-    waiting, running = list(tasks), dict[int, Any]()
-    failures: dict[int, str] = {}
+@dataclass(frozen=True)
+class _Worker:
+    """A child process, and this end of its pipe."""
+
+    process: BaseProcess
+    channel: Connection
+
+    def join(self) -> None:
+        """Wait until the process is gone; one that does not go by itself is made to."""
+        for insist in (self.process.terminate, self.process.kill):
+            self.process.join(END_PATIENCE_S)
+            if self.process.is_alive():
+                insist()
+        self.process.join()
+        self.channel.close()
+
+    def death(self) -> Failure:
+        """What is known of a worker that ended without a last word."""
+        code = self.process.exitcode
+        how = f"signal {-code}" if code and code < 0 else f"exit status {code}"
+        remedy = "if memory ran out, lower training.batch_size or run fewer seeds"
+        return Failure(f"its process ended without a word ({how}): {remedy}", wrong_use=False)
+
+
+def _side_by_side(tasks: Sequence[Task], workers: int, watcher: Watcher) -> dict[int, Failure]:
+    waiting = list(tasks)
+    running: dict[int, _Worker] = {}
+    failures: dict[int, Failure] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                task = waiting.pop(0)
-                process = context.Process(target=_worker, args=(task, channel, os.getpid()), daemon=True)
-                process.start()
-                running[task.seed] = process
-            for seed, message in _receive(channel, running, watcher):
-                running.pop(seed).join()
-                if message is not None:
-                    failures[seed] = message
+                with _interrupts_held_back():
+                    task = waiting.pop(0)
+                    running[task.seed] = _start(task)
+            for seed, failure in _listen(running, watcher).items():
+                del running[seed]
+                if failure is not None:
+                    failures[seed] = failure
     finally:
-        for process in running.values():
-            process.terminate()
-            process.join()
+        for worker in running.values():
+            worker.process.terminate()
+        for worker in running.values():
+            worker.join()
     return failures
 
 
-def _receive(channel: Any, running: dict[int, Any], watcher: Watcher) -> Iterator[tuple[int, str | None]]:
-    """Pass progress on; give the seeds that have ended, with a message where they failed."""
-    try:
-        item = channel.get(timeout=0.5)
-    except queue.Empty:
-        for seed, process in running.items():
-            if not process.is_alive() and channel.empty():
-                yield seed, _death(process.exitcode)
-                return
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: it is for this process, which ends them.
+
+    SIGINT is blocked, which a child inherits. One that comes meanwhile is not lost: it arrives when the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - no signal masks on this system
+        yield
         return
-    if isinstance(item, Progress):
-        watcher(item)
-    elif item[0] in running:
-        yield item
+    # The first process to be started would start the tracker, and that unblocks SIGINT.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _death(exitcode: int | None) -> str:
-    how = f"signal {-exitcode}" if exitcode and exitcode < 0 else f"exit status {exitcode}"
-    return f"its process ended without a word ({how}): if memory ran out, lower training.batch_size or run fewer seeds"
+def _start(task: Task) -> _Worker:
+    # One pipe each: its end says that the worker is gone, and a worker killed in mid-message blocks no other.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(task, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _work(task: Task, channel: Connection) -> None:
+    """What a child process runs: the task, its progress sent home, and an end when home is gone."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end = _End(None)
+    try:
+        task.work(channel.send, **task.arguments)
+    except Exception as error:
+        logger.debug("seed %d failed", task.seed, exc_info=True)
+        end = _End(failure_of(error))
+    with contextlib.suppress(BrokenPipeError):
+        channel.send(end)
+
+
+def _end_with_parent() -> None:
+    """Stop as soon as the parent is gone, so that a restarted study finds the folder free."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _listen(running: dict[int, _Worker], watcher: Watcher) -> dict[int, Failure | None]:
+    """Pass on one word of every worker that has any; the seeds that have ended, with what made them fail."""
+    handles = [handle for worker in running.values() for handle in (worker.channel, worker.process.sentinel)]
+    ready = wait(handles, timeout=LISTEN_S)
+    ended: dict[int, Failure | None] = {}
+    for seed, worker in running.items():
+        # Asked before the pipe: what it said before its end is then in there.
+        alive = worker.process.is_alive()
+        if worker.channel in ready or worker.channel.poll():
+            word = _receive(worker.channel)
+        elif alive:
+            continue
+        else:
+            word = None
+        if isinstance(word, Progress):
+            watcher(word)
+            continue
+        worker.join()
+        ended[seed] = word.failure if isinstance(word, _End) else worker.death()
+    return ended
+
+
+def _receive(channel: Connection) -> Any:
+    """The next word; None where the pipe has ended, be it in mid-word."""
+    try:
+        return channel.recv()
+    except (EOFError, OSError):
+        return None

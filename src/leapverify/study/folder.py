@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,9 +72,13 @@ class SeedFolder:
         return (self.path / DONE).is_file()
 
     def read_rows(self) -> Rows:
-        """The rows written so far; none before the first checkpoint."""
+        """The rows written so far; none before the first checkpoint.
+
+        Raises:
+            Damaged: a file is missing or altered.
+        """
         folder = self.path / "records"
-        if not (folder / CHECKPOINTS).is_file():
+        if not self.done and not (folder / CHECKPOINTS).is_file():
             return Rows.empty()
         return Rows(
             records.read(folder / CHECKPOINTS, Checkpoint),
@@ -165,18 +169,29 @@ def load_study(path: Path | str) -> Study:
     return Study(path)
 
 
-def whole_steps(folder: Path) -> list[int]:
-    """Steps whose tensors are whole by their mark (their content is checked when they are read), ascending."""
-    return sorted(
-        int(mark.stem.removeprefix("step-"))
-        for mark in folder.glob("step-*.json")
-        if mark.with_suffix(".safetensors").is_file()
-    )
+def needed_to_resume(steps: Sequence[int], length: int) -> tuple[set[int], set[int]]:
+    """The checkpoints whose snapshots, and those whose optimizer states, a resume may need.
+
+    Kept are the last two states, and one generation back a state whose history shares no snapshot with theirs: a
+    damaged snapshot then costs a few checkpoints, not the run. That older state stands at every (length + 1)-th
+    checkpoint.
+
+    Args:
+        steps: the checkpoints so far, ascending.
+        length: snapshots that a history holds.
+    """
+    places = range(len(steps))
+    anchors = [place for place in places if place % (length + 1) == length]
+    apart = [place for place in anchors if place <= len(steps) - 2 - length]
+    oldest = apart[-1] if apart else 0
+    states = {place for place in anchors if place >= oldest} | set(places[-2:])
+    snapshots = {place for state in states for place in range(max(0, state - length + 1), state + 1)}
+    return {steps[place] for place in snapshots}, {steps[place] for place in states}
 
 
-def remove_before(folder: Path, keep: Sequence[int]) -> None:
-    """Delete the tensors of every step that is not to be kept; the mark goes first."""
-    wanted = {f"step-{step:06d}" for step in keep}
+def keep_only(folder: Path, steps: Collection[int]) -> None:
+    """Delete the tensors of every other step; the mark goes first."""
+    wanted = {f"step-{step:06d}" for step in steps}
     for mark in folder.glob("step-*.json"):
         if mark.stem not in wanted:
             mark.unlink(missing_ok=True)

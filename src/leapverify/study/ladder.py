@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from leapverify.analysis.acceptance import acceptance, averages
 from leapverify.analysis.over_seeds import OverSeeds, summarise
 from leapverify.report import build_report
 from leapverify.storage import write_text
-from leapverify.study.config import SWITCH_SETTINGS, StudyConfig
+from leapverify.study.config import SWITCH_SETTINGS, ConfigError, StudyConfig
+from leapverify.study.executor import StudyError
 from leapverify.study.folder import Study
-from leapverify.study.progress import Watcher, ignore
+from leapverify.study.progress import Progress, Watcher, ignore
 from leapverify.study.run import run_study
 from leapverify.study.settings import with_settings
 
@@ -43,7 +45,13 @@ class Rung:
 
 
 def variants(config: StudyConfig) -> Mapping[str, StudyConfig]:
-    """The configuration with each switch alone, and with all."""
+    """The configuration with each switch alone, and with all.
+
+    Raises:
+        ConfigError: a switch is on already, so that nothing could be compared with it.
+    """
+    if any(on for _, on in config.switches):
+        raise ConfigError("a ladder begins with every switch off: leave the switches out of --set")
     alone = {name: with_settings(config, {f"switches.{name}": True}) for name in SWITCH_SETTINGS}
     together = with_settings(config, {f"switches.{name}": True for name in SWITCH_SETTINGS})
     return {**alone, ALL: together}
@@ -54,10 +62,16 @@ def run_ladder(config: StudyConfig, out: Path, *, device: str = "auto", watcher:
 
     Returns: tables/ladder.md, beside ladder.csv.
     """
-    studies = {BASE: Study(out)}
+    base = Study(out)
+    rungs = list(rungs_of(BASE, base))
     for name, variant in variants(config).items():
-        studies[name] = run_study(variant, out / "ladder" / name, device=device, watcher=watcher)
-    rungs = [rung for name, study in studies.items() for rung in rungs_of(name, study)]
+        watcher(Progress(config.seeds[0], 0, config.training.steps, "note", note=f"ladder: {name}"))
+        try:
+            rungs += rungs_of(name, run_study(variant, out / "ladder" / name, device=device, watcher=watcher))
+        except (StudyError, ConfigError) as error:
+            # One variant that cannot run must not cost the table of the others.
+            failed = summarise({}, n=0, missing=" ".join(str(error).split()))
+            rungs += [dataclasses.replace(rung, variant=name, value=failed) for rung in rungs_of(BASE, base)]
     write_text(out / "tables" / "ladder.csv", as_csv(rungs))
     path = out / "tables" / "ladder.md"
     write_text(path, as_markdown(rungs))

@@ -51,18 +51,15 @@ class Shadow:
             for parameter, step in zip(self.parameters, direction, strict=True):
                 parameter.add_(step, alpha=scale)
 
-    def step_alongside(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Tensor:
-        """One step of the run and the same step of the copy, with the same random numbers (dropout masks).
+    def step_with(self, step: Step) -> None:
+        """The step of the copy; the run's own step, taken next, draws the same random numbers (dropout masks).
 
-        Returns: what `step` gave for the run, which is left as if there were no copy.
+        Args:
+            step: the step that the run is about to take, as a function of model and optimizer.
         """
-        before = capture_rng()
-        result = step(model, optimizer)
-        after = capture_rng()
-        restore_rng(before)
+        streams = capture_rng()
         step(self.model, self.optimizer)
-        restore_rng(after)
-        return result
+        restore_rng(streams)
 
     def exponent(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
         """lambda per step over the last `steps`, then scale the difference back to its first size."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 
+from pydantic import ValidationError
+
 from leapverify.study.config import (
     ALL_REGIMES,
     CascadeConfig,
@@ -16,6 +18,7 @@ from leapverify.study.config import (
     TrainingConfig,
     VerifyConfig,
 )
+from leapverify.study.settings import one_line
 from leapverify.train.models import ModelSpec, gpt2_124m_spec, qwen_1_5b_spec, qwen_7b_spec
 
 WARMUP_FRACTION = 0.05
@@ -85,10 +88,15 @@ def preset(name: str, steps: int | None = None) -> StudyConfig:
     """The preset of that name, its schedule fitted to so many steps.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: no such preset, or too few steps.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
         raise ConfigError(f"there is no preset {name!r}: {hint}")
-    return PRESETS[name](steps)
+    if steps is not None and steps < 1:
+        raise ConfigError(f"{steps} steps are no study: give a positive number of steps, such as 1000")
+    try:
+        return PRESETS[name](steps)
+    except ValidationError as error:
+        raise ConfigError(one_line(error)) from error

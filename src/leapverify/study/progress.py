@@ -14,9 +14,9 @@ class Progress:
     step: int
     steps: int
     phase: str
-    """train | checkpoint | done."""
+    """waiting | train | checkpoint | note | done."""
     loss: float | None = None
-    """Training loss since the last checkpoint (train) or held-out loss (checkpoint), nats per token."""
+    """Held-out loss at the last checkpoint, nats per token."""
     similarity: float | None = None
     regime: str | None = None
     steps_per_s: float | None = None

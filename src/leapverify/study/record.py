@@ -12,12 +12,12 @@ from torch import Tensor
 from leapverify.observe import Thresholds, classify_regimes, loss_curvature, similarity, straightness
 from leapverify.observe.similarity import Kind
 from leapverify.records import Checkpoint, LossPoint
-from leapverify.storage import Damaged, write_json
+from leapverify.storage import Damaged, sweep_leftovers, write_json
 from leapverify.study.cascade import Cascader, Start
 from leapverify.study.clock import PARTS, Clock
 from leapverify.study.config import StudyConfig
 from leapverify.study.executor import StudyError, exclusive
-from leapverify.study.folder import Rows, SeedFolder, remove_before
+from leapverify.study.folder import Rows, SeedFolder, keep_only, needed_to_resume
 from leapverify.study.lyapunov import Shadow
 from leapverify.study.progress import Progress, Watcher
 from leapverify.study.settings import effective
@@ -32,13 +32,13 @@ from leapverify.train.state import (
     snapshot_steps,
 )
 from leapverify.verify import recent_sigma
+from leapverify.weights import copy_
 
 logger = logging.getLogger(__name__)
 
 SIMILARITIES: tuple[Kind, ...] = ("concatenated", "per-probe", "centred")
 REPORT_EVERY_STEPS = 20
-STATES_KEPT = 2
-"""Whole states to go back to, should the newest one turn out damaged."""
+"""How often a watcher hears of a seed between checkpoints."""
 
 
 def record_seed(
@@ -55,6 +55,7 @@ def record_seed(
         if folder.done:
             watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
             return
+        sweep_leftovers(folder.path)
         config = effective(config)
         apparatus = build(config, seed, device, open_corpus(config))
         Recorder(apparatus, thresholds, folder, watcher).run()
@@ -83,7 +84,9 @@ class Recorder:
             apparatus.optimizer_state,
             self._config.cascade,
         )
-        self._curve_at = curve_steps(self._steps, self._config.observe.interval_steps, self._config.sweep)
+        self._curve_at = curve_steps(
+            self._steps, self._config.observe.interval_steps, self._config.sweep, self._config.cascade
+        )
         self._shadow = self._make_shadow()
 
     def run(self) -> None:
@@ -95,8 +98,7 @@ class Recorder:
         self._clock.start(self._elapsed_s)
         losses = torch.zeros((), device=self._a.device)
         for step in range(start + 1, self._steps + 1):
-            with self._clock.part("train"):
-                losses += self._step(step)
+            losses += self._step(step)
             if step in self._curve_at and step % interval:
                 with self._clock.part("evaluate"):
                     loss = self._a.verifier.loss_of()
@@ -110,9 +112,11 @@ class Recorder:
 
     def _step(self, step: int) -> Tensor:
         a, rate, batch = self._a, self._a.schedule(step), self._a.batch(step)
-        if self._shadow is None:
+        if self._shadow is not None:
+            with self._clock.part("lyapunov"):
+                self._shadow.step_with(lambda model, optimizer: a.step(model, optimizer, batch, rate))
+        with self._clock.part("train"):
             return a.step(a.model, a.optimizer, batch, rate)
-        return self._shadow.step_alongside(a.model, a.optimizer, lambda m, o: a.step(m, o, batch, rate))
 
     def _checkpoint(self, step: int, train_loss: float) -> None:
         if not math.isfinite(train_loss):
@@ -144,17 +148,19 @@ class Recorder:
         self._rows.checkpoints.append(
             self._row(step, regime, similarities, train_loss, now.loss, val_loss, exponent, heldout)
         )
+        speed = self._config.observe.interval_steps / max(self._clock["train"], 1e-9)
+        # The seconds of writing this row can only stand in the next one.
+        self._clock.next_interval()
         with self._clock.part("snapshot"):
             self._commit()
-        self._tell(step, "checkpoint")
-        self._clock.next_interval()
+        self._tell(step, "checkpoint", speed)
 
     def _observe(self, step: int) -> dict[str, float | None]:
         """Take the fingerprint of this checkpoint and compare it with the one before."""
         fingerprint = self._a.fingerprinter()
-        before = self._fingerprints.get(step - self._config.observe.interval_steps)
-        self._fingerprints[step] = fingerprint
-        if before is None or step == self._config.observe.interval_steps:
+        interval = self._config.observe.interval_steps
+        before, self._fingerprints[step] = self._fingerprints[step - interval], fingerprint
+        if step == interval:  # the untrained model is no checkpoint
             return dict.fromkeys(SIMILARITIES)
         return {kind: similarity(fingerprint, before, kind) for kind in SIMILARITIES}
 
@@ -229,15 +235,20 @@ class Recorder:
         self._folder.write_fingerprints(self._fingerprints, self._a.fingerprinter.identity)
         self._folder.write_rows(self._rows)
         steps = [row.step for row in self._rows.checkpoints]
+        snapshots, states = needed_to_resume(steps, self._a.history.length)
         if self._config.snapshots.weights == "last":
-            remove_before(self._folder.snapshots, steps[-(self._a.history.length + STATES_KEPT) :])
+            keep_only(self._folder.snapshots, snapshots)
         if self._config.snapshots.optimizer == "last":
-            remove_before(self._folder.states, steps[-STATES_KEPT:])
-        remove_before(self._folder.path / "shadow", steps[-STATES_KEPT:])
+            keep_only(self._folder.states, states)
+        keep_only(self._folder.path / "shadow", states)
 
     def _resume(self) -> int:
         """Put back the newest whole state and everything that led to it; 0 where there is none."""
-        rows = self._folder.read_rows()
+        try:
+            rows = self._folder.read_rows()
+        except Damaged as error:
+            self._note(f"{error}; this seed begins again")
+            return 0
         recorded = {row.step for row in rows.checkpoints}
         for step in reversed(snapshot_steps(self._folder.states)):
             if step not in recorded:
@@ -266,7 +277,7 @@ class Recorder:
         for earlier in steps[-length:]:
             weights = load_snapshot(self._folder.snapshots, earlier)
             self._a.history.push(earlier, [weights[name] for name in self._a.moved])
-        fingerprints = self._folder.read_fingerprints()
+        fingerprints = self._read_fingerprints([row.step for row in rows.checkpoints])
         if self._shadow is not None:
             path = snapshot_path(self._folder.path / "shadow", step)
             load_state(path, self._shadow.model, self._shadow.optimizer)
@@ -276,6 +287,24 @@ class Recorder:
         self._fingerprints = {at: value for at, value in fingerprints.items() if at <= step}
         self._rows = rows
         self._elapsed_s = rows.checkpoints[-1].elapsed_s
+
+    def _read_fingerprints(self, steps: list[int]) -> dict[int, Tensor]:
+        """The fingerprints so far; taken again from the snapshots where their file is damaged.
+
+        Raises:
+            Damaged: neither the file nor every snapshot is whole.
+        """
+        try:
+            return self._folder.read_fingerprints()
+        except Damaged as error:
+            untrained = build(self._config, self._a.seed, str(self._a.device), open_corpus(self._config))
+            found = {0: untrained.fingerprinter()}
+            for step in steps:
+                weights = load_snapshot(self._folder.snapshots, step)
+                copy_(list(untrained.parameters.values()), [weights[name] for name in untrained.parameters])
+                found[step] = untrained.fingerprinter()
+            self._note(f"{error}; the fingerprints are taken again from the snapshots")
+            return found
 
     def _make_shadow(self) -> Shadow | None:
         if not self._config.observe.lyapunov:
@@ -292,11 +321,8 @@ class Recorder:
         write_json(self._folder.path / "done.json", {"steps": self._steps})
         self._tell(self._steps, "done")
 
-    def _tell(self, step: int, phase: str) -> None:
+    def _tell(self, step: int, phase: str, steps_per_s: float | None = None) -> None:
         last = self._rows.checkpoints[-1] if self._rows.checkpoints else None
-        trained = self._clock["train"]
-        interval = self._config.observe.interval_steps
-        done = (step - 1) % interval + 1
         self._watcher(
             Progress(
                 self._a.seed,
@@ -306,7 +332,7 @@ class Recorder:
                 loss=last.heldout_loss if last else None,
                 similarity=last.similarity if last else None,
                 regime=last.regime if last else None,
-                steps_per_s=done / trained if trained else None,
+                steps_per_s=steps_per_s,
             )
         )
 

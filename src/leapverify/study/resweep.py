@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from leapverify.history import OptimizerState
-from leapverify.records import Prediction
+from leapverify.records import Checkpoint, Prediction
 from leapverify.report import build_report
 from leapverify.storage import Damaged
 from leapverify.study.config import StudyConfig
@@ -16,7 +16,7 @@ from leapverify.study.environment import resolve_device
 from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
 from leapverify.study.folder import Rows, SeedFolder, Study
 from leapverify.study.progress import Progress, Watcher, ignore
-from leapverify.study.run import layout, write_predictions
+from leapverify.study.run import layout, raise_failures, write_predictions
 from leapverify.study.settings import effective, load_config, with_settings
 from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
 from leapverify.study.sweep import Sweeper, SweepPoint
@@ -57,12 +57,10 @@ def sweep_study(
         if not SeedFolder(out, seed).done:
             raise StudyError(f"seed {seed} of {out} has not finished: give its study command again first")
     with exclusive(out, patience_s=5.0):
-        workers, threads = layout(config, device)
+        workers, threads = layout(config, device, out)
         arguments = {"config": asked, "run": out, "device": device, "threads": threads}
         tasks = [Task(seed, sweep_seed, {**arguments, "seed": seed}) for seed in config.seeds]
-        failures = run_tasks(tasks, workers=workers, watcher=watcher)
-        if failures:
-            raise StudyError("; ".join(f"seed {seed}: {message}" for seed, message in failures.items()))
+        raise_failures(run_tasks(tasks, workers=workers, watcher=watcher))
         write_predictions(out, [SeedFolder(out, seed).read_rows() for seed in config.seeds])
         build_report(out)
     return Study(out)
@@ -71,61 +69,86 @@ def sweep_study(
 def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, device: str, threads: int) -> None:
     """Sweep one seed's snapshots and put the rows in the place of its earlier ones.
 
+    Where a snapshot or its moments are missing or damaged, the earlier rows of that checkpoint stay, which is said.
+
     Raises:
         StudyError: the study did not keep its snapshots.
     """
     folder = SeedFolder(run, seed)
     rows = folder.read_rows()
     kept = set(snapshot_steps(folder.snapshots))
-    missing = [row.step for row in rows.checkpoints if row.step not in kept]
-    if missing:
+    if len(kept) < len(rows.checkpoints) / 2:
         raise StudyError(
-            f"{folder.snapshots} has no snapshot of step {missing[0]}: only a study that ran with "
+            f"{folder.snapshots} holds {len(kept)} of {len(rows.checkpoints)} snapshots: only a study that ran with "
             "--set snapshots.weights=all can be swept again"
         )
     config = effective(config)
     with exclusive(folder.path), threads_of(threads):
         apparatus = build(config, seed, device, open_corpus(config))
-        rows.predictions = [row for found in _swept(apparatus, folder, rows, watcher) for row in found]
+        again = Resweep(apparatus, folder, rows, watcher)
+        rows.predictions = [row for checkpoint in rows.checkpoints for row in again.checkpoint(checkpoint)]
         folder.write_rows(rows)
         watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
 
 
-def _swept(a: Apparatus, folder: SeedFolder, rows: Rows, watcher: Watcher) -> Iterator[list[Prediction]]:
-    tensors = list(a.moved.values())
-    sweeper = Sweeper(tensors, a.history, a.verifier, a.config.sweep)
-    heldout: list[float] = []
-    for row in rows.checkpoints:
-        heldout.append(row.heldout_loss)
-        try:
-            weights = load_snapshot(folder.snapshots, row.step)
-        except Damaged as error:
-            note = f"{error}; this checkpoint is left out"
-            watcher(Progress(a.seed, row.step, a.config.training.steps, "note", note=note))
-            continue
-        copy_(list(a.parameters.values()), [weights[name] for name in a.parameters])
-        a.history.push(row.step, tensors)
-        a.history.optimizer = _optimizer_state(a, folder, row.step, weights, watcher)
-        if row.regime in a.config.sweep.regimes:
-            sigma = recent_sigma(heldout, a.config.verify.sigma_window)
-            yield sweeper.sweep(SweepPoint(a.seed, row.step, row.regime, a.verifier.measure(), sigma))
-        watcher(
-            Progress(
-                a.seed, row.step, a.config.training.steps, "checkpoint", row.heldout_loss, row.similarity, row.regime
-            )
+class Resweep:
+    """Goes over the snapshots of one seed, oldest first."""
+
+    def __init__(self, apparatus: Apparatus, folder: SeedFolder, rows: Rows, watcher: Watcher) -> None:
+        self._a, self._folder, self._watcher = apparatus, folder, watcher
+        self._sweeper = Sweeper(
+            list(apparatus.moved.values()), apparatus.history, apparatus.verifier, apparatus.config.sweep
         )
+        self._earlier = {(row.step, row.predictor, row.horizon): row for row in rows.predictions}
+        self._heldout: list[float] = []
+        self._spoilt = 0
+        """Checkpoints to come whose history would lack a damaged snapshot."""
 
+    def checkpoint(self, row: Checkpoint) -> list[Prediction]:
+        """The rows of one checkpoint."""
+        a, steps = self._a, self._a.config.training.steps
+        self._heldout.append(row.heldout_loss)
+        try:
+            weights = load_snapshot(self._folder.snapshots, row.step)
+        except Damaged as error:
+            self._note(row.step, f"{error}; the earlier rows of the checkpoints that need it stay")
+            self._spoilt = a.history.length
+        else:
+            copy_(list(a.parameters.values()), [weights[name] for name in a.parameters])
+            a.history.push(row.step, list(a.moved.values()))
+        self._watcher(Progress(a.seed, row.step, steps, "checkpoint", row.heldout_loss, row.similarity, row.regime))
+        spoilt, self._spoilt = self._spoilt > 0, max(0, self._spoilt - 1)
+        if row.regime not in a.config.sweep.regimes:
+            return []
+        if spoilt:
+            return [found for key, found in self._earlier.items() if key[0] == row.step]
+        return self._swept(row, weights)
 
-def _optimizer_state(
-    a: Apparatus, folder: SeedFolder, step: int, weights: Mapping[str, Tensor], watcher: Watcher
-) -> OptimizerState | None:
-    """Adam's state at a step; None, and the predictors that need it decline, where it was not kept."""
-    path = snapshot_path(folder.states, step)
-    if not path.is_file():
-        return None
-    try:
-        load_state(path, a.model, a.optimizer, weights=weights)
-    except Damaged as error:
-        watcher(Progress(a.seed, step, a.config.training.steps, "note", note=f"{error}; its moments are left out"))
-        return None
-    return a.optimizer_state(step)
+    def _swept(self, row: Checkpoint, weights: Mapping[str, Tensor]) -> list[Prediction]:
+        a = self._a
+        a.history.optimizer = self._optimizer_state(row.step, weights)
+        sigma = recent_sigma(self._heldout, a.config.verify.sigma_window)
+        found = self._sweeper.sweep(SweepPoint(a.seed, row.step, row.regime, a.verifier.measure(), sigma))
+        return [self._better(one) for one in found]
+
+    def _better(self, row: Prediction) -> Prediction:
+        """The earlier row where this one declined only because the moments were not kept."""
+        earlier = self._earlier.get((row.step, row.predictor, row.horizon))
+        if row.status == "declined" and self._a.history.optimizer is None and earlier is not None:
+            return earlier
+        return row
+
+    def _optimizer_state(self, step: int, weights: Mapping[str, Tensor]) -> OptimizerState | None:
+        """Adam's state at a step; None where it was not kept, and the predictors that need it decline."""
+        path = snapshot_path(self._folder.states, step)
+        if not path.is_file():
+            return None
+        try:
+            load_state(path, self._a.model, self._a.optimizer, weights=weights)
+        except Damaged as error:
+            self._note(step, f"{error}; the earlier rows that need its moments stay")
+            return None
+        return self._a.optimizer_state(step)
+
+    def _note(self, step: int, text: str) -> None:
+        self._watcher(Progress(self._a.seed, step, self._a.config.training.steps, "note", note=text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from leapverify.analysis.seeds import compare_seeds
 from leapverify.observe import Thresholds
 from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
 from leapverify.report import build_report
-from leapverify.storage import write_json, write_text
+from leapverify.storage import Damaged, NotWritten, read_json, write_json, write_text
 from leapverify.study import cascade, sweep
 from leapverify.study.config import ConfigError, StudyConfig
-from leapverify.study.cost import cost, vocabulary_of
 from leapverify.study.environment import cpu_count, describe, resolve_device
-from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
+from leapverify.study.executor import Failure, StudyError, Task, exclusive, run_tasks
 from leapverify.study.folder import (
     CASCADES,
     CHECKPOINTS,
@@ -30,7 +28,7 @@ from leapverify.study.folder import (
     Study,
 )
 from leapverify.study.presets import preset as preset_named
-from leapverify.study.progress import Watcher, ignore
+from leapverify.study.progress import Progress, Watcher, ignore
 from leapverify.study.settings import differences, dump_config, effective, load_config, with_settings
 
 NARROW = 256
@@ -49,11 +47,14 @@ def run_study(
 ) -> Study:
     """Run a study, or go on with one that was stopped, and write its report.
 
+    Several seeds on a CPU run in processes of their own: a script that calls this needs the usual
+    `if __name__ == "__main__":`.
+
     Args:
         preset: a preset's name or a whole configuration.
         out: the run folder; runs/PRESET by default.
         seeds: instead of the preset's.
-        steps: optimizer steps, instead of the preset's; the warm-up keeps its share.
+        steps: optimizer steps, instead of the preset's; a named preset's warm-up keeps its share.
         device: auto, cpu or cuda.
         settings: dotted keys, such as {"training.lr": 1e-3}.
         watcher: is told how every seed gets on.
@@ -75,58 +76,112 @@ def run_study(
 
 def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher) -> Study:
     device = resolve_device(device)
-    claim(config, out)
+    require_free(config, out)
     if finished(config, out):
         return Study(out)
+    rehearse(config)
     with exclusive(out, patience_s=5.0):
-        workers, threads = layout(config, device)
+        claim(config, out)
+        workers, threads = layout(config, device, out)
+        from leapverify.study.setup import parameters_of
+
         present = describe(device, threads=threads, workers=workers)
-        _write_environment(out, {**present, "parameters": cost(config, vocabulary_of(config)).parameters})
+        _write_environment(out, {**present, "parameters": parameters_of(effective(config))})
         thresholds = resolve_thresholds(config, out)
         failures = _record(config, out, device, workers, threads, thresholds, watcher)
         complete = [seed for seed in config.seeds if seed not in failures]
         if complete:
             join_records(out, complete)
             build_report(out)
-        if failures:
-            raise StudyError("; ".join(f"seed {seed}: {message}" for seed, message in failures.items()))
+        raise_failures(failures)
         write_json(out / DONE, {"seeds": list(config.seeds), "steps": config.training.steps})
     return Study(out)
 
 
-def claim(config: StudyConfig, out: Path) -> None:
-    """Make `out` the run folder of this configuration.
+def require_free(config: StudyConfig, out: Path) -> None:
+    """Refuse a run folder that is another study's, or no run folder at all.
 
     Raises:
-        ConfigError: it is the run folder of another one, or holds other files.
+        ConfigError: it holds checkpoints of another configuration, or other files.
     """
     path = out / "config.yaml"
     if path.is_file():
         found = differences(load_config(path), config)
-        if found:
+        if found and _begun(out):
             raise ConfigError(
                 f"{out} holds a study with another configuration ({'; '.join(found[:3])}"
                 f"{'; ...' if len(found) > 3 else ''}): name another --out, or delete that folder"
             )
         return
-    if out.exists() and (not out.is_dir() or any(item.name != ".lock" for item in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not item.name.startswith(".") for item in out.iterdir())):
         raise ConfigError(f"{out} is not empty and holds no study: name another --out")
+
+
+def _begun(out: Path) -> bool:
+    """Whether any seed has a checkpoint: until then a folder's configuration may still be corrected."""
+    return any(out.glob(f"seed-*/records/{CHECKPOINTS}"))
+
+
+def claim(config: StudyConfig, out: Path) -> None:
+    """Make `out` the run folder of this configuration; what an earlier one left before its first checkpoint goes."""
+    path = out / "config.yaml"
+    if path.is_file() and differences(load_config(path), config):
+        for name in ("thresholds.json", "environment.json"):
+            (out / name).unlink(missing_ok=True)
     write_text(path, dump_config(config))
 
 
+def rehearse(config: StudyConfig) -> None:
+    """Look at everything that can be wrong with the input before anything is written or started.
+
+    Raises:
+        ConfigError: text, tokenizer, probes or calibration run cannot be used.
+    """
+    from leapverify.study.setup import check_input
+
+    try:
+        check_input(effective(config))
+        _thresholds(config)
+    except (Damaged, NotWritten):
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def finished(config: StudyConfig, out: Path) -> bool:
-    """Whether the folder holds this study whole, report included."""
-    whole = (out / DONE).is_file() and (out / "report.html").is_file()
-    return whole and all(SeedFolder(out, seed).done for seed in config.seeds)
+    """Whether the folder holds this study whole: every seed, every record, the report."""
+    if not ((out / DONE).is_file() and (out / "report.html").is_file()):
+        return False
+    study = Study(out)
+    try:
+        rows = (study.checkpoints, study.curve, study.predictions, study.cascades, study.seeds)
+    except ValueError:
+        return False
+    return all(rows[:2]) and all(SeedFolder(out, seed).done for seed in config.seeds)
 
 
-def layout(config: StudyConfig, device: str) -> tuple[int, int]:
+def raise_failures(failures: Mapping[int, Failure]) -> None:
+    """Say which seeds failed and why.
+
+    Raises:
+        ConfigError: all of them for wrong use.
+        StudyError: any of them for another reason.
+    """
+    if not failures:
+        return
+    text = "; ".join(f"seed {seed}: {failure}" for seed, failure in failures.items())
+    raise ConfigError(text) if all(failure.wrong_use for failure in failures.values()) else StudyError(text)
+
+
+def layout(config: StudyConfig, device: str, out: Path) -> tuple[int, int]:
     """Seeds side by side, and CPU threads for each.
 
-    A function of the configuration and the machine alone: what is left to do after a stop must not change the
-    thread count, on which the last bits of every number depend.
+    A resumed study keeps the thread count that it began with, on which the last bits of every number depend.
     """
     cores = cpu_count()
+    begun = _read_if_whole(out / "environment.json")
+    if begun.get("device") == device:
+        return min(begun["seeds_side_by_side"], cores), begun["threads_per_seed"]
     if device == "cuda":
         return 1, max(1, min(cores, 8))
     workers = min(len(config.seeds), cores)
@@ -142,8 +197,8 @@ def resolve_thresholds(config: StudyConfig, out: Path) -> Thresholds:
         ConfigError: the calibration run cannot be read.
     """
     path = out / "thresholds.json"
-    if path.is_file():
-        return Thresholds.from_dict(json.loads(path.read_text()))
+    if kept := _read_if_whole(path):
+        return Thresholds.from_dict(kept)
     thresholds = _thresholds(config)
     write_json(path, thresholds.to_dict())
     return thresholds
@@ -163,27 +218,50 @@ def _thresholds(config: StudyConfig) -> Thresholds:
         rows = records.read(Path(str(r.calibration)) / CHECKPOINTS, Checkpoint)
     except ValueError as error:
         raise ConfigError(f"regimes.calibration {r.calibration}: {error}") from error
-    seen = [row for row in rows if row.similarity is not None]
-    similarities = [row.similarity for row in seen]
+    # Of the kind that this study cuts, whichever kind decided the labels of the calibration run.
+    kind = effective(config).observe.similarity.replace("-", "_")
+    seen = [(row, value) for row in rows if (value := getattr(row, f"similarity_{kind}")) is not None]
+    similarities = [value for _, value in seen]
     percentiles = {"low": 30.0 if r.low is None else r.low, "high": 70.0 if r.high is None else r.high}
     if r.thresholds == "percentile":
         return Thresholds.percentile(similarities, **percentiles)
-    return Thresholds.rate(similarities, [row.eta_sum for row in seen], **percentiles)
+    return Thresholds.rate(similarities, [row.eta_sum for row, _ in seen], **percentiles)
+
+
+def _read_if_whole(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping, empty where there is none or it is damaged: it can be made again."""
+    try:
+        found = read_json(path)
+    except Damaged:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _record(
     config: StudyConfig, out: Path, device: str, workers: int, threads: int, thresholds: Thresholds, watcher: Watcher
-) -> dict[int, str]:
+) -> dict[int, Failure]:
     from leapverify.study.record import record_seed
-    from leapverify.study.setup import open_corpus
 
-    todo = [seed for seed in config.seeds if not SeedFolder(out, seed).done]
-    if todo:
-        # Tokenised once, here: the seeds then find the bins in the cache, and bad text fails before anything starts.
-        open_corpus(effective(config))
+    steps = config.training.steps
+    todo = [seed for seed in config.seeds if not _whole(SeedFolder(out, seed), steps, watcher)]
     arguments = {"config": config, "thresholds": thresholds, "run": out, "device": device, "threads": threads}
     tasks = [Task(seed, record_seed, {**arguments, "seed": seed}) for seed in todo]
-    return run_tasks(tasks, workers=min(workers, max(1, len(todo))) if workers > 1 else 1, watcher=watcher)
+    return run_tasks(tasks, workers=min(workers, max(1, len(todo))), watcher=watcher)
+
+
+def _whole(folder: SeedFolder, steps: int, watcher: Watcher) -> bool:
+    """Whether a seed has finished and its records are whole; a damaged one is opened again."""
+    if not folder.done:
+        return False
+    try:
+        folder.read_rows()
+        folder.read_fingerprints()
+    except Damaged as error:
+        watcher(Progress(folder.seed, 0, steps, "note", note=str(error)))
+        (folder.path / DONE).unlink()
+        return False
+    watcher(Progress(folder.seed, steps, steps, "done"))
+    return True
 
 
 def join_records(out: Path, seeds: Sequence[int]) -> None:
@@ -211,8 +289,7 @@ def write_predictions(out: Path, parts: Sequence[Rows]) -> None:
 def _write_environment(out: Path, present: dict[str, Any]) -> None:
     """Write what the study runs on; the start of a resumed study stays, other machines are listed."""
     path = out / "environment.json"
-    if path.is_file():
-        first = json.loads(path.read_text())
+    if first := _read_if_whole(path):
         same = {key: present[key] for key in ("device", "cpu", "gpu", "versions")}
         if {key: first.get(key) for key in same} == same:
             return

@@ -34,7 +34,10 @@ def with_settings(config: StudyConfig, settings: Mapping[str, Any]) -> StudyConf
         section: Any = tree
         for part in reversed(parents):
             section = _child(section, part, key)
-        _child(section, node, key)
+        present = _child(section, node, key)
+        if isinstance(present, dict):
+            names = ", ".join(f"{key}.{name}" for name in present)
+            raise ConfigError(f"{key} is a group of settings: set one of {names}")
         section[node] = value
     return checked(tree)
 
@@ -48,7 +51,7 @@ def checked(tree: Mapping[str, Any]) -> StudyConfig:
     try:
         return StudyConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(one_line(error)) from error
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -115,7 +118,8 @@ def _as_number(value: Any) -> Any:
     return [_as_number(item) for item in value] if isinstance(value, list) else value
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """A validation error as one sentence."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     place = ".".join(str(part) for part in first["loc"])

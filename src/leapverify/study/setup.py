@@ -19,7 +19,7 @@ from leapverify.study.config import StudyConfig
 from leapverify.train.corpus import Corpus, prepare
 from leapverify.train.loop import compile_body, train_step
 from leapverify.train.losses import sequence_losses
-from leapverify.train.models import build_model
+from leapverify.train.models import build_model, parameter_count
 from leapverify.train.optim import build_optimizer
 from leapverify.train.schedule import Schedule
 from leapverify.train.tokenizers import load_tokenizer
@@ -42,6 +42,42 @@ def threads_of(count: int) -> Iterator[None]:
 def open_corpus(config: StudyConfig, cache: Path | None = None) -> Corpus:
     """The configured text as tokens, made on the first call and taken from the cache afterwards."""
     return prepare(config.data.source, load_tokenizer(config.data.tokenizer), cache)
+
+
+def check_input(config: StudyConfig) -> None:
+    """Read text, tokenizer and probes as a study will.
+
+    Raises:
+        ValueError: one of them cannot be had, or there is too little text.
+    """
+    corpus, t, v = open_corpus(config), config.training, config.verify
+    wanted = ((corpus.train, t.batch_size), (corpus.heldout, v.budget), (corpus.val, v.val_sequences))
+    for tokens, count in wanted:
+        tokens.windows(t.sequence_length, config.data.form, at_least=count)
+    open_probes(config)
+    parameters_of(config)
+
+
+def open_probes(config: StudyConfig) -> ProbeSet:
+    """The configured probes."""
+    return ProbeSet.from_file(Path(config.observe.probes)) if config.observe.probes else paper_probes()
+
+
+def parameters_of(config: StudyConfig) -> int | None:
+    """The parameters of the configured model, counted without allocating it; None for a pretrained one.
+
+    Raises:
+        ValueError: its vocabulary is below the tokenizer's.
+    """
+    if config.model.pretrained:
+        return None
+    tokens = load_tokenizer(config.data.tokenizer).vocab_size
+    if config.model.vocab_size is not None and config.model.vocab_size < tokens:
+        raise ValueError(
+            f"model.vocab_size {config.model.vocab_size} is below the {tokens} of tokenizer {config.data.tokenizer}: "
+            "raise it, or set model.vocab_size=null"
+        )
+    return parameter_count(config.model, tokens, config.training.sequence_length)
 
 
 @dataclass
@@ -116,7 +152,7 @@ def autocast_of(config: StudyConfig, device: torch.device) -> torch.dtype | None
 def history_length(config: StudyConfig) -> int:
     """Snapshots that the predictors, the cascades and straightness need."""
     names = {*config.sweep.predictors, *config.cascade.predictors, *config.cascade.trained_predictors}
-    return max(3, *(predictor(name).needs.snapshots for name in names))
+    return max([3, *(predictor(name).needs.snapshots for name in names)])
 
 
 def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Apparatus:
@@ -151,7 +187,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         windows=corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size),
         fingerprinter=Fingerprinter(
             model,
-            ProbeSet.from_file(Path(config.observe.probes)) if config.observe.probes else paper_probes(),
+            open_probes(config),
             tokenizer=tokenizer,
             layer=config.observe.layer,
             pooling=config.observe.pooling,

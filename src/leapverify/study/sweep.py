@@ -18,7 +18,7 @@ from torch import Tensor
 from leapverify.history import History
 from leapverify.predict import Declined, Predictor, predictor
 from leapverify.records import LossPoint, Prediction
-from leapverify.study.config import SweepConfig
+from leapverify.study.config import CascadeConfig, SweepConfig
 from leapverify.verify import Measured, Verdict, Verifier, gain_fraction, steps_gained
 from leapverify.weights import all_finite, copy_
 
@@ -155,10 +155,15 @@ def _completed(
         )
 
 
-def curve_steps(total_steps: int, interval: int, settings: SweepConfig) -> frozenset[int]:
-    """The steps at which the held-out loss is measured: every t + K, every checkpoint, and the resolution asked for."""
+def curve_steps(total_steps: int, interval: int, settings: SweepConfig, cascade: CascadeConfig) -> frozenset[int]:
+    """The steps at which the held-out loss is measured: checkpoints, every t + K, the resolution asked for, and the
+    steps that links of cascades are compared with."""
     starts = range(interval, total_steps + 1, interval)
-    wanted = {start + horizon for start in starts for horizon in settings.horizons} | set(starts)
+    shapes = cascade.shapes if cascade.kinds else ()
+    # A trained link claims twice the steps that it spends.
+    links = {link * length * claim for depth, length in shapes for link in range(1, depth + 1) for claim in (1, 2)}
+    ahead = {0, *settings.horizons, *links}
+    wanted = {start + steps for start in starts for steps in ahead}
     if settings.curve_every_steps:
         wanted |= set(range(settings.curve_every_steps, total_steps + 1, settings.curve_every_steps))
     return frozenset(step for step in wanted if step <= total_steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -47,16 +46,6 @@ def train_step(
         nn.utils.clip_grad_norm_(parameters, grad_clip)
     optimizer.step()
     return loss.detach()
-
-
-def require_finite(loss: float, step: int, lr: float) -> None:
-    """Refuse to go on from a loss that is no number.
-
-    Raises:
-        ValueError: the loss is NaN or infinite.
-    """
-    if not math.isfinite(loss):
-        raise ValueError(f"training loss is {loss} at step {step} (learning rate {lr:.3g}): lower the learning rate")
 
 
 def compile_body(model: nn.Module, **options: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapverify.storage import Damaged, check_tensors, load_tensors, save_tensors
+from leapverify.storage import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -179,20 +179,3 @@ def snapshot_steps(folder: Path) -> list[int]:
     """The steps of which a folder holds a file, in order; whether they are whole is not looked at."""
     names = (_SNAPSHOT.match(path.name) for path in folder.glob("step-*.safetensors"))
     return sorted(int(match[1]) for match in names if match)
-
-
-def latest_whole_step(folder: Path) -> tuple[int | None, list[str]]:
-    """The newest step whose file is whole (None if there is none), and what is wrong with each newer one.
-
-    Works for snapshots and for states that were saved at `snapshot_path`.
-    """
-    damaged: list[str] = []
-    for step in reversed(snapshot_steps(folder)):
-        try:
-            check_tensors(snapshot_path(folder, step))
-        except Damaged as error:
-            log.warning("%s", error)
-            damaged.append(str(error))
-        else:
-            return step, damaged
-    return None, damaged
