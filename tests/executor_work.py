@@ -40,6 +40,12 @@ def die_speaking(watcher: Watcher, *, seed: int) -> None:
     watcher(Progress(seed, 1, 2, "note", note="x" * 100_000_000))
 
 
+def interrupt_itself(watcher: Watcher, *, seed: int) -> None:
+    """As Ctrl-C does, which the terminal sends to every process of its group."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+
 def talk(watcher: Watcher, *, seed: int, until: Path) -> None:
     while not until.exists():
         watcher(Progress(seed, 1, 2, "train"))

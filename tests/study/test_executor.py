@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import executor_work
-from executor_work import FAILURES, die, die_speaking, end_the_talk, fail, sit, succeed, talk
+from executor_work import FAILURES, die, die_speaking, end_the_talk, fail, interrupt_itself, sit, succeed, talk
 from leapverify.storage import NotWritten
 from leapverify.study.config import ConfigError
 from leapverify.study.executor import Failure, StudyError, Task, exclusive, failure_message, failure_of, run_tasks
@@ -116,6 +116,13 @@ def test_an_error_of_the_watcher_ends_the_workers(tmp_path: Path):
         run_tasks(tasks, workers=2, watcher=watch)
     with exclusive(tmp_path, 0.0):
         pass
+
+
+def test_an_interrupt_is_for_the_parent_alone():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    tasks = [Task(seed, interrupt_itself, {"seed": seed}) for seed in (1, 2)]
+    assert run_tasks(tasks, workers=2, watcher=ignore) == {}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 PARENT = """

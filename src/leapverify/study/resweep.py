@@ -20,7 +20,7 @@ from leapverify.study.run import layout, raise_failures, write_predictions
 from leapverify.study.settings import effective, load_config, with_settings
 from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
 from leapverify.study.sweep import Sweeper, SweepPoint
-from leapverify.train.state import load_snapshot, load_state, snapshot_path, snapshot_steps
+from leapverify.train.state import load_snapshot, load_state, snapshot_path
 from leapverify.verify import recent_sigma
 from leapverify.weights import copy_
 
@@ -76,11 +76,10 @@ def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, d
     """
     folder = SeedFolder(run, seed)
     rows = folder.read_rows()
-    kept = set(snapshot_steps(folder.snapshots))
-    if len(kept) < len(rows.checkpoints) / 2:
+    if config.snapshots.weights != "all":
         raise StudyError(
-            f"{folder.snapshots} holds {len(kept)} of {len(rows.checkpoints)} snapshots: only a study that ran with "
-            "--set snapshots.weights=all can be swept again"
+            f"{folder.snapshots} keeps the newest snapshots only: a study that is to be swept again must run with "
+            "--set snapshots.weights=all"
         )
     config = effective(config)
     with exclusive(folder.path), threads_of(threads):
