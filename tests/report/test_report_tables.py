@@ -186,7 +186,7 @@ def test_horizons_join_the_run_and_the_paper(hand_run):
 
 
 def test_paper_json_is_the_shared_transcription():
-    shared = Path("/work/shared/paper_tables.json")
+    shared = Path(__file__).resolve().parents[3] / "shared" / "paper_tables.json"
     if not shared.is_file():
         pytest.skip("the transcription of the paper's tables is not on this machine")
     whole = json.loads(shared.read_text())
