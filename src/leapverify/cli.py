@@ -208,7 +208,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return "stopped; give the same command again to go on", FAILED
     # Usage errors have no public class that all versions of typer share, but they all can format themselves.
     if (describe := getattr(error, "format_message", None)) is not None:
-        return f"{describe()}: leapverify --help shows how it is used", OUT_OF_USE
+        return f"{describe().rstrip('.')}: leapverify --help shows how it is used", OUT_OF_USE
     wrong_use = isinstance(error, ValueError) and not isinstance(error, Damaged | NotWritten)
     return failure_message(error), OUT_OF_USE if wrong_use else FAILED
 

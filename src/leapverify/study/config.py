@@ -51,14 +51,20 @@ class TrainingConfig(Section):
     """The reference run (SPEC 6.1)."""
 
     steps: Positive = 2000
+    """Optimizer steps."""
     batch_size: Positive = 4
+    """Sequences a step."""
     sequence_length: Annotated[int, Field(ge=8)] = 256
-    lr: Annotated[float, Field(gt=0)] = 5e-5
+    """Tokens a sequence."""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
+    """Peak of eta."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled, of all parameters."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps over which eta rises from 0 to its peak."""
     lr_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The schedule's end, as a fraction of the peak."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
@@ -66,6 +72,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast over float32 weights on a GPU, float32 on a CPU."""
     compile: bool = False
+    """Compile the model's body with torch.compile."""
     init: Literal["per-seed", "shared"] = "per-seed"
     """shared: every seed starts from the first seed's initialisation."""
 
@@ -87,10 +94,13 @@ class ObserveConfig(Section):
     probes: str | None = None
     """A file with probes of one's own; null: the 100 that come with the package."""
     pooling: Literal["mean", "last"] = "mean"
+    """Over the tokens of a probe."""
     masked: bool = True
     """False: padded positions are pooled too."""
     layer: str | None = None
+    """Module whose output is taken; null: the final hidden states."""
     similarity: Literal["concatenated", "per-probe", "centred"] = "concatenated"
+    """The one that decides the regime; all three are recorded."""
     lyapunov: bool = False
     """Run a perturbed copy alongside and record the local Lyapunov exponent; doubles the training time."""
     lyapunov_epsilon: Annotated[float, Field(gt=0)] = 1e-3
@@ -148,8 +158,11 @@ class VerifyConfig(Section):
     val_sequences: Positive = 128
     """Sequences of the reported validation set, which no decision reads."""
     epsilon: Annotated[float, Field(gt=0)] = 0.05
+    """Of `proximity`, relative to L_t."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """False-accept rate of `paired`."""
     sigma_window: Annotated[int, Field(ge=2)] = 10
+    """Checkpoints whose held-out losses give the sigma of `adaptive`."""
 
     @model_validator(mode="after")
     def _budget_holds_the_fixed_set(self) -> Self:
