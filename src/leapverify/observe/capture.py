@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from leapverify.observe.packing import Batch, additive_mask, block_causal_mask
+from leapverify.observe.packing import Batch
 
 _PACKABLE = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"})
 """Families of transformers that take a 4-D mask and position ids, both tested against one probe at a time."""
@@ -162,8 +162,7 @@ def _run(runner: nn.Module, batch: Batch) -> Any:
         if batch.segments is None or batch.positions is None:
             return runner(batch.inputs)
         dtype = next((p.dtype for p in runner.parameters() if p.dtype.is_floating_point), torch.get_default_dtype())
-        mask = additive_mask(block_causal_mask(batch.segments), dtype)
-        return runner(batch.inputs, attention_mask=mask, position_ids=batch.positions, use_cache=False)
+        return runner(batch.inputs, attention_mask=batch.mask(dtype), position_ids=batch.positions, use_cache=False)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ would see alone. Where a model takes no such mask, probes of equal length share 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,15 @@ class Batch:
     """For packed rows: number of the probe in its row, -1 where there is none."""
     positions: Int[Tensor, "rows T"] | None = None
     """For packed rows: position ids that restart with every probe."""
+    masks: dict[torch.dtype, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """For packed rows: attention masks by type, made on first use, for they are the same at every checkpoint."""
+
+    def mask(self, dtype: torch.dtype) -> Float[Tensor, "rows 1 T T"]:
+        """The additive attention mask of packed rows: every probe sees itself alone."""
+        assert self.segments is not None
+        if dtype not in self.masks:
+            self.masks[dtype] = additive_mask(block_causal_mask(self.segments), dtype)
+        return self.masks[dtype]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on a device."""
@@ -42,7 +51,7 @@ class Batch:
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **moved, masks={})
 
 
 def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
