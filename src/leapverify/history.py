@@ -37,6 +37,7 @@ class History:
         length: snapshots kept, at least 1; a further push drops the oldest.
         dtype: float32, float16 or bfloat16; predictors compute in float32 from each of them.
         device: where the snapshots lie; None leaves each beside its tensor.
+        pinned: page-locked host memory, which an accelerator reads and writes faster; only for snapshots on the CPU.
 
     Raises:
         ValueError: a length below 1, no tensors, or another type.
@@ -52,6 +53,7 @@ class History:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        pinned: bool = False,
     ) -> None:
         if length < 1:
             raise ValueError(f"history length {length} is too short: keep at least 1 snapshot")
@@ -60,7 +62,7 @@ class History:
         if dtype not in STORAGE:
             raise ValueError(f"history dtype {dtype} is not kept: use float32, float16 or bfloat16")
         self.optimizer = None
-        self._length = length
+        self._length, self._pinned = length, pinned
         self._like = tuple(torch.empty(0, dtype=dtype, device=device or each.device).expand(0) for each in like)
         self._shapes = tuple(torch.empty(each.shape, device="meta") for each in like)
         self._ring: deque[Snapshot] = deque()
@@ -167,7 +169,9 @@ class History:
         if self._pool is not None:
             return self._pool._take()
         buffers = tuple(
-            torch.empty(shape.shape, dtype=kind.dtype, device=kind.device)
+            torch.empty(
+                shape.shape, dtype=kind.dtype, device=kind.device, pin_memory=self._pinned and kind.device.type == "cpu"
+            )
             for shape, kind in zip(self._shapes, self._like, strict=True)
         )
         self._nbytes += sum(each.nbytes for each in buffers)
@@ -182,7 +186,7 @@ class Branch(History):
         if length < 1:
             raise ValueError(f"branch length {length} is too short: keep at least 1 snapshot")
         self.optimizer = parent.optimizer
-        self._length = length
+        self._length, self._pinned = length, parent._pinned
         self._like, self._shapes = parent._like, parent._shapes
         self._ring = deque(list(parent)[-length:])
         self._spare = []

@@ -27,7 +27,7 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
         The model itself.
     """
     with ExitStack() as undo:
-        for restore in (*_random_streams(model), _buffers(model), _modes(model)):
+        for restore in (*random_streams(model), _buffers(model), _modes(model)):
             undo.callback(restore)
         # One by one, because an overridden `train()` may do more than set flags (merge adapters into the weights).
         for module in model.modules():
@@ -62,14 +62,15 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def _random_streams(model: nn.Module) -> list[Callable[[], None]]:
+def random_streams(model: nn.Module) -> list[Callable[[], None]]:
+    """Functions that put back the global random streams (Python, NumPy, torch, accelerators) as they are now."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     undo: list[Callable[[], None]] = [
         lambda: random.setstate(python),
         lambda: np.random.set_state(numpy),
         lambda: torch.set_rng_state(cpu),
     ]
-    for device in _accelerators(model):
+    for device in accelerators(model):
         backend = getattr(torch, device.type)
         undo.append(_device_stream(backend, device))
     return undo
@@ -83,7 +84,7 @@ def _device_stream(backend: object, device: torch.device) -> Callable[[], None]:
     return lambda: backend.set_rng_state(state, device)  # type: ignore[attr-defined]
 
 
-def _accelerators(model: nn.Module) -> set[torch.device]:
+def accelerators(model: nn.Module) -> set[torch.device]:
     """Devices other than the CPU that hold the model, and every CUDA device once CUDA is in use at all."""
     tensors = [*model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}

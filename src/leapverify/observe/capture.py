@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -27,13 +27,15 @@ class Source(Protocol):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile and DistributedDataParallel: hooks put on those later never fire."""
+    """The module inside torch.compile, DistributedDataParallel and peft: hooks put on the former later never fire."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if isinstance(inner, nn.Module):
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
+        elif any(c.__name__ == "PeftModel" for c in type(model).mro()):
+            model = model.get_base_model()  # type: ignore[operator]
         else:
             return model
 
@@ -70,17 +72,33 @@ def source_of(model: nn.Module, layer: str | None) -> Source:
     Raises:
         ValueError: there is no module of that name, or none to choose.
     """
-    if layer is not None:
-        return Hooked(model, layer, _named(model, layer))
-    if is_transformers(model):
+    if layer is None and is_transformers(model):
         return LastHidden(model)
+    module, name, before = observed(model, layer)
+    return Hooked(model, name, module, before=before)
+
+
+def observed(model: nn.Module, layer: str | None) -> tuple[nn.Module, str, bool]:
+    """The module to look at, what it is called, and whether its input is meant instead of its output.
+
+    The named module; or the norm that was registered last; or else the input of the last `Linear` (the output where it
+    holds all the weights).
+
+    Raises:
+        ValueError: there is no module of that name, or none to choose.
+    """
+    if layer is not None:
+        return _named(model, layer), layer, False
     modules = dict(model.named_modules())
     norms = [name for name, module in modules.items() if name and _is_norm(module)]
     if norms:
-        return Hooked(model, norms[-1], modules[norms[-1]])
+        return modules[norms[-1]], norms[-1], False
     linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if linears and {*map(id, modules[linears[-1]].parameters())} == {*map(id, model.parameters())}:
+        # What it is given does not depend on any weight.
+        return modules[linears[-1]], linears[-1] or "output", False
     if linears:
-        return Hooked(model, linears[-1], modules[linears[-1]], before=True)
+        return modules[linears[-1]], f"input of {linears[-1]}", True
     raise ValueError(f"{type(model).__name__} has no norm and no Linear to observe: name the layer with layer=...")
 
 
@@ -120,7 +138,7 @@ class Hooked:
     """The output (or, with `before`, the first input) of one module, caught by a hook that lives for one pass."""
 
     def __init__(self, model: nn.Module, name: str, module: nn.Module, *, before: bool = False) -> None:
-        self.layer = f"input of {name}" if before else name
+        self.layer = name
         self._module = module
         self._before = before
         self._runner = model
@@ -130,22 +148,37 @@ class Hooked:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Activations of the module; of its last call, where a forward pass calls it more than once."""
-        caught: list[Any] = []
-
-        def catch(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            caught[:] = [inputs[0] if self._before else output]
-
-        handle = self._module.register_forward_hook(catch)
-        try:
+        with caught(self._module, self.layer, before=self._before) as found:
             _run(self._runner, batch)
-        finally:
-            handle.remove()
-        if not caught:
+        return found()
+
+
+@contextmanager
+def caught(module: nn.Module, layer: str, *, before: bool = False) -> Iterator[Callable[[], Tensor]]:
+    """Catch what a module gives (or, with `before`, is given) while the block runs the model.
+
+    Yields:
+        A function that gives the tensor once the block has run the model, of the module's last call if there were
+        several; ValueError where the module was not called, or gave no tensor.
+    """
+    values: list[Any] = []
+
+    def catch(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        values[:] = [inputs[0] if before else output]
+
+    def found() -> Tensor:
+        if not values:
             raise ValueError(
-                f"nothing was captured: layer {self.layer!r} was not called as a module in the forward pass "
+                f"nothing was captured: layer {layer!r} was not called as a module in the forward pass "
                 "(is the model compiled or exported?); name another with layer=..."
             )
-        return _tensor_in(caught[0], self.layer)
+        return _tensor_in(values[0], layer)
+
+    handle = module.register_forward_hook(catch)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def _tensor_in(value: Any, layer: str) -> Tensor:
@@ -158,7 +191,7 @@ def _tensor_in(value: Any, layer: str) -> Tensor:
 
 
 def _run(runner: nn.Module, batch: Batch) -> Any:
-    with _eagerly():
+    with eagerly():
         if batch.segments is None or batch.positions is None:
             return runner(batch.inputs)
         dtype = next((p.dtype for p in runner.parameters() if p.dtype.is_floating_point), torch.get_default_dtype())
@@ -166,7 +199,7 @@ def _run(runner: nn.Module, batch: Batch) -> Any:
 
 
 @contextmanager
-def _eagerly() -> Iterator[None]:
+def eagerly() -> Iterator[None]:
     """Compiled submodules run as they are written: hooks fire, and the probes' shapes cause no recompilation."""
     if "torch._dynamo" not in sys.modules:
         yield
