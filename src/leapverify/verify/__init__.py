@@ -1,20 +1,31 @@
 """The validator: is the predicted state good? Criteria, the sequential paired test, and the held-out measurement."""
 
+from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of, require_criterion
 from leapverify.verify.criteria import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
+from leapverify.verify.fresh import FreshBatches
+from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.sequential import Decision, PairedTest, paired_test
 from leapverify.verify.verifier import Measured, Verdict, Verifier
 
 __all__ = [
+    "Comparison",
     "Decision",
+    "FreshBatches",
+    "LossFunction",
+    "LossOutput",
     "Measured",
     "PairedTest",
     "Verdict",
     "Verifier",
     "adaptive",
+    "compare",
     "gain_fraction",
+    "mean_loss_of",
     "paired_test",
+    "positions_of",
     "proximity",
     "recent_sigma",
+    "require_criterion",
     "steps_gained",
     "strict",
 ]

@@ -1,0 +1,282 @@
+"""Two states of one model on the same fresh held-out batches, for as long as the answer is open.
+
+The gain of sequence i is weighted by its share of tokens, so that the mean of the gains is L_t - L_hat:
+g_i = (L_t,i - L_hat,i) n_i / mean(n). The paired test does not depend on the gains' scale, so while it runs mean(n) is
+that of the first round; what is reported is scaled by that of all sequences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leapverify.undisturbed import undisturbed
+from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.sequential import MINIMUM, Decision, PairedTest
+
+CRITERIA = ("paired", "strict", "always", "never")
+"""`paired`: the sequential test. The others decide after the first round: whether the mean gain is above 0, yes, no."""
+
+WORDS = {Decision.ACCEPT: "accepted", Decision.REJECT: "worse", None: "open"}
+NON_FINITE = "non-finite"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """What the held-out losses say of theta_hat against theta_t."""
+
+    accepted: bool
+    decision: str
+    """accepted, worse, open (the budget is spent) or non-finite."""
+    loss_now: float | None
+    """L_t over the sequences used, token-weighted, nats per token; None where it is not finite."""
+    loss_predicted: float | None
+    """L_hat over the same sequences, nats per token; None where it is not finite or was not measured."""
+    gain: float | None
+    """L_t - L_hat, nats per token."""
+    lower: float | None
+    """Lower confidence bound of the mean gain, nats per token; None where there is none."""
+    sequences: int
+    """Sequences used; batches where the loss function returns a scalar."""
+    batches: tuple[Any, ...]
+    """The batches used, so that other weights can be measured on the very same ones."""
+    positions: int
+    """Forward positions in all, of both states."""
+    losses_now: Float64[Tensor, " n"]
+    """L_t,i of each sequence, on the CPU."""
+    tokens: Float64[Tensor, " n"]
+    """Tokens that each loss stands for."""
+
+
+def compare(
+    model: nn.Module,
+    loss: LossFunction,
+    draw: Callable[[], Any],
+    *,
+    to_now: Callable[[], None],
+    to_predicted: Callable[[], None],
+    alpha: float = 0.05,
+    budget: int = 256,
+    criterion: str = "paired",
+) -> Comparison:
+    """Compare theta_hat with theta_t on fresh batches, in rounds, until the answer is clear or the budget is spent.
+
+    The first round takes as many batches as give 16 gains, then come 1, 2, 4, ... batches more. Each round runs its
+    batches under theta_t, then under theta_hat. No batch is drawn that would lead beyond the budget, but for those
+    that the first round needs.
+
+    Args:
+        model: holds theta_t; at the end it holds either, which the caller settles. Forward passes leave no trace.
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token; with a scalar the batch is the unit.
+        draw: gives a fresh batch.
+        to_now: writes theta_t into the model.
+        to_predicted: writes theta_hat into the model.
+        alpha: rate of false accepts of `paired`.
+        budget: most sequences to use.
+        criterion: one of `CRITERIA`.
+
+    Raises:
+        ValueError: an unknown criterion, alpha or budget that make no sense, a loss function that returns nothing, a
+            wrong shape, or another number of losses for the same batch.
+    """
+    require_criterion(criterion, budget)
+    test, pairs, more = PairedTest(alpha), _Pairs(model, loss, draw), 1
+    pairs.first(min(MINIMUM, budget))
+    while pairs.finite:
+        to_predicted()
+        gains = pairs.gains()
+        if not pairs.finite:
+            break
+        if criterion != "paired":
+            accepted = criterion == "always" or (criterion == "strict" and pairs.gain > 0.0)
+            return pairs.result("accepted" if accepted else "worse", None)
+        decision = test.update(gains)
+        room = (budget - test.count) // max(pairs.now.counts)
+        if decision is not None or room < 1:
+            return pairs.result(WORDS[decision], test.bounds.lower)
+        to_now()
+        pairs.add(min(more, room))
+        more *= 2
+    return pairs.result(NON_FINITE, None)
+
+
+def require_criterion(criterion: str, budget: int) -> None:
+    """Refuse what `compare` cannot decide by.
+
+    Raises:
+        ValueError: an unknown criterion, or a budget that never lets it decide.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion {criterion!r} is unknown: use {', '.join(CRITERIA)}")
+    least = MINIMUM if criterion == "paired" else 1
+    if budget < least:
+        raise ValueError(f"a budget of {budget} sequences decides nothing by {criterion!r}: give at least {least}")
+
+
+def positions_of(batch: Any) -> int:
+    """Forward positions of a batch, the unit of forward-token costs.
+
+    Args:
+        batch: tensors in any nesting of tuples, lists, mappings and dataclasses.
+
+    Returns:
+        b t for the first integer tensor of shape (b, t); without one, the rows of the first tensor that has any;
+        without tensors 1.
+    """
+    rows = 0
+    for tensor in _tensors(batch):
+        if tensor.ndim == 2 and not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+            return max(1, tensor.numel())
+        rows = rows or (tensor.shape[0] if tensor.ndim else 0)
+    return max(1, rows)
+
+
+def mean_loss_of(model: nn.Module, loss: LossFunction, batches: Iterable[Any]) -> float:
+    """Token-weighted mean loss of the weights that the model holds, nats per token; the model is left undisturbed.
+
+    Raises:
+        ValueError: no batches, no tokens, or a loss function that returns nothing or a wrong shape.
+    """
+    rows = _forward(model, loss, list(batches))
+    _require_tokens(rows)
+    return _mean(rows.losses, rows.tokens)
+
+
+class _Rows(NamedTuple):
+    """Losses of some batches, in order, on the host, and how many each batch gave."""
+
+    losses: Float64[Tensor, " n"]
+    tokens: Float64[Tensor, " n"]
+    counts: tuple[int, ...]
+
+
+NOTHING = _Rows(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), ())
+
+
+class _Pairs:
+    """The losses of both states so far."""
+
+    def __init__(self, model: nn.Module, loss: LossFunction, draw: Callable[[], Any]) -> None:
+        self.model, self.loss, self.draw = model, loss, draw
+        self.batches: list[Any] = []
+        self.now = self.predicted = NOTHING
+        self.positions, self.scale = 0, 1.0
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss so far is."""
+        return bool(torch.isfinite(self.now.losses).all() and torch.isfinite(self.predicted.losses).all())
+
+    @property
+    def gain(self) -> float:
+        """L_t - L_hat over all pairs."""
+        return _mean(self.now.losses - self.predicted.losses, self.now.tokens)
+
+    def first(self, sequences: int) -> None:
+        """Losses of theta_t on as many batches as give so many sequences."""
+        while (missing := sequences - len(self.now.losses)) > 0:
+            self.add(math.ceil(missing / max(self.now.counts, default=sequences)))
+        _require_tokens(self.now)
+        self.scale = float(self.now.tokens.mean())
+
+    def add(self, count: int) -> None:
+        """Losses of theta_t on so many fresh batches."""
+        fresh = [self.draw() for _ in range(count)]  # not within `undisturbed`, which would give the same ones again
+        self.now = self._run(self.now, fresh)
+        self.batches += fresh
+
+    def gains(self) -> NDArray[np.float64]:
+        """Losses of theta_hat on the batches that it has not seen yet; returns their gains."""
+        begin, done = len(self.predicted.losses), len(self.predicted.counts)
+        self.predicted = self._run(self.predicted, self.batches[done:])
+        found, expected = self.predicted.counts[done:], self.now.counts[done:]
+        if found != expected:
+            raise ValueError(
+                f"the loss function gave {list(found)} losses for batches of which it gave {list(expected)} before: "
+                "return one loss for each sequence of a batch, whatever the weights"
+            )
+        gains = (self.now.losses - self.predicted.losses) * self.now.tokens / self.scale
+        return gains[begin:].numpy()
+
+    def result(self, decision: str, lower: float | None) -> Comparison:
+        """The comparison as it stands."""
+        sure, tokens = decision != NON_FINITE, self.now.tokens
+        known = bool(torch.isfinite(self.now.losses).all())
+        if lower is not None:
+            lower = lower * self.scale / float(tokens.mean()) if math.isfinite(lower) else None
+        return Comparison(
+            accepted=decision == WORDS[Decision.ACCEPT],
+            decision=decision,
+            loss_now=_mean(self.now.losses, tokens) if known else None,
+            loss_predicted=_mean(self.predicted.losses, tokens) if sure else None,
+            gain=self.gain if sure else None,
+            lower=lower,
+            sequences=len(tokens),
+            batches=tuple(self.batches),
+            positions=self.positions,
+            losses_now=self.now.losses,
+            tokens=tokens,
+        )
+
+    def _run(self, before: _Rows, batches: list[Any]) -> _Rows:
+        rows = _forward(self.model, self.loss, batches)
+        self.positions += sum(positions_of(batch) for batch in batches)
+        losses, tokens = torch.cat([before.losses, rows.losses]), torch.cat([before.tokens, rows.tokens])
+        return _Rows(losses, tokens, (*before.counts, *rows.counts))
+
+
+def _forward(model: nn.Module, loss: LossFunction, batches: list[Any]) -> _Rows:
+    """Forward some batches, at least one, with one transfer to the host."""
+    if not batches:
+        raise ValueError("no held-out batch was given (0 batches): give at least one")
+    with undisturbed(model):
+        rows = [_rows(loss(model, batch)) for batch in batches]
+        losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
+    return _Rows(losses, tokens, tuple(each.numel() for each, _ in rows))
+
+
+def _rows(output: Any) -> tuple[Tensor, Tensor]:
+    """What `sequence_rows` gives, also where the loss function returned something that is no loss at all."""
+    form = "return a scalar, one loss a sequence (B,), or (losses, tokens)"
+    if output is None:
+        raise ValueError(f"the loss function returned nothing: {form}")
+    if isinstance(output, tuple) and len(output) != 2:
+        raise ValueError(f"the loss function returned a tuple of {len(output)}: {form}")
+    try:
+        return sequence_rows(output)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the loss function returned a {type(output).__name__}, which is no loss: {form}") from error
+
+
+def _require_tokens(rows: _Rows) -> None:
+    if not float(rows.tokens.sum()) > 0.0:
+        raise ValueError(f"the first {len(rows.tokens)} held-out sequences count 0 tokens: give text, not padding")
+
+
+def _mean(losses: Tensor, tokens: Tensor) -> float:
+    return float((losses * tokens).sum() / tokens.sum())
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    """The tensors of a batch in their order."""
+    if isinstance(batch, Tensor):
+        yield batch
+        return
+    parts: Iterable[Any] = ()
+    if isinstance(batch, Mapping):
+        parts = batch.values()
+    elif isinstance(batch, (tuple, list)):
+        parts = batch
+    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        parts = (getattr(batch, field.name) for field in dataclasses.fields(batch))
+    for part in parts:
+        yield from _tensors(part)
