@@ -1,0 +1,256 @@
+"""The leap over the decay: what a constant-rate run would be worth if it were decayed now, verified.
+
+Every average that the store can give is tried on the same selection batches, and the best is compared with the present
+weights on batches drawn after that. The loss of the winner on the batches it was picked by is too good to be true and
+is never reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from leapverify.leap.store import AnnealStore, Candidate
+from leapverify.leap.transaction import Transaction
+from leapverify.undisturbed import undisturbed
+from leapverify.verify.comparison import Comparison, compare, positions_of
+from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.weights import Tensors, all_finite, require_same_shapes
+
+SELECTION_BATCHES = 16
+"""Most batches to pick by, for a loss function that gives one number a batch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Annealed:
+    """The annealed weights of one moment, or the raw ones where no average is shown to be better."""
+
+    step: int
+    """Optimizer steps taken."""
+    accepted: bool
+    """Whether the average is better on held-out data that it was not picked by."""
+    loss: float | None
+    """Held-out loss of `weights`, nats per token; that of the raw weights where not accepted."""
+    raw_loss: float | None
+    """Held-out loss of the raw weights on the same sequences; None where it was not measured or is not finite."""
+    gain: float | None
+    """raw_loss less the loss of the average, whether accepted or not; None where it was not verified."""
+    lower: float | None
+    """Lower confidence bound of the gain."""
+    window_steps: int | None
+    """Steps of the decay that the average stands for; None where none was tried."""
+    shape: str | None
+    """linear | cosine | sqrt | exponential."""
+    snapshots: int
+    """Weights that went into the average; 0 where none was tried."""
+    sequences: int
+    """Held-out sequences that the losses rest on."""
+    positions: int
+    """Forward positions in all, picking included."""
+    reason: str
+    weights: dict[str, Tensor]
+    """Copies by name, float32 (float64 of float64 parameters)."""
+
+
+class _Picked(NamedTuple):
+    """How the candidates did on the selection batches."""
+
+    best: Candidate | None
+    """None where none lowers the loss."""
+    raw_loss: float
+    sequences: int
+    positions: int
+    reason: str
+
+
+def anneal(
+    model: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    store: AnnealStore,
+    loss: LossFunction,
+    draw: Callable[[], Any],
+    *,
+    keep: Sequence[Tensor] | None = None,
+    step: int,
+    alpha: float = 0.05,
+    budget: int = 256,
+    selection_sequences: int = 64,
+    candidates: Sequence[Candidate] | None = None,
+) -> Annealed:
+    """Pick the window and shape with the lowest held-out loss, and verify it against the raw weights on other batches.
+
+    The model holds its own weights again afterwards, bit for bit, however it ends.
+
+    Args:
+        model: holds the raw weights.
+        parameters: those that the store was made for, in its order, by name.
+        store: past weights.
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token.
+        draw: gives a fresh held-out batch.
+        keep: the present values of the parameters, in types that hold them exactly, where the caller has them anyway;
+            otherwise they are copied to where the store keeps its own.
+        step: optimizer steps taken.
+        alpha: rate of false accepts.
+        budget: most sequences of the verification.
+        selection_sequences: sequences to pick by; at most 16 batches.
+        candidates: some of `store.candidates()`, to spend less; None for all.
+
+    Raises:
+        ValueError: `keep` does not hold the parameters exactly, or the loss function gives no losses.
+    """
+    if selection_sequences < 1:
+        raise ValueError(f"selection_sequences = {selection_sequences} leave nothing to pick by: give at least 1")
+    tensors = list(parameters.values())
+    kept = _copies(tensors, store) if keep is None else _checked(tensors, keep)
+    trials = store.candidates() if candidates is None else list(candidates)
+    found: Comparison | None = None
+    with Transaction(tensors, kept) as transaction:
+        picked = _pick(model, transaction, store, trials, loss, draw, selection_sequences)
+        if picked.best is not None:
+            best = picked.best
+            transaction.restore()
+            found = compare(
+                model,
+                loss,
+                draw,
+                to_now=transaction.restore,
+                to_predicted=lambda: store.write(best, transaction.target),
+                alpha=alpha,
+                budget=budget,
+            )
+    return _annealed(step, picked, found, _weights(parameters, picked.best, found, store, kept, keep is None))
+
+
+def _pick(
+    model: nn.Module,
+    transaction: Transaction,
+    store: AnnealStore,
+    trials: Sequence[Candidate],
+    loss: LossFunction,
+    draw: Callable[[], Any],
+    sequences: int,
+) -> _Picked:
+    """The candidate with the lowest token-weighted mean loss, if it lies below that of the raw weights."""
+    if not trials:
+        text = f"{store.held} snapshots are held and no running average: go on until there are at least 2"
+        return _Picked(None, math.nan, 0, 0, text)
+    selection = _Selection(model, loss, draw, sequences)
+    raw = selection.measure()
+
+    def picked(reason: str, best: Candidate | None = None) -> _Picked:
+        return _Picked(best, raw, selection.count, selection.positions, reason)
+
+    if not math.isfinite(raw):
+        return picked(f"the held-out loss of the raw weights is {raw}")
+    losses: dict[Candidate, float] = {}
+    for trial in trials:
+        store.write(trial, transaction.target)
+        if all_finite(transaction.target) and math.isfinite(value := selection.measure()):
+            losses[trial] = value
+    if not losses:
+        return picked(f"none of {len(trials)} averages has a finite held-out loss")
+    best = min(losses, key=losses.__getitem__)
+    if losses[best] < raw:
+        return picked("", best)
+    return picked(
+        f"none of {len(trials)} averages lowers the held-out loss: {raw:.4f} raw, {losses[best]:.4f} with "
+        f"{_named(best)} (n = {selection.count})"
+    )
+
+
+class _Selection:
+    """The batches that candidates are picked by, the same for all."""
+
+    def __init__(self, model: nn.Module, loss: LossFunction, draw: Callable[[], Any], sequences: int) -> None:
+        self._model, self._loss = model, loss
+        self._batches = [draw()]
+        self.count = self.positions = 0
+        self.measure()
+        more = min(math.ceil(sequences / self.count), SELECTION_BATCHES) - 1
+        self._batches += [draw() for _ in range(more)]
+
+    def measure(self) -> float:
+        """Token-weighted mean loss of the weights that the model holds; one transfer to the host."""
+        with undisturbed(self._model):
+            rows = [sequence_rows(self._loss(self._model, batch)) for batch in self._batches]
+            losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
+        self.count = len(losses)
+        self.positions += sum(positions_of(batch) for batch in self._batches)
+        return float((losses * tokens).sum() / tokens.sum())
+
+
+def _annealed(step: int, picked: _Picked, found: Comparison | None, weights: dict[str, Tensor]) -> Annealed:
+    best = picked.best
+    if best is None or found is None:
+        raw = picked.raw_loss if math.isfinite(picked.raw_loss) else None
+        return Annealed(
+            step, False, raw, raw, None, None, None, None, 0, picked.sequences, picked.positions, picked.reason, weights
+        )
+    return Annealed(
+        step=step,
+        accepted=found.accepted,
+        loss=found.loss_predicted if found.accepted else found.loss_now,
+        raw_loss=found.loss_now,
+        gain=found.gain,
+        lower=found.lower,
+        window_steps=best.window_steps,
+        shape=best.shape,
+        snapshots=best.count,
+        sequences=found.sequences,
+        positions=picked.positions + found.positions,
+        reason=_why(best, found),
+        weights=weights,
+    )
+
+
+def _why(best: Candidate, found: Comparison) -> str:
+    verdict = {
+        "accepted": "lowers the held-out loss",
+        "worse": "does not lower the held-out loss on batches that it was not picked by",
+        "open": "may lower the held-out loss, but the budget does not suffice to tell",
+    }.get(found.decision, "has a held-out loss that is not finite")
+    gain = "" if found.gain is None else f": gain {found.gain:+.3g} nats"
+    return f"{_named(best)} {verdict}{gain} (n = {found.sequences})"
+
+
+def _named(candidate: Candidate) -> str:
+    if candidate.kind == "ema":
+        return f"the EMA of decay {candidate.decay}"
+    return f"the {candidate.shape} decay over {candidate.window_steps} steps ({candidate.count} snapshots)"
+
+
+def _copies(tensors: Tensors, store: AnnealStore) -> list[Tensor]:
+    device = store.memory.device
+    return [each.detach().to(device or each.device, copy=True) for each in tensors]
+
+
+def _checked(tensors: Tensors, keep: Sequence[Tensor]) -> Sequence[Tensor]:
+    require_same_shapes(tensors, keep, "keep")
+    for held, kept in zip(tensors, keep, strict=True):
+        if torch.promote_types(held.dtype, kept.dtype) != kept.dtype:
+            raise ValueError(f"keep has {kept.dtype} for a parameter of {held.dtype}: pass an exact copy, or None")
+    return keep
+
+
+def _weights(
+    parameters: Mapping[str, nn.Parameter],
+    best: Candidate | None,
+    found: Comparison | None,
+    store: AnnealStore,
+    kept: Sequence[Tensor],
+    own: bool,
+) -> dict[str, Tensor]:
+    """The average that was accepted, or the raw weights, in tensors of their own."""
+    types = [torch.promote_types(each.dtype, torch.float32) for each in parameters.values()]
+    if best is None or found is None or not found.accepted:
+        # A copy that was made here is nobody else's.
+        wide = (each.detach().to(kind, copy=not own) for each, kind in zip(kept, types, strict=True))
+        return dict(zip(parameters, wide, strict=True))
+    out = [torch.empty_like(each, dtype=kind) for each, kind in zip(kept, types, strict=True)]
+    store.write(best, out)
+    return dict(zip(parameters, out, strict=True))

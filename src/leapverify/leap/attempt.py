@@ -1,0 +1,230 @@
+"""One attempt: predict into the model, compare on fresh held-out batches, keep or put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from leapverify.history import OptimizerState
+from leapverify.leap.ledger import Ledger
+from leapverify.leap.policy import Proposal
+from leapverify.leap.trajectory import Trajectory
+from leapverify.leap.transaction import Transaction, exact_in, kept_values
+from leapverify.predict import Declined, predictor
+from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
+from leapverify.verify.heldout import LossFunction
+from leapverify.verify.sequential import MINIMUM
+from leapverify.weights import all_finite, copy_
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """How one attempt ended."""
+
+    status: str
+    """accepted | rejected | declined | nonfinite."""
+    reason: str
+    comparison: Comparison | None = None
+    steps_gained: float | None = None
+    """Gain over the fall of the held-out loss in a real step of the last interval, on the same sequences."""
+
+
+class _NonFinite(Exception):
+    """A predicted weight is NaN or infinite."""
+
+
+class Unit(NamedTuple):
+    """What one held-out sequence takes, measured once before the run."""
+
+    sequences: int
+    positions: int
+
+    @property
+    def per_sequence(self) -> float:
+        """Forward positions of one sequence."""
+        return self.positions / self.sequences
+
+
+class Attempter:
+    """Makes attempts on one model.
+
+    Args:
+        model: the model.
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens).
+        draw: gives a fresh held-out batch.
+        ledger: counts what attempts cost.
+        alpha: rate of false accepts of one attempt.
+        sequences: most held-out sequences of one attempt.
+        criterion: one of verify.comparison.CRITERIA.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossFunction,
+        draw: Callable[[], Any],
+        ledger: Ledger,
+        *,
+        alpha: float,
+        sequences: int,
+        criterion: str,
+    ) -> None:
+        self._model, self._loss, self._draw, self._ledger = model, loss, draw, ledger
+        self._alpha, self._sequences, self._criterion = alpha, sequences, criterion
+
+    def attempt(
+        self,
+        trajectory: Trajectory,
+        proposal: Proposal,
+        state: Callable[[], OptimizerState | None],
+        unit: Unit,
+        settle: Callable[[Attempt], bool],
+    ) -> Attempt:
+        """Try one proposal; the weights are theta_t again afterwards, unless it is accepted and `settle` says so.
+
+        Args:
+            trajectory: its newest snapshot is theta_t.
+            proposal: predictor and K.
+            state: gives the optimizer state for K steps, asked for if the predictor reads it.
+            unit: what a sequence costs.
+            settle: called with an accepted attempt while the model holds theta_hat: whether to keep it. An exception
+                from it puts theta_t back.
+        """
+        chosen = predictor(proposal.predictor)
+        history = trajectory.history
+        if len(history) < chosen.needs.snapshots:
+            return Attempt("declined", f"needs {chosen.needs.snapshots} snapshots, the history holds {len(history)}")
+        history.optimizer = state() if chosen.needs.optimizer_state else None
+        if chosen.needs.optimizer_state and (history.optimizer is None or not history.optimizer.m):
+            return Attempt("declined", "needs Adam's moments of all moved weights, the optimizer has none")
+        budget = max(MINIMUM, self.affordable(unit))
+        with Transaction(trajectory.tensors, self._kept(trajectory)) as transaction:
+            try:
+                found = self._compare(transaction, trajectory, proposal, budget)
+            except Declined as error:
+                return Attempt("declined", error.reason)
+            except _NonFinite:
+                return Attempt("nonfinite", f"{proposal.predictor} gave weights that are not finite")
+            attempt = self._judged(found, transaction, trajectory, proposal)
+            if attempt.status == "accepted" and settle(attempt):
+                transaction.commit()
+            return attempt
+
+    def affordable(self, unit: Unit) -> int:
+        """Most held-out sequences of an attempt that the budget pays for now: each is run under both states."""
+        allowance = self._ledger.allowance
+        cost = 2.0 * self._ledger.cost_of_positions(unit.per_sequence)
+        if allowance == float("inf") or cost <= 0.0:
+            return self._sequences
+        return max(0, min(self._sequences, int(allowance / cost)))
+
+    def probe(
+        self, trajectory: Trajectory, state: Callable[[int], OptimizerState | None]
+    ) -> Callable[[Proposal], float | None]:
+        """A function that gives the held-out gain of proposals, all on one selection batch drawn at the first call."""
+        batches: list[Any] = []
+        now: list[float] = []
+
+        def gain(proposal: Proposal) -> float | None:
+            chosen = predictor(proposal.predictor)
+            if len(trajectory.history) < chosen.needs.snapshots:
+                return None
+            if not batches:
+                batches.append(self._draw())
+                now.append(self._mean(batches))
+            trajectory.history.optimizer = state(proposal.horizon) if chosen.needs.optimizer_state else None
+            with Transaction(trajectory.tensors, self._kept(trajectory)) as transaction:
+                try:
+                    self._predict(transaction, trajectory, proposal)
+                except (Declined, _NonFinite):
+                    return None
+                found = now[0] - self._mean(batches)
+            self._ledger.passes("restore", 1.0)
+            return found if abs(found) < float("inf") else None
+
+        return gain
+
+    def mean_loss(self, batches: Sequence[Any]) -> float:
+        """Held-out loss of the present weights on given batches."""
+        return self._mean(batches)
+
+    def _kept(self, trajectory: Trajectory) -> Sequence[Any]:
+        dtype = trajectory.storage.dtype
+        if not exact_in(trajectory.tensors, dtype):
+            self._ledger.passes("snapshot", 1.0)
+        return kept_values(trajectory.tensors, trajectory.history, dtype)
+
+    def _compare(self, tx: Transaction, trajectory: Trajectory, proposal: Proposal, budget: int) -> Comparison:
+        def to_now() -> None:
+            with self._ledger.part("restore", trajectory.device):
+                tx.restore()
+            self._ledger.passes("restore", 1.0)
+
+        with self._ledger.part("verify", trajectory.device):
+            spent = self._ledger.seconds["predict"] + self._ledger.seconds["restore"]
+            found = compare(
+                self._model,
+                self._loss,
+                self._draw,
+                to_now=to_now,
+                to_predicted=lambda: self._predict(tx, trajectory, proposal),
+                alpha=self._alpha,
+                budget=budget,
+                criterion=self._criterion,
+            )
+        # Predicting and restoring lie inside the block and have been counted to their own parts.
+        self._ledger.seconds["verify"] -= self._ledger.seconds["predict"] + self._ledger.seconds["restore"] - spent
+        self._ledger.positions("verify", found.positions)
+        return found
+
+    def _predict(self, transaction: Transaction, trajectory: Trajectory, proposal: Proposal) -> None:
+        chosen = predictor(proposal.predictor)
+        with self._ledger.part("predict", trajectory.device):
+            chosen.predict(trajectory.history, proposal.horizon, out=transaction.target)
+            finite = all_finite(transaction.target)
+        # Reads its snapshots and moments, writes once, and is read once for NaN: copies are one read and one write.
+        read = chosen.needs.snapshots + (2 if chosen.needs.optimizer_state else 0)
+        self._ledger.passes("predict", (read + 2) / 2)
+        if not finite:
+            raise _NonFinite
+
+    def _judged(
+        self, found: Comparison, transaction: Transaction, trajectory: Trajectory, proposal: Proposal
+    ) -> Attempt:
+        if found.decision == "non-finite":
+            return Attempt("nonfinite", "a held-out loss is not finite", found)
+        if not found.accepted:
+            return Attempt("rejected", _why(found), found)
+        gained = self._steps_gained(found, transaction, trajectory)
+        self._predict(transaction, trajectory, proposal)
+        return Attempt("accepted", _why(found), found, gained)
+
+    def _steps_gained(self, found: Comparison, transaction: Transaction, trajectory: Trajectory) -> float | None:
+        """Gain over the fall of the loss per real step, from the snapshot before, on the same sequences."""
+        history = trajectory.history
+        if len(history) < 2 or found.gain is None or found.loss_now is None:
+            return None
+        before, now = history[-2], history[-1]
+        copy_(transaction.target, before.tensors)
+        self._ledger.passes("restore", 1.0)
+        rate = (self._mean(found.batches) - found.loss_now) / (now.step - before.step)
+        return found.gain / rate if rate > 0.0 else None
+
+    def _mean(self, batches: Sequence[Any]) -> float:
+        with self._ledger.part("verify"):
+            loss = mean_loss_of(self._model, self._loss, batches)
+        self._ledger.positions("verify", sum(positions_of(batch) for batch in batches))
+        return loss
+
+
+def _why(found: Comparison) -> str:
+    words = {
+        "accepted": "the held-out loss is lower",
+        "worse": "the held-out loss is higher",
+        "open": "the held-out sequences do not tell",
+    }.get(found.decision, found.decision)
+    gain = "" if found.gain is None else f": {found.gain:+.3g} nats"
+    return f"{words}{gain} (n = {found.sequences})"

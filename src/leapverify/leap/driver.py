@@ -1,0 +1,155 @@
+"""When the engine acts: once per real optimizer step that has something due, and never at the cost of the training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from leapverify.leap.counter import StepCounter
+from leapverify.leap.engine import Engine
+from leapverify.leap.event import LeapEvent
+from leapverify.leap.resume import engine_state, restore_engine
+from leapverify.leap.teller import Teller
+from leapverify.undisturbed import random_streams
+
+logger = logging.getLogger(__name__)
+
+
+class Driver:
+    """Turns the engine at the steps at which something is due, passes its events on, and stops it if it fails.
+
+    Args:
+        engine: what is turned.
+        counter: of the run's real steps.
+        teller: where events go.
+    """
+
+    def __init__(self, engine: Engine, counter: StepCounter, teller: Teller) -> None:
+        self.engine, self.counter, self.teller = engine, counter, teller
+        self.active = True
+        self.disabled: str | None = None
+        self.next = self._next_turn()
+        """The counter's number at which something is due."""
+
+    @property
+    def real_step(self) -> int:
+        """Real steps, those since the last turn included."""
+        return self.engine.real + self.counter.count - self.counter.seen
+
+    def show(self, batch: Any) -> None:
+        """Take in a training batch, to compare with held-out ones."""
+        try:
+            self.engine.overlap.train(batch)
+        except Exception as error:
+            self._fail(error)
+
+    def turn(self) -> LeapEvent | None:
+        """Whatever is due at this step; no failure of it reaches the training loop."""
+        try:
+            with self.traceless():
+                device = self.engine.trajectory.device
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)  # what was queued is training, not overhead
+                return self._due()
+        except Exception as error:
+            return self._fail(error)
+
+    @contextmanager
+    def traceless(self) -> Iterator[None]:
+        """The global random streams come back bit-identical, whatever the block draws."""
+        undo = random_streams(self.engine.model)
+        try:
+            yield
+        finally:
+            for restore in undo:
+                restore()
+
+    def stop(self, reason: str) -> None:
+        """Do nothing more. Steps are still counted, so that a loop over effective steps ends."""
+        self.disabled, self.active = reason, False
+        self.counter.after = None
+
+    def close(self) -> None:
+        """Do nothing more and take the hook out; the counts stay as they are."""
+        self.active = False
+        self.counter.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        self.engine.passed(self.counter.take())
+        return {
+            "disabled": self.disabled,
+            "until_next": self.next - self.counter.count,
+            "engine": engine_state(self.engine),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        restore_engine(self.engine, state["engine"])
+        self.counter.begin_anew()
+        self.next = self.counter.count + int(state["until_next"])
+        if state["disabled"] is not None:
+            self.stop(str(state["disabled"]))
+
+    def _due(self) -> LeapEvent | None:
+        engine = self.engine
+        before = engine.real
+        engine.passed(self.counter.take())
+        if engine.real == before:  # every step since was skipped inside the optimizer
+            self.next = self.counter.count + 1
+            return None
+        engine.check_first_leap()
+        event = None
+        for pending in engine.trial.waiting.due(engine.real) if engine.trial else ():
+            event = self._tell(lambda pending=pending: engine.actual(pending))  # type: ignore[misc]
+        if engine.annealing is not None and engine.annealing.store.due(engine.real):
+            engine.annealing.push(engine.real)
+        if engine.since_checkpoint >= engine.options.interval:
+            if engine.affords_checkpoint():
+                event = self._tell(engine.checkpoint)
+                self.counter.begin_anew()  # moments, and their counts, may have been reset
+            else:
+                engine.since_checkpoint = 0  # passed by: the budget first has to grow
+        self.next = self._next_turn()
+        return event
+
+    def _next_turn(self) -> int:
+        engine = self.engine
+        ahead = [engine.options.interval - engine.since_checkpoint]
+        if engine.annealing is not None:
+            every = engine.annealing.memory.every
+            ahead.append(every - engine.real % every)
+        due = engine.trial.waiting.next_due if engine.trial else None
+        if due is not None:
+            ahead.append(due - engine.real)
+        if engine.sample is not None:
+            ahead.append(1)
+        return self.counter.seen + max(1, min(ahead))
+
+    def _tell(self, make: Callable[[], LeapEvent]) -> LeapEvent:
+        """Make an event, with what it cost, and pass it on."""
+        ledger = self.engine.ledger
+        seconds, tokens = sum(ledger.seconds.values()), sum(ledger.tokens.values())
+        event = make()
+        event = event.costing(sum(ledger.seconds.values()) - seconds, sum(ledger.tokens.values()) - tokens)
+        with ledger.part("log"):
+            self.teller.tell(event)
+        return event
+
+    def _fail(self, error: Exception) -> LeapEvent:
+        """Switch off after a failure: the weights have been put back on its way here."""
+        if torch.cuda.is_available() and isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        text = " ".join(str(error).split())
+        reason = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+        trace = logger.isEnabledFor(logging.DEBUG)
+        logger.warning("leapverify has switched itself off, training goes on: %s", reason, exc_info=trace)
+        effective = self.real_step + self.engine.leapt
+        event = LeapEvent(self.real_step, effective, self.engine.options.mode, "off", reason)
+        self.teller.tell(event)
+        self.stop(reason)
+        return event

@@ -1,0 +1,163 @@
+"""What the engine costs: seconds and forward tokens of each of its parts, and what the budget leaves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+
+Clock = Literal["wall", "tokens"]
+PARTS = (
+    "snapshot", "finite", "observe", "straightness", "predict", "verify", "restore", "anneal", "schedule", "log",
+)  # fmt: skip
+
+PASS_TOKENS = 8.0
+"""A copy of all weights counts as so many forward tokens: 8 bytes for each weight against 2 operations for each weight
+and token, on a CPU that computes two operations for each byte that it moves. On an accelerator it is several hundred,
+which only the clock `wall` knows."""
+
+REINVESTED = 0.5
+"""Share of the time that leaps have saved that may be spent on further attempts."""
+
+
+class Ledger:
+    """Counts costs in seconds and in forward-token equivalents, and rules on one of the two.
+
+    A forward pass of n positions costs n tokens, a training step three times its positions.
+
+    Args:
+        clock: `wall` rules on seconds; `tokens` on tokens, so that decisions repeat exactly on any machine.
+        budget: share of the run's time that may be spent; None for no limit.
+        step_tokens: tokens of one training step; needed for the clock `tokens`.
+        weights: elements of the weights, which say what a pass over them costs.
+
+    Raises:
+        ValueError: an unknown clock, a budget outside (0, 1], or no step_tokens for the clock `tokens`.
+    """
+
+    def __init__(self, clock: Clock, budget: float | None, step_tokens: float | None) -> None:
+        if clock not in get_args(Clock):
+            raise ValueError(f"clock {clock!r} is unknown: use wall or tokens")
+        if budget is not None and not 0.0 < budget <= 1.0:
+            raise ValueError(
+                f"budget {budget} is no share of the run's time: give one above 0 and up to 1, such as 0.01"
+            )
+        if step_tokens is not None and not 0.0 < step_tokens < math.inf:
+            raise ValueError(f"step_tokens {step_tokens} is no cost of a training step: give 3 x its positions")
+        if clock == "tokens" and step_tokens is None:
+            raise ValueError("clock 'tokens' needs step_tokens: give 3 x the positions of one training step")
+        self.clock, self.budget, self.step_tokens = clock, budget, step_tokens
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.tokens = dict.fromkeys(PARTS, 0.0)
+        self.counts = dict.fromkeys(PARTS, 0)
+        self.saved = 0.0
+        """What accepted leaps have saved, in the clock's unit."""
+        self.steps = 0
+        """Real training steps."""
+        self._before_s, self._start = 0.0, time.perf_counter()
+        self._pace: float | None = None
+
+    @contextmanager
+    def part(self, name: str, device: torch.device | None = None) -> Iterator[None]:
+        """Count the block's seconds to a part; an accelerator's queue is waited for, at its end."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if device is not None and device.type == "cuda":
+                torch.cuda.synchronize(device)
+            self.seconds[name] += time.perf_counter() - start
+            self.counts[name] += 1
+
+    def positions(self, name: str, count: float) -> None:
+        """Count a forward pass of so many positions."""
+        self.tokens[name] += count
+
+    def passes(self, name: str, count: float) -> None:
+        """Count so many copies of all weights."""
+        self.tokens[name] += count * PASS_TOKENS
+
+    def pace(self, seconds: float, positions: float) -> None:
+        """Take in a measured forward pass, from which the first costs are foretold."""
+        if positions > 0:
+            found = seconds / positions
+            self._pace = found if self._pace is None else min(self._pace, found)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of the run, the tool included."""
+        return self._before_s + time.perf_counter() - self._start
+
+    @property
+    def elapsed(self) -> float:
+        """The run so far in the clock's unit, the tool included."""
+        if self.clock == "tokens":
+            return self.steps * (self.step_tokens or 0.0) + sum(self.tokens.values())
+        return self.elapsed_s
+
+    @property
+    def spent(self) -> float:
+        """What the tool has cost so far, in the clock's unit."""
+        return sum(self._unit.values())
+
+    @property
+    def step_cost(self) -> float:
+        """Mean cost of a training step, in the clock's unit."""
+        return max(0.0, self.elapsed - self.spent) / max(self.steps, 1)
+
+    @property
+    def allowance(self) -> float:
+        """What may be spent now: budget x elapsed + the reinvested share of what was saved - spent."""
+        if self.budget is None:
+            return math.inf
+        return self.budget * self.elapsed + REINVESTED * self.saved - self.spent
+
+    @property
+    def overhead(self) -> float:
+        """Share of the run's time that went into the tool, in the clock's unit."""
+        return self.spent / self.elapsed if self.elapsed > 0 else 0.0
+
+    def cost_of_positions(self, count: float) -> float:
+        """What a forward pass of so many positions will cost about, in the clock's unit."""
+        if self.clock == "tokens":
+            return count
+        return self.step_cost if self._pace is None else count * self._pace
+
+    def mean_cost(self, name: str, positions: float) -> float:
+        """What one more turn of a part will cost: the mean so far, or for the first one what its positions say."""
+        foretold = self.cost_of_positions(positions)
+        return self._unit[name] / self.counts[name] if self.counts[name] else foretold
+
+    def within(self, name: str, cost: float, share: float) -> bool:
+        """Whether a part may spend `cost` more and stay within its share of all that may be spent."""
+        if self.budget is None:
+            return True
+        fund = self.budget * self.elapsed + REINVESTED * self.saved
+        return self._unit[name] + cost <= share * fund and cost <= self.allowance
+
+    @property
+    def _unit(self) -> Mapping[str, float]:
+        return self.tokens if self.clock == "tokens" else self.seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that goes on after a stop, as JSON values."""
+        return {
+            "seconds": dict(self.seconds),
+            "tokens": dict(self.tokens),
+            "counts": dict(self.counts),
+            "saved": self.saved,
+            "steps": self.steps,
+            "elapsed_s": self.elapsed_s,
+            "pace": self._pace,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.seconds, self.tokens = dict(state["seconds"]), dict(state["tokens"])
+        self.counts = dict(state["counts"])
+        self.saved, self.steps, self._pace = state["saved"], state["steps"], state["pace"]
+        self._before_s, self._start = state["elapsed_s"], time.perf_counter()

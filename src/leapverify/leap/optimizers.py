@@ -1,0 +1,161 @@
+"""What the engine has to know of optimizers: which it can serve, what they hold, Adam's state, forgetting moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from leapverify.history import OptimizerState
+from leapverify.optimizer_state import Rate
+
+MASTER_COPIES = (
+    "_amp_stash",
+    "fp32_from_fp16_groups",
+    "fp32_from_float16_groups",
+    "fp16_groups",
+    "float16_groups",
+    "single_partition_of_fp32_groups",
+    "shard_fp32_from_float16_groups",
+    "fp32_partitioned_groups_flat",
+    "bf16_groups",
+)
+"""Attributes of optimizers (apex, DeepSpeed, Megatron) that step on float32 copies and write the weights from them."""
+STATE_WEIGHTS = ("ScheduleFree", "Lookahead", "DiLoCo")
+"""Names of optimizers whose state holds a second point in weight space, which a leap would leave behind."""
+
+
+def as_optimizers(optimizer: Any) -> list[Optimizer]:
+    """One optimizer or several, without the wrappers of Accelerate and the like.
+
+    Raises:
+        ValueError: none, or something that is no optimizer.
+    """
+    given = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    found = [_unwrapped(each) for each in given]
+    for each in found:
+        if not isinstance(each, Optimizer):
+            raise ValueError(f"optimizer is a {type(each).__name__}: pass a torch.optim.Optimizer, or a list of them")
+    if not found:
+        raise ValueError("the list of optimizers is empty: pass those that train the model")
+    return found
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    # Wrappers may be optimizers themselves (Accelerate's is); what is inside takes the steps.
+    while not _keeps_masters(optimizer):
+        inner = getattr(optimizer, "optimizer", None)
+        if not isinstance(inner, Optimizer) or inner is optimizer:
+            return optimizer
+        optimizer = inner
+    return optimizer
+
+
+def _keeps_masters(optimizer: Any) -> bool:
+    module = type(optimizer).__module__
+    return module.startswith(("deepspeed.", "megatron.")) or any(hasattr(optimizer, name) for name in MASTER_COPIES)
+
+
+def refuse_unsuited(optimizers: Sequence[Optimizer]) -> None:
+    """Refuse optimizers that would undo a leap.
+
+    Raises:
+        ValueError: an optimizer that rewrites the weights from copies of its own, or keeps a second point of them.
+    """
+    for optimizer in optimizers:
+        name = type(optimizer).__name__
+        if _keeps_masters(optimizer):
+            raise ValueError(
+                f"optimizer {name} rewrites the weights from master copies of its own, so a leap would be undone at "
+                "the next step: use mode='monitor' or 'shadow', or an optimizer that steps on the model's own weights"
+            )
+        if any(part in name for part in STATE_WEIGHTS):
+            raise ValueError(
+                f"optimizer {name} keeps a second copy of the weights in its state, which a leap would leave behind: "
+                "use mode='monitor' or 'shadow'"
+            )
+
+
+def held_by(optimizers: Sequence[Optimizer]) -> set[int]:
+    """The ids of all parameters that the optimizers train."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
+def adam_state(
+    optimizers: Sequence[Optimizer], parameters: Sequence[Tensor], step: int, rates: Sequence[Sequence[Sequence[float]]]
+) -> OptimizerState | None:
+    """Adam's state for predictors that read it; None where no single Adam trains all the parameters.
+
+    Args:
+        optimizers: those of the run.
+        parameters: what predictions move.
+        step: t, effective steps.
+        rates: the coming learning rates per optimizer and group, that of step t + 1 first.
+    """
+    wanted = {id(parameter) for parameter in parameters}
+    for optimizer, groups in zip(optimizers, rates, strict=True):
+        if wanted <= held_by([optimizer]):
+            try:
+                return OptimizerState.from_optimizer(
+                    optimizer, parameters, step=step, schedule=[_rate(step, coming) for coming in groups]
+                )
+            except ValueError:  # no Adam, or a form of it whose steps are not predicted: predictors decline
+                return None
+    return None
+
+
+def _rate(step: int, coming: Sequence[float]) -> Rate:
+    return lambda i: coming[min(max(i - step - 1, 0), len(coming) - 1)]
+
+
+def own_step_count(optimizers: Sequence[Optimizer]) -> int | None:
+    """Steps that fused optimizers have counted for themselves; waits for the device. None where there are none such.
+
+    A gradient scaler lets a fused optimizer find out on the device that a step is to be skipped, so that its hooks run
+    for steps that were none.
+    """
+    counts = [
+        optimizer.state[parameter]["step"]
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if group.get("fused") or group.get("capturable")
+        for parameter in group["params"]
+        if torch.is_tensor(optimizer.state.get(parameter, {}).get("step"))
+    ]
+    # The largest, because parameters that are frozen or had no gradient stay behind.
+    return int(torch.stack([count.reshape(()).to(counts[0].device) for count in counts]).max()) if counts else None
+
+
+def reset_moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
+    """Forget the moments of the parameters, and the step counts that correct their bias."""
+    for parameter in parameters:
+        for optimizer in optimizers:
+            optimizer.state.pop(parameter, None)
+
+
+class Sample:
+    """A few thousand elements of the weights before and after a leap, to see whether the next step undid it."""
+
+    ELEMENTS = 4096
+
+    def __init__(self, before: Sequence[Tensor]) -> None:
+        self._before = self._take(before)
+        self._after: Tensor | None = None
+
+    def leapt(self, after: Sequence[Tensor]) -> None:
+        """Take in the weights right after the leap."""
+        self._after = self._take(after)
+
+    def undone(self, now: Sequence[Tensor]) -> bool:
+        """Whether the weights after the next real step lie where they were before the leap, not where it led."""
+        assert self._after is not None
+        present = self._take(now)
+        back, on = (torch.linalg.vector_norm(present - each) for each in (self._before, self._after))
+        return bool(back < 0.1 * on)
+
+    def _take(self, tensors: Sequence[Tensor]) -> Tensor:
+        share = max(1, self.ELEMENTS // max(1, len(tensors)))
+        return torch.cat([each.detach().reshape(-1)[:share].double().cpu() for each in tensors])

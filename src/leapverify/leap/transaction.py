@@ -1,0 +1,74 @@
+"""All or nothing: weights that were tried are kept, or put back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from leapverify.history import History
+from leapverify.weights import copy_
+
+
+class Transaction:
+    """Anything may be written into the parameters inside; unless `commit` is called, they come back bit-identical.
+
+    Only weights are written by a leap. Buffers, moments, random streams, modes, the gradient scaler and the schedule
+    are never touched before a leap is accepted, so there is nothing of them to put back. Values are written in place,
+    through `Tensor.data`: a compiled model is not compiled again, and a graph that waits for its backward pass stays
+    valid.
+
+    Args:
+        parameters: tensors that are written.
+        kept: their present values, in a type that holds them exactly.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+        self._parameters = [parameter.data for parameter in parameters]
+        self._kept = kept
+        self.committed = False
+
+    @property
+    def target(self) -> list[Tensor]:
+        """The tensors to write into."""
+        return self._parameters
+
+    def restore(self) -> None:
+        """Put the kept values back now; the transaction goes on."""
+        copy_(self._parameters, self._kept)
+
+    def commit(self) -> None:
+        """Keep what the parameters hold now."""
+        self.committed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # An exception undoes a commit as well: whatever follows a leap is part of it.
+        if not self.committed or kind is not None:
+            self.restore()
+
+
+def exact_in(parameters: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether snapshots of this type hold every parameter without rounding."""
+    wide = dtype == torch.float32
+    return all(each.dtype == dtype or (wide and each.dtype in (torch.bfloat16, torch.float16)) for each in parameters)
+
+
+def kept_values(parameters: Sequence[Tensor], history: History, dtype: torch.dtype) -> Sequence[Tensor]:
+    """The newest snapshot where it is exact, and an exact copy of the parameters otherwise.
+
+    Args:
+        parameters: theta_t.
+        history: its newest snapshot was taken of these very values.
+        dtype: the type of its snapshots.
+    """
+    if len(history) and exact_in(parameters, dtype):
+        return history[-1].tensors
+    return [parameter.detach().clone() for parameter in parameters]
