@@ -42,7 +42,7 @@ def test_every_public_name_is_there_and_described() -> None:
 
     for name in leapverify.__all__:
         assert getattr(leapverify, name).__doc__, name
-    with pytest.raises(AttributeError, match="it offers Fingerprinter"):
+    with pytest.raises(AttributeError, match="it offers AnnealMemory"):
         _ = leapverify.nothing
 
 

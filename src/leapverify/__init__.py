@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from leapverify.history import History
+    from leapverify.leap.event import LeapEvent
+    from leapverify.leap.leaper import LeapVerify
+    from leapverify.leap.store import AnnealMemory
     from leapverify.observe import Fingerprinter, Thresholds, classify_regimes, similarity
     from leapverify.predict import predictor
     from leapverify.study.folder import load_study
@@ -16,8 +19,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnnealMemory",
     "Fingerprinter",
     "History",
+    "LeapEvent",
+    "LeapVerify",
     "Thresholds",
     "Verifier",
     "classify_regimes",
@@ -28,8 +34,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnnealMemory": "leapverify.leap.store",
     "Fingerprinter": "leapverify.observe",
     "History": "leapverify.history",
+    "LeapEvent": "leapverify.leap.event",
+    "LeapVerify": "leapverify.leap.leaper",
     "Thresholds": "leapverify.observe",
     "Verifier": "leapverify.verify",
     "classify_regimes": "leapverify.observe",
