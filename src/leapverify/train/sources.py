@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import logging
 import lzma
@@ -18,13 +19,17 @@ from leapverify.train.hub import first_line, hub
 
 log = logging.getLogger(__name__)
 
-FORMS = "stdlib, text:PATH or wikitext-103"
+FORMS = "stdlib, stdlib-code, stdlib-prose, text:PATH or wikitext-103"
 
 BLOCKS_PER_SOURCE = 200
 """Few plain files are cut at line ends into about this many blocks together, which then serve as documents."""
 FEW_FILES = 20
+PROSE_BLOCK = 4096
+"""Characters of a document of `stdlib-prose`, about."""
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "_bundled"}
+_PROSE = "pydoc_data"
+_PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
 _ARTICLE = re.compile(r"^ = [^=](?:.*[^=])? = $")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -41,14 +46,19 @@ def load_documents(spec: str) -> Iterator[Document]:
     """The documents of a source, in the order of their names within it; blank ones left out.
 
     Args:
-        spec: `stdlib` (the sources of the running Python's library, tests excluded), `text:PATH` (a file, plain or
-            .jsonl with a field "text", either also as .gz or .xz; or a folder of such files), or `wikitext-103`.
+        spec: `stdlib` (the sources of the running Python's library, tests excluded), `stdlib-prose` (the English that
+            its `help()` prints), `stdlib-code` (`stdlib` without that), `text:PATH` (a file, plain or .jsonl with a
+            field "text", either also as .gz or .xz; or a folder of such files), or `wikitext-103`.
 
     Raises:
         ValueError: unknown source; missing, empty, undecodable or damaged file.
     """
     if spec == "stdlib":
-        return _stdlib()
+        return _stdlib(_NOT_LIBRARY)
+    if spec == "stdlib-code":
+        return _stdlib(_NOT_LIBRARY | {_PROSE})
+    if spec == "stdlib-prose":
+        return _prose()
     if spec == "wikitext-103":
         return _wikitext()
     kind, _, path = spec.partition(":")
@@ -57,9 +67,9 @@ def load_documents(spec: str) -> Iterator[Document]:
     raise ValueError(f"data source {spec!r} is unknown: give {FORMS}")
 
 
-def _stdlib() -> Iterator[Document]:
+def _stdlib(left_out: set[str]) -> Iterator[Document]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = sorted(path for path in _files(root, _NOT_LIBRARY) if path.suffix == ".py")
+    files = sorted(path for path in _files(root, left_out) if path.suffix == ".py")
     if not files:
         raise ValueError(f"no Python sources in {root}: this Python comes without them, give text:PATH instead")
     for path in files:
@@ -70,6 +80,22 @@ def _stdlib() -> Iterator[Document]:
             continue
         if text.strip():
             yield Document(path.relative_to(root).as_posix(), text)
+
+
+def _prose() -> Iterator[Document]:
+    """The chapters of the language's manual, each paragraph once: many chapters are parts of others."""
+    try:
+        topics = importlib.import_module(f"{_PROSE}.topics").topics
+    except ImportError as error:
+        raise ValueError(f"this Python comes without {_PROSE}, give text:PATH instead of stdlib-prose") from error
+    seen: set[str] = set()
+    for name, text in sorted(topics.items()):
+        parts = {" ".join(part.split()): part for part in _PARAGRAPH_END.split(text)}
+        kept = [part for words, part in parts.items() if words and words not in seen]
+        seen |= parts.keys()
+        joined = "\n\n".join(kept) + "\n"
+        for number, block in enumerate(cut_at_lines(joined, -(-len(joined) // PROSE_BLOCK)) if kept else ()):
+            yield Document(f"{name}#{number:05d}", block)
 
 
 def _files(root: Path, left_out: set[str]) -> Iterator[Path]:
