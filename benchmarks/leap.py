@@ -144,6 +144,7 @@ def modes(steps: int, device: torch.device) -> None:
         "live, auto": {"mode": "live"},
         "live, fixed": {"mode": "live", "policy": "fixed", "horizon": 25},
     }
+    _trained(20, device, {"mode": "monitor"})  # imports, and the first pass through everything
     bare = _trained(steps, device, None)[0]
     for name, options in settings.items():
         seconds, leap = _trained(steps, device, options)

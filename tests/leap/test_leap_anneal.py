@@ -127,14 +127,14 @@ def test_the_loss_told_is_of_batches_that_the_average_was_not_picked_by() -> Non
     chosen, after = source.drawn[:3], source.drawn[3:]  # 48 sequences are the least that hold 40
     assert len(after) * ROWS == found.sequences
     states = {id(batch[0]): {tuple(each.flatten().tolist()) for each in seen[id(batch[0])]} for batch in source.drawn}
-    assert all(len(states[id(batch[0])]) == 15 for batch in chosen)  # the raw weights and every candidate
+    assert all(len(states[id(batch[0])]) == 8 for batch in chosen)  # raw, 5 windows, 2 more shapes
     assert all(states[id(chosen[0][0])] == states[id(batch[0])] for batch in chosen)
     assert all(len(states[id(batch[0])]) == 2 for batch in after)
     assert found.raw_loss == pytest.approx(mean_loss_of(model, squared, after))
     weights.copy_(list(parameters.values()), list(found.weights.values()))
     assert found.loss == pytest.approx(mean_loss_of(model, squared, after))
     # The first batch is run alone at first, which tells how many sequences it has.
-    assert found.positions == ROWS * (1 + 3 * 15 + 2 * len(after))
+    assert found.positions == ROWS * (1 + 3 * 8 + 2 * len(after))
 
 
 def test_raw_weights_stay_where_nothing_is_better() -> None:
@@ -145,7 +145,7 @@ def test_raw_weights_stay_where_nothing_is_better() -> None:
     assert not found.accepted
     assert found.loss == found.raw_loss
     assert (found.gain, found.lower, found.window_steps, found.shape, found.snapshots) == (None, None, None, None, 0)
-    assert found.reason.startswith("none of 14 averages lowers the held-out loss: ")
+    assert found.reason.startswith("none of 7 averages lowers the held-out loss: ")
     assert torch.equal(found.weights["linear.weight"], model.linear.weight)
     assert found.weights["linear.weight"].data_ptr() != model.linear.weight.data_ptr()
     assert not found.weights["linear.weight"].requires_grad
@@ -198,7 +198,7 @@ def test_losses_that_are_not_finite(bad: float) -> None:
         return squared(model, batch) * (bad if moved else 1.0)
 
     found = annealed(run, loss=moved_is_bad)
-    assert found.reason == "none of 14 averages has a finite held-out loss"
+    assert found.reason == "none of 5 averages has a finite held-out loss"
     assert found.loss == found.raw_loss
     assert found.raw_loss is not None
     always = annealed(run, loss=lambda model, batch: squared(model, batch) * bad)
@@ -241,7 +241,7 @@ def failing(calls: int, error: BaseException) -> Callable[[nn.Module, Batch], Te
 
 @pytest.mark.parametrize("own_copy", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-@pytest.mark.parametrize("calls", [0, 1, 5, 6, 20, 61, 62])
+@pytest.mark.parametrize("calls", [0, 1, 5, 6, 20, 33, 34])
 def test_raw_weights_come_back_from_any_exception(calls: int, error: BaseException, own_copy: bool) -> None:
     run = noisy_run()
     before = fingerprint(run[0])

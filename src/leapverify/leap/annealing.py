@@ -22,6 +22,8 @@ PICKED_FOR = 4
 """Looks over which the average that was picked is kept."""
 ANNEALING_SHARE = 0.5
 """Of all that may be spent, annealed losses take at most so much."""
+UNBUDGETED = 0.05
+"""Share of the run's time that they may take in a log where no budget was given."""
 
 
 class Annealing:
@@ -96,7 +98,7 @@ class Annealing:
         again = None if self._looks % PICKED_FOR == 0 else _like(self._picked, candidates)
         foretold = (len(candidates) + 1) * SELECTION * self._unit.per_sequence
         cost = self._ledger.mean_cost("anneal", foretold)
-        if not candidates or not self._ledger.within("anneal", cost, ANNEALING_SHARE):
+        if not candidates or not self._ledger.within("anneal", cost, ANNEALING_SHARE, UNBUDGETED):
             return None
         found = self.anneal(step, max(MINIMUM, self._unit.sequences), again)
         self._looks += 1

@@ -132,10 +132,17 @@ class Ledger:
         foretold = self.cost_of_positions(positions)
         return self._unit[name] / self.counts[name] if self.counts[name] else foretold
 
-    def within(self, name: str, cost: float, share: float) -> bool:
-        """Whether a part may spend `cost` more and stay within its share of all that may be spent."""
+    def within(self, name: str, cost: float, share: float, without_budget: float = 1.0) -> bool:
+        """Whether a part may spend `cost` more and stay within its share of all that may be spent.
+
+        Args:
+            name: of the part.
+            cost: of what it would do now, in the clock's unit.
+            share: of the budget.
+            without_budget: share of the run's time that it may take where there is no budget.
+        """
         if self.budget is None:
-            return True
+            return without_budget >= 1.0 or self._unit[name] + cost <= without_budget * self.elapsed
         fund = self.budget * self.elapsed + REINVESTED * self.saved
         return self._unit[name] + cost <= share * fund and cost <= self.allowance
 
