@@ -51,11 +51,8 @@ def study(
     from leapverify.study.presets import preset as preset_named
     from leapverify.study.settings import parse_settings, with_settings
 
-    plain = [word for word in words or [] if "=" not in word]
-    if len(plain) > 1:
-        raise ConfigError(f"{plain[1]!r} is neither a preset nor key=value: give one preset")
-    name = plain[0] if plain else "tiny"
-    changes = parse_settings([*(word for word in words or [] if "=" in word), *(settings or [])])
+    name, pairs = split_words(words)
+    changes = parse_settings([*pairs, *(settings or [])])
     changes |= {"seeds": parse_seeds(seeds)} if seeds is not None else {}
     changes |= {"data.source": data} if data is not None else {}
     changes |= {"data.tokenizer": tokenizer} if tokenizer is not None else {}
@@ -65,6 +62,48 @@ def study(
     config = with_settings(preset_named(name, steps), changes)
     folder = out or Path("runs") / name
     _watched(config, folder, lambda watcher: _study(config, folder, device, watcher, ladder))
+
+
+@app.command()
+def race(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PRESET KEY=VALUE", help="A preset (tiny unless given), then settings."),
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Of pretrain,finetune,lora,convex,noise; all unless given.")] = None,
+    optimizers: Annotated[str | None, typer.Option(help="Of adamw,muon,sgd; all unless given.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Such as leap-auto,wsd; the baseline and what they need are added.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Such as 0-7 or 0,2; paired, every arm runs on each.")] = None,
+    data: Annotated[str | None, typer.Option(help="Text of fine-tuning: stdlib-prose, text:PATH ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/race-PRESET unless given.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting; see race/config.yaml of any race."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it costs; run nothing.")
+    ] = False,
+) -> None:
+    """Does leaping pay here? Tune, then train every arm on paired seeds; given again, it goes on where it was."""
+    from leapverify.race.outline import outline
+    from leapverify.race.presets import preset as preset_named
+    from leapverify.race.settings import with_settings
+    from leapverify.study.settings import parse_settings
+
+    name, pairs = split_words(words)
+    changes = parse_settings([*pairs, *(settings or [])])
+    listed = {"tasks": tasks, "optimizers": optimizers, "arms": arms}
+    changes |= {key: parse_names(value, f"--{key}") for key, value in listed.items() if value is not None}
+    changes |= {"seeds": parse_seeds(seeds)} if seeds is not None else {}
+    changes |= {key: value for key, value in {"data": data, "device": device}.items() if value is not None}
+    config = with_settings(preset_named(name), changes)
+    if dry_run:
+        print("\n".join(outline(config)))
+        return
+    _race(config, out or Path("runs") / f"race-{name}")
 
 
 @app.command()
@@ -94,7 +133,8 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
     from leapverify.report import build_report
     from leapverify.study.settings import load_config
 
-    load_config(folder / "config.yaml")
+    if not (folder / "race" / "config.yaml").is_file():
+        load_config(folder / "config.yaml")
     print(f"report: {build_report(folder)}")
 
 
@@ -135,6 +175,34 @@ def doctor(
 
     for finding in examine(folder):
         print(f"{'ok' if finding.fine else 'no'}  {finding.subject:32}{finding.text}")
+
+
+def split_words(words: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The preset's name (tiny unless given) and the key=value pairs.
+
+    Raises:
+        ConfigError: more than one word is no pair.
+    """
+    from leapverify.study.config import ConfigError
+
+    plain = [word for word in words or [] if "=" not in word]
+    if len(plain) > 1:
+        raise ConfigError(f"{plain[1]!r} is neither a preset nor key=value: give one preset")
+    return plain[0] if plain else "tiny", [word for word in words or [] if "=" in word]
+
+
+def parse_names(text: str, option: str) -> list[str]:
+    """`convex,noise` as names.
+
+    Raises:
+        ConfigError: an empty one, or one twice.
+    """
+    from leapverify.study.config import ConfigError
+
+    names = [part.strip() for part in text.split(",")]
+    if not all(names) or len({*names}) != len(names):
+        raise ConfigError(f"{option} {text!r} is no list of different names: write them with commas between")
+    return names
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -235,6 +303,16 @@ def _watched(config: Any, folder: Path, work: Callable[[Any], None]) -> None:
     console = Console(stderr=True)
     with view(console, config.seeds, config.training.steps) as shown:
         work(shown.update)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _race(config: Any, folder: Path) -> None:
+    from leapverify.race.race import run_race
+    from leapverify.terminal import race_view
+
+    with race_view(Console(stderr=True)) as shown:
+        found = run_race(config, folder, watcher=shown.update)
+    print("\n".join(found.verdicts))
     print(f"report: {folder / 'report.html'}")
 
 

@@ -165,7 +165,79 @@ class SeedMeasure:
     """The measure between the two seeds' untrained models."""
 
 
-Record = TypeVar("Record", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure)
+@dataclasses.dataclass(frozen=True, slots=True)
+class RaceRun:
+    """One training run of a race: one arm, one optimizer, one rate, one seed of one task."""
+
+    task: str
+    """pretrain | finetune | lora | convex | noise."""
+    optimizer: str
+    """adamw | muon | sgd."""
+    rate: str
+    """tuned | usual: where the learning rate comes from."""
+    arm: str
+    """baseline, lr-x2, wsd, anneal, leap-auto, shortened:leap-auto ...; what the arms are says docs/live.md."""
+    seed: int
+    stage: str
+    """tune (the race's own seeds, on which rates and targets are chosen) | race."""
+    lr: float
+    """Peak of eta."""
+    setting: str
+    """What else was tuned or set, such as `decay 0.2`; empty where nothing was."""
+    steps: int
+    """Planned optimizer steps."""
+    real_steps: int
+    """Optimizer steps taken."""
+    effective_steps: int
+    """Real steps and those leapt over."""
+    final_loss: float | None
+    """On the reported set at the end, nats per token (or the task's unit); null where it is not finite."""
+    target: float | None
+    """The loss stated before the race began; null while tuning."""
+    target_step: int | None
+    """Real step at which the reported loss first reached the target; null if never."""
+    target_tokens: float | None
+    """Forward-token equivalents up to there, overhead included."""
+    target_s: float | None
+    """Seconds up to there, overhead included, readings of the reported loss not."""
+    tokens: float
+    """Forward-token equivalents of the whole run, overhead included."""
+    seconds: float
+    overhead_tokens: float
+    """Of them, spent by the tool: observing, predicting, verifying, copying, annealing."""
+    overhead_s: float
+    attempts: int
+    accepted: int
+    leapt_steps: int
+    heldout_batches: int
+    """Held-out batches drawn."""
+    heldout_passes: float | None
+    """Times through the held-out set; null where every batch is a new one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RacePoint:
+    """The reported loss of one race run at one step."""
+
+    task: str
+    optimizer: str
+    rate: str
+    arm: str
+    seed: int
+    stage: str
+    lr: float
+    setting: str
+    step: int
+    """Real step."""
+    effective_step: int
+    tokens: float
+    """Forward-token equivalents spent so far."""
+    seconds: float
+    loss: float | None
+    """On the reported set; null where it is not finite."""
+
+
+Record = TypeVar("Record", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure, RaceRun, RacePoint)
 
 _REMEDY = "give the same study command again"
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}

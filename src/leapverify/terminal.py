@@ -1,4 +1,4 @@
-"""Watching a study: one live view with a bar per seed, or plain lines where the output is no terminal."""
+"""Watching a study or a race: a live view with a bar per seed, or plain lines where the output is no terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from leapverify.race.progress import RaceProgress
 from leapverify.study.progress import Progress
 
 REGIME_STYLES = {"chaotic": "bold red", "transition": "yellow", "stable": "green", "unknown": "dim"}
@@ -126,14 +127,97 @@ class LiveView:
         return table
 
     def _time_left(self, progress: Progress) -> str:
-        if progress.phase == "done":
-            return "done"
-        started, first = self._started.get(progress.seed, (0.0, progress.step))
-        if progress.step <= first:
-            return "–"
         # Over all the work so far, sweeps and cascades included, not over training alone.
-        seconds = (time.monotonic() - started) / (progress.step - first) * (progress.steps - progress.step)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        started, first = self._started.get(progress.seed, (0.0, progress.step))
+        return _left(progress.phase, started, progress.step - first, progress.steps - progress.step)
+
+
+def race_view(console: Console) -> View:
+    """The live view of a race on a terminal, plain lines elsewhere."""
+    return LiveRace(console) if console.is_terminal else PlainRace(console)
+
+
+class PlainRace(PlainView):
+    """One line a training run."""
+
+    def update(self, progress: Progress) -> None:
+        """Print finished runs, ends and notes."""
+        assert isinstance(progress, RaceProgress)
+        if progress.note:
+            self._print(f"seed {progress.seed}: {progress.note}")
+        if progress.phase == "unit":
+            loss = "" if progress.loss is None else f"  loss {progress.loss:.4f}"
+            self._print(
+                f"{progress.stage}  seed {progress.seed}  run {progress.step}/{progress.steps}  {progress.what}{loss}"
+            )
+        if progress.phase == "done":
+            self._print(f"{progress.stage}  seed {progress.seed}  done")
+
+
+class LiveRace:
+    """A bar per seed with its stage, the run that is going on, the last reported loss and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._latest: dict[int, RaceProgress] = {}
+        self._started: dict[int, tuple[float, float]] = {}
+        self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Keep the latest of every seed; notes stay above the table."""
+        assert isinstance(progress, RaceProgress)
+        if progress.note:
+            self._console.print(f"seed {progress.seed}: {progress.note}", markup=False, highlight=False)
+            return
+        before = self._latest.get(progress.seed)
+        if before is not None and progress.step < before.step:
+            self._started.pop(progress.seed, None)
+        self._latest[progress.seed] = progress
+        # What lay there from an earlier call takes no time: counting begins with the first run that is trained.
+        if progress.phase == "train":
+            self._started.setdefault(progress.seed, (time.monotonic(), progress.step))
+
+    def table(self) -> Table:
+        """The present state as a table."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("stage", "seed", "", "run", "training", "loss", "left"):
+            table.add_column(heading, justify="left" if heading in ("stage", "", "training") else "right", no_wrap=True)
+        for seed, progress in self._latest.items():
+            table.add_row(
+                progress.stage,
+                str(seed),
+                ProgressBar(total=progress.steps, completed=progress.step + progress.share, width=24),
+                f"{progress.step}/{progress.steps}",
+                Text(progress.what),
+                _number(progress.loss, ".4f"),
+                self._time_left(progress),
+            )
+        return table
+
+    def _time_left(self, progress: RaceProgress) -> str:
+        done = progress.step + progress.share
+        started, first = self._started.get(progress.seed, (0.0, done))
+        return _left(progress.phase, started, done - first, progress.steps - done)
+
+
+def _left(phase: str, started: float, done: float, to_do: float) -> str:
+    """Minutes and seconds that the rest takes at the pace so far."""
+    if phase == "done":
+        return "done"
+    if done <= 0:
+        return "–"
+    seconds = (time.monotonic() - started) / done * to_do
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,0 +1,173 @@
+"""The arms of a race: what each does to the learning rate and the weights, and what it needs of the others."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+BASELINE = "baseline"
+SHORTENED = "shortened:"
+
+DECAYS = (0.05, 0.1, 0.2, 0.4)
+"""Shares of the steps over which WSD decays, among which tuning chooses."""
+FIRST_DECAY = 0.2
+"""The share at which WSD's learning rate is tuned."""
+EMA_WINDOWS = (0.01, 0.02, 0.05, 0.1)
+"""Time constants of EMA, shares of the steps."""
+LAWA_WINDOWS = (0.05, 0.1, 0.2)
+"""Spans of LAWA, shares of the steps."""
+LAWA_STATES = 10
+"""States in LAWA's mean."""
+ANNEAL_WINDOWS = (0.05, 0.1, 0.2)
+"""Spans of the states that `anneal` keeps, shares of the steps."""
+ANNEAL_STATES = 8
+"""States that `anneal` keeps."""
+LOOKAHEAD_STEPS, LOOKAHEAD_ALPHA = 5, 0.5
+FIXED_PREDICTOR = "linear"
+"""Of the policy `fixed`, whose K is one interval."""
+
+SCHEDULE_FREE_MISSING = (
+    "the package schedulefree is missing, so the arm schedule-free is left out: pip install 'leapverify[race]'"
+)
+
+Kind = Literal["task", "wsd", "constant", "none"]
+Read = Literal["plain", "ema", "lawa", "lookahead", "schedule-free", "leap", "anneal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train, compared with the others on the same seeds."""
+
+    name: str
+    schedule: Kind = "task"
+    """task: the shape of the task's own baseline; none: the optimizer has its own."""
+    tuned_as: str = BASELINE
+    """The arm whose tuned learning rate and setting it takes."""
+    factor: float = 1.0
+    """Of that learning rate."""
+    read: Read = "plain"
+    """How the weights come about of which the reported loss is taken."""
+    leap: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the engine."""
+    needs: tuple[str, ...] = ()
+    """Arms without which it says nothing."""
+    optimizers: tuple[str, ...] | None = None
+    """None: every one."""
+
+
+_FIXED: Mapping[str, Any] = {"policy": "fixed", "predictor": FIXED_PREDICTOR}
+_AUTO: Mapping[str, Any] = {"policy": "auto"}
+
+_TABLE = (
+    Arm(BASELINE),
+    Arm("lr-x0.5", factor=0.5),
+    Arm("lr-x2", factor=2.0),
+    Arm("lr-x4", factor=4.0),
+    Arm("wsd", "wsd", "wsd"),
+    Arm("constant", "constant", "constant"),
+    Arm("anneal", "constant", "anneal", read="anneal", needs=("wsd",)),
+    Arm("schedule-free", "none", "schedule-free", read="schedule-free", optimizers=("adamw",)),
+    Arm("ema", "constant", "ema", read="ema"),
+    Arm("lawa", "constant", "lawa", read="lawa"),
+    Arm("lookahead", read="lookahead"),
+    Arm("always-accept", read="leap", leap={**_FIXED, "criterion": "always"}),
+    Arm("always-reject", read="leap", leap={**_FIXED, "criterion": "never"}),
+    Arm("leap-fixed", read="leap", leap=_FIXED),
+    Arm("leap-line-search", read="leap", leap={"policy": "line-search"}),
+    Arm("leap-auto", read="leap", leap=_AUTO),
+    Arm("shadow", read="leap", leap={**_AUTO, "mode": "shadow"}),
+)
+
+ARMS: Mapping[str, Arm] = {arm.name: arm for arm in _TABLE}
+"""Name -> arm, in the order in which a seed runs them."""
+
+LEAPING = tuple(arm.name for arm in _TABLE if arm.leap and "mode" not in arm.leap and arm.name != "always-reject")
+"""Those that may take fewer real steps: each has a control of its own, the baseline's schedule shortened to them."""
+
+CONTROLS: Mapping[str, Arm] = {
+    **{SHORTENED + name: Arm(SHORTENED + name, needs=(name,)) for name in LEAPING},
+    SHORTENED + "anneal": Arm(SHORTENED + "anneal", "wsd", "wsd", needs=("anneal", "wsd")),
+}
+"""The decisive controls: they train what the arm before the colon has saved, and nothing else."""
+
+
+def arm_named(name: str) -> Arm:
+    """The arm or control of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = {**ARMS, **CONTROLS}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ARMS)}"
+        raise ValueError(f"there is no arm {name!r}: {hint}")
+    return known[name]
+
+
+def with_needs(names: Iterable[str] | None) -> tuple[str, ...]:
+    """The chosen arms, the baseline and all that they need, in the order in which a seed runs them; None: every arm.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if names is None:
+        return tuple(ARMS)
+    wanted, waiting = {BASELINE}, list(names)
+    while waiting:
+        arm = arm_named(waiting.pop())
+        wanted.add(arm.name)
+        waiting += [name for name in arm.needs if name not in wanted]
+    return tuple(name for name in ARMS if name in wanted)
+
+
+def arms_for(names: Iterable[str] | None, optimizer: str) -> tuple[str, ...]:
+    """Those of the chosen arms that run with an optimizer on this machine."""
+    return tuple(
+        name
+        for name in with_needs(names)
+        if (fits := ARMS[name].optimizers) is None or optimizer in fits
+        if name != "schedule-free" or has_schedule_free()
+    )
+
+
+def has_schedule_free() -> bool:
+    """Whether the library schedulefree is installed."""
+    return importlib.util.find_spec("schedulefree") is not None
+
+
+def values_of(name: str) -> tuple[float, ...]:
+    """What tuning chooses among for an arm beside the learning rate; empty where there is nothing."""
+    return {"wsd": DECAYS, "ema": EMA_WINDOWS, "lawa": LAWA_WINDOWS, "anneal": ANNEAL_WINDOWS}.get(name, ())
+
+
+def setting_of(name: str, value: float | None, steps: int, interval: int) -> str:
+    """What a record says of an arm beside its learning rate.
+
+    Args:
+        name: of the arm.
+        value: the tuned setting.
+        steps: planned.
+        interval: Delta, steps.
+    """
+    arm = arm_named(name)
+    if name.startswith(SHORTENED):
+        return f"{steps} steps"
+    if name == "wsd":
+        return f"decay {value:g}"
+    if name in ("ema", "lawa", "anneal"):
+        return f"window {span(value, steps)}"
+    if name == "lookahead":
+        return f"k {LOOKAHEAD_STEPS}, alpha {LOOKAHEAD_ALPHA:g}"
+    if arm.leap.get("policy") == "fixed":
+        return f"{FIXED_PREDICTOR}, K {interval}"
+    return ""
+
+
+def span(share: float | None, steps: int) -> int:
+    """A share of the steps in steps, at least 1."""
+    assert share is not None
+    return max(1, round(share * steps))

@@ -1,0 +1,57 @@
+"""What a race would train, and about what that costs, before anything is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from leapverify.race.arms import arms_for
+from leapverify.race.config import RaceConfig
+from leapverify.race.plan import RACE, TUNE, Case, cases, controls_of, first_round, second_round
+from leapverify.race.tasks import Task, build_tasks
+
+
+def outline(config: RaceConfig) -> list[str]:
+    """One line per stage and case: what runs, how often, and about how many forward-token equivalents that takes.
+
+    Every run counts in full, as if no arm leapt over anything, without what the tool spends; controls count as
+    whole runs, though they are shorter. Nothing is trained or written.
+    """
+    tasks = build_tasks(config)
+    rates = {(task.name, optimizer): 1.0 for task in tasks.values() for optimizer in task.optimizers}
+    seed = config.tuning_seeds[0]
+    tuning: dict[Case, Counter[str]] = {}
+    for unit in [*first_round(config, tasks, seed), *second_round(config, tasks, seed, rates)]:
+        tuning.setdefault(unit.case, Counter())[unit.arm] += 1
+    racing = {case: Counter(_raced(config, case)) for case in cases(tasks)}
+    positions = {task.name: _positions(config, task) for task in tasks.values()}
+    said, total = [], 0.0
+    for stage, seeds, found in ((TUNE, len(config.tuning_seeds), tuning), (RACE, len(config.seeds), racing)):
+        for case, arms in found.items():
+            runs = seeds * arms.total()
+            tokens = 3.0 * runs * tasks[case.task].steps * positions[case.task]
+            total += tokens
+            much = f"{_counted(seeds, 'seed')}  {_counted(runs, 'run')}  {tokens:.2e} tokens"
+            said.append(f"{stage}  {case.task} {case.optimizer} {case.rate}  {_listed(arms)}  {much}")
+    return [*said, f"total  {total:.2e} forward-token equivalents, at most, without what the tool spends"]
+
+
+def _raced(config: RaceConfig, case: Case) -> Iterable[str]:
+    arms = arms_for(config.arms, case.optimizer)
+    return [*arms, *controls_of(arms)]
+
+
+def _positions(config: RaceConfig, task: Task) -> int:
+    """Positions of a step, without reading any text."""
+    if task.name in ("pretrain", "finetune", "lora"):
+        return config.text.batch_size * config.text.sequence_length
+    return task.material(config.tuning_seeds[0], Path()).step_positions
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _listed(arms: Mapping[str, int]) -> str:
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in arms.items())

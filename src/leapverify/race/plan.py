@@ -1,0 +1,235 @@
+"""What there is to train: one unit each, with a name that says what it is and a hash of all that decides it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leapverify.race.arms import (
+    CONTROLS,
+    FIRST_DECAY,
+    SHORTENED,
+    arm_named,
+    arms_for,
+    values_of,
+)
+from leapverify.race.config import RaceConfig
+from leapverify.race.tasks import Task
+from leapverify.records import RacePoint, RaceRun
+
+TUNE, RACE = "tune", "race"
+TUNED, USUAL = "tuned", "usual"
+AS_ANOTHER = "as "
+"""A control that would repeat a run of its seed is that run under its own name: `as baseline`."""
+SELECTION = ("tasks", "optimizers", "arms", "seeds")
+"""Settings that say what is run, and decide no number of any run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A task with an optimizer at a learning rate."""
+
+    task: str
+    optimizer: str
+    rate: str
+    """tuned | usual."""
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.optimizer}/{self.rate}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One training run: everything that decides it but the configuration."""
+
+    case: Case
+    arm: str
+    seed: int
+    stage: str
+    """tune | race."""
+    lr: float
+    """Peak of eta."""
+    steps: int
+    """Planned, the length of the schedule."""
+    value: float | None = None
+    """The setting that tuning chose, such as WSD's share of decay."""
+    target: float | None = None
+    also: tuple[tuple[str, float | None], ...] = ()
+    """Further readings of the same weights: arm and setting. They do not touch the run."""
+
+    def key(self, decided_by: str) -> str:
+        """Name of the unit's file.
+
+        Args:
+            decided_by: the configuration's digest.
+        """
+        content = json.dumps([dataclasses.asdict(self), decided_by], sort_keys=True)
+        readable = f"{self.stage}-{self.case.task}-{self.case.optimizer}-{self.case.rate}-{self.arm}-{self.seed}"
+        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a unit gave."""
+
+    runs: tuple[RaceRun, ...]
+    """One per reading, the unit's own arm first."""
+    points: tuple[RacePoint, ...]
+    events: tuple[dict[str, Any], ...] = ()
+    """Of the engine, the newest thousand."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> RaceRun:
+        """The row of the unit's own arm."""
+        return self.runs[0]
+
+    def under(self, arm: str, setting: str) -> Result:
+        """The same numbers recorded as another arm's."""
+        return Result(
+            (dataclasses.replace(self.run, arm=arm, setting=setting),),
+            tuple(dataclasses.replace(point, arm=arm, setting=setting) for point in self.points),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What tuning chose for an arm."""
+
+    lr: float
+    value: float | None = None
+
+
+Choices = Mapping[tuple[str, str, str], Choice]
+"""(task, optimizer, arm that was tuned) -> choice."""
+
+
+def digest(config: RaceConfig) -> str:
+    """Hash of all settings that decide numbers."""
+    tree = config.model_dump(mode="json", exclude=set(SELECTION))
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cases(tasks: Mapping[str, Task]) -> list[Case]:
+    """Every case of the tasks."""
+    return [
+        Case(task.name, optimizer, rate)
+        for task in tasks.values()
+        for optimizer in task.optimizers
+        for rate in task.rates_of(optimizer)
+    ]
+
+
+def label(task: Task) -> str:
+    """The rate under which a task's grid is recorded: `usual` where the usual rate is all the grid there is."""
+    return TUNED if TUNED in task.rates else USUAL
+
+
+def first_round(config: RaceConfig, tasks: Mapping[str, Task], seed: int) -> Iterator[Unit]:
+    """The tuning runs of a seed that need no other's result: every rate of every schedule; the baseline at usual ones.
+
+    One run at a constant rate is read in all ways at once: as it is, averaged, and annealed.
+    """
+    for task in tasks.values():
+        for optimizer in task.optimizers:
+            chosen = arms_for(config.arms, optimizer)
+            case = Case(task.name, optimizer, label(task))
+            for lr in task.grid(optimizer):
+                for arm, value, also in _schedules(chosen):
+                    yield Unit(case, arm, seed, TUNE, lr, task.steps, value, also=also)
+            if case.rate == TUNED and USUAL in task.rates_of(optimizer):
+                usual = dataclasses.replace(case, rate=USUAL)
+                yield Unit(usual, "baseline", seed, TUNE, task.usual_lr(optimizer), task.steps)
+
+
+def _schedules(arms: Sequence[str]) -> Iterator[tuple[str, float | None, tuple[tuple[str, float | None], ...]]]:
+    yield "baseline", None, ()
+    if "wsd" in arms:
+        yield "wsd", FIRST_DECAY, ()
+    if {"constant", "ema", "lawa", "anneal"} & {*arms}:
+        also = [(arm, value) for arm in ("anneal", "ema", "lawa") if arm in arms for value in values_of(arm)]
+        yield "constant", None, tuple(also)
+    if "schedule-free" in arms:
+        yield "schedule-free", None, ()
+
+
+def second_round(
+    config: RaceConfig, tasks: Mapping[str, Task], seed: int, rates: Mapping[tuple[str, str], float]
+) -> Iterator[Unit]:
+    """The tuning runs of a seed that vary WSD's share of decay at its best learning rate.
+
+    Args:
+        config: of the race.
+        tasks: its tasks.
+        seed: for tuning.
+        rates: (task, optimizer) -> the best rate of WSD in the first round.
+    """
+    for task in tasks.values():
+        for optimizer in task.optimizers:
+            if "wsd" in arms_for(config.arms, optimizer):
+                case, lr = Case(task.name, optimizer, label(task)), rates[task.name, optimizer]
+                for value in values_of("wsd"):
+                    if value != FIRST_DECAY:
+                        yield Unit(case, "wsd", seed, TUNE, lr, task.steps, value)
+
+
+def race_units(config: RaceConfig, task: Task, case: Case, seed: int, choices: Choices, target: float) -> list[Unit]:
+    """The runs of a seed in a case, controls left out: how long those are, the others tell."""
+    return [
+        _unit(task, case, name, seed, choices, target, task.steps) for name in arms_for(config.arms, case.optimizer)
+    ]
+
+
+def _unit(task: Task, case: Case, name: str, seed: int, choices: Choices, target: float, steps: int) -> Unit:
+    arm = arm_named(name)
+    chosen = choices[task.name, case.optimizer, arm.tuned_as]
+    lr = chosen.lr if case.rate == TUNED else task.usual_lr(case.optimizer)
+    return Unit(case, name, seed, RACE, arm.factor * lr, steps, chosen.value, target)
+
+
+def controls_of(arms: Iterable[str]) -> list[str]:
+    """The controls that some arms ask for."""
+    present = {*arms}
+    return [name for name, control in CONTROLS.items() if present.issuperset(control.needs)]
+
+
+def control(
+    task: Task, case: Case, name: str, seed: int, choices: Choices, target: float, results: Mapping[str, Result]
+) -> Unit | Result | None:
+    """A shortened control: the unit to train, the run of another arm that it would repeat, or None if it has no length.
+
+    Args:
+        task: of the case.
+        case: task, optimizer, rate.
+        name: of the control.
+        seed: of the race.
+        choices: of tuning.
+        target: the loss stated before.
+        results: arm -> what it gave on this seed.
+    """
+    whole = "wsd" if name == SHORTENED + "anneal" else "baseline"
+    steps = _reached(results) if whole == "wsd" else _taken(results[name.removeprefix(SHORTENED)].run)
+    if steps is None:
+        return None
+    if steps >= task.steps:
+        return results[whole].under(name, AS_ANOTHER + whole)
+    return _unit(task, case, name, seed, choices, target, steps)
+
+
+def _taken(run: RaceRun) -> int:
+    """Real steps of a run; of one that diverged, those that its leaps would have left."""
+    return run.real_steps if run.final_loss is not None else max(1, run.steps - run.leapt_steps)
+
+
+def _reached(results: Mapping[str, Result]) -> int | None:
+    """Real step at which `anneal` first reached the seed's final WSD loss; None if never."""
+    goal, anneal = results["wsd"].run.final_loss, results["anneal"]
+    if goal is None:
+        return None
+    steps = [p.step for p in anneal.points if p.arm == "anneal" and p.step and p.loss is not None and p.loss <= goal]
+    return min(steps, default=None)

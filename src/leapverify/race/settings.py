@@ -1,0 +1,104 @@
+"""Configurations of a race from what users type and from files; one sentence for every mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from leapverify.race.arms import with_needs
+from leapverify.race.config import RaceConfig
+from leapverify.race.plan import SELECTION
+from leapverify.study.config import ConfigError
+from leapverify.study.settings import one_line
+
+
+def with_settings(config: RaceConfig, settings: Mapping[str, Any]) -> RaceConfig:
+    """The configuration with dotted keys set, checked as a whole, arms included.
+
+    Raises:
+        ConfigError: an unknown key or a value that does not fit, in one sentence.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        *parents, last = key.split(".")
+        section: Any = tree
+        for part in parents:
+            section = _child(section, part, key)
+        _child(section, last, key)
+        section[last] = value
+    return checked(tree)
+
+
+def checked(tree: Mapping[str, Any]) -> RaceConfig:
+    """A configuration from plain data.
+
+    Raises:
+        ConfigError: what is wrong, in one sentence.
+    """
+    try:
+        config = RaceConfig.model_validate(tree)
+        with_needs(config.arms)
+    except ValidationError as error:
+        raise ConfigError(one_line(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return config
+
+
+def load_config(path: Path) -> RaceConfig:
+    """The configuration of a race folder's config.yaml."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing: {path.parent} holds no race") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged: it is not YAML; delete it and give the same command again") from error
+    return checked(tree if isinstance(tree, dict) else {})
+
+
+def dump_config(config: RaceConfig) -> str:
+    """The configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(there: RaceConfig, now: RaceConfig) -> list[str]:
+    """The settings that decide numbers and differ, as 'key: a there, b now'."""
+    left, right = (_flat(each.model_dump(mode="json", exclude=set(SELECTION))) for each in (there, now))
+    keys = dict.fromkeys([*right, *left])
+    return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in keys if left.get(key) != right.get(key)]
+
+
+def left_out(there: RaceConfig, now: RaceConfig) -> list[str]:
+    """What the folder's race runs and this one does not, as 'seeds: 3, 4 there, not now'."""
+    found = []
+    for key, before, after in (
+        ("tasks", there.tasks, now.tasks),
+        ("optimizers", there.optimizers, now.optimizers),
+        ("arms", with_needs(there.arms), with_needs(now.arms)),
+        ("seeds", there.seeds, now.seeds),
+    ):
+        if missing := [str(each) for each in before if each not in after]:
+            found.append(f"{key}: {', '.join(missing)} there, not now")
+    return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _child(section: Any, part: str, key: str) -> Any:
+    if isinstance(section, dict) and part in section:
+        return section[part]
+    known = list(section) if isinstance(section, dict) else []
+    near = difflib.get_close_matches(part, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known here: {', '.join(known) or 'nothing'}"
+    raise ConfigError(f"there is no setting {key!r}: {hint}")

@@ -1,0 +1,46 @@
+"""What is raced: five tasks, from a language model to a problem on which nothing can be gained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from leapverify.race.config import RaceConfig
+from leapverify.race.tasks.convex import convex_task
+from leapverify.race.tasks.lora import lora_task
+from leapverify.race.tasks.noise import noise_task
+from leapverify.race.tasks.task import MadeTask, Material, Task
+from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES, Base, Reader, finetune_task, pretrain_task
+from leapverify.study.environment import resolve_device
+
+__all__ = ["Material", "Task", "build_tasks"]
+
+
+def build_tasks(config: RaceConfig) -> dict[str, Task]:
+    """The configured tasks by name, each with those of its optimizers that are configured; nothing is read yet.
+
+    Raises:
+        ValueError: a task is left without an optimizer, or the device is not there.
+    """
+    device = resolve_device(config.device)
+    source = Reader(config.text, config.text.source, PRETRAIN_SHARES, device)
+    other = Reader(config.text, config.data, FINETUNE_SHARES, device)
+    base = Base(source)
+    makers: Mapping[str, Callable[[], MadeTask]] = {
+        "pretrain": lambda: pretrain_task(config.pretrain, source),
+        "finetune": lambda: finetune_task(config.finetune, other, base),
+        "lora": lambda: lora_task(config.lora, other, base),
+        "convex": lambda: convex_task(config.convex, device),
+        "noise": lambda: noise_task(config.noise, device),
+    }
+    return {name: _with(makers[name](), config.optimizers) for name in config.tasks}
+
+
+def _with(task: MadeTask, optimizers: tuple[str, ...]) -> MadeTask:
+    chosen = tuple(name for name in task.optimizers if name in optimizers)
+    if not chosen:
+        raise ValueError(
+            f"task {task.name} is run with {' or '.join(task.optimizers)}, the race with {', '.join(optimizers)}: "
+            f"add one of its optimizers or leave the task out"
+        )
+    return replace(task, optimizers=chosen)

@@ -1,0 +1,130 @@
+"""What a race needs to know of a task, and what one run of it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from leapverify.verify.heldout import LossOutput
+
+
+@dataclass(slots=True)
+class Material:
+    """One run of one seed, before its first step: the same seed gives the same numbers, whatever arm it is for."""
+
+    model: nn.Module
+    """The seed's initial weights, on the device, in training mode."""
+    batch: Callable[[int], Any]
+    """Number of a real step, from 1 -> the batch that it trains on."""
+    loss: Callable[[nn.Module, Any], Tensor]
+    """The training loss, a scalar with its graph."""
+    losses: Callable[[nn.Module, Any], LossOutput]
+    """One loss for each sequence or row, for verification."""
+    heldout: Callable[[], Any]
+    """One more held-out batch a call: of training text that is not trained on, in an order of the seed's own."""
+    heldout_size: int | None
+    """Batches that go once through the held-out set; None: every batch is a new one."""
+    val: Callable[[], list[Any]]
+    """The reported set, the same list each time; no decision reads it."""
+    probes: Any
+    """What the fingerprint is taken of; None: held-out inputs serve."""
+    step_positions: int
+    """Positions that one training step runs forward: tokens, or rows of a table."""
+    grad_clip: float | None = None
+    """Largest norm of all gradients together before a step; None leaves them."""
+    layer: str | None = None
+    """Module to fingerprint; None: the model's last norm or the input of its head."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Something to train, with all that decides how it is trained but the arm."""
+
+    name: str
+    """pretrain | finetune | lora | convex | noise."""
+    steps: int
+    """Planned optimizer steps."""
+    warmup_steps: int
+    """Of them, those over which eta rises."""
+    eval_every: int
+    """Real steps between readings of the reported loss."""
+    interval: int
+    """Delta, steps between checkpoints."""
+    schedule: str
+    """The shape of the baseline's learning rate, a kind of `train.schedule.Schedule`: cosine for what is learned from
+    noisy batches, constant where a decay can only lose."""
+    optimizers: tuple[str, ...]
+    """Names that `race.optimizers` knows."""
+    rates: tuple[str, ...]
+    """tuned, usual, or both: where the learning rate comes from."""
+
+    def rates_of(self, optimizer: str) -> tuple[str, ...]:
+        """Those of `rates` that an optimizer has: not every one has a rate that people take without tuning."""
+
+    def usual_lr(self, optimizer: str) -> float:
+        """The peak that people take without tuning."""
+
+    def grid(self, optimizer: str) -> tuple[float, ...]:
+        """The peaks among which tuning chooses, ascending."""
+
+    def prepare(self, seed: int, folder: Path) -> None:
+        """Make and keep in the folder what all runs of a seed start from; nothing is done where it lies there."""
+
+    def material(self, seed: int, folder: Path) -> Material:
+        """A fresh run of a seed.
+
+        Raises:
+            ValueError: data or packages are missing, or `prepare` was not called.
+        """
+
+
+@dataclass(slots=True)
+class MadeTask:
+    """A task put together from numbers and two functions; what each field means says `Task`."""
+
+    name: str
+    steps: int
+    warmup_steps: int
+    eval_every: int
+    interval: int
+    schedule: str
+    optimizers: tuple[str, ...]
+    rates: tuple[str, ...]
+    usual: Mapping[str, float]
+    """Optimizer -> `usual_lr`."""
+    grids: Mapping[str, tuple[float, ...]]
+    """Optimizer -> `grid`."""
+    make: Callable[[int, Path], Material]
+    """`material`."""
+    ready: Callable[[int, Path], None] | None = None
+    """`prepare`."""
+
+    def rates_of(self, optimizer: str) -> tuple[str, ...]:
+        """Those of `rates` that an optimizer has."""
+        return tuple(rate for rate in self.rates if rate != "usual" or self._own(optimizer) in self.usual)
+
+    def usual_lr(self, optimizer: str) -> float:
+        """The peak that people take without tuning."""
+        return self.usual[self._own(optimizer)]
+
+    def grid(self, optimizer: str) -> tuple[float, ...]:
+        """The peaks among which tuning chooses, ascending."""
+        return self.grids[self._own(optimizer)]
+
+    def prepare(self, seed: int, folder: Path) -> None:
+        """Make and keep in the folder what all runs of a seed start from; nothing is done where it lies there."""
+        if self.ready is not None:
+            self.ready(seed, folder)
+
+    def material(self, seed: int, folder: Path) -> Material:
+        """A fresh run of a seed (ValueError: data or packages are missing, or `prepare` was not called)."""
+        return self.make(seed, folder)
+
+    def _own(self, optimizer: str) -> str:
+        if optimizer not in self.optimizers:
+            raise ValueError(f"task {self.name} is not run with {optimizer}: give {', '.join(self.optimizers)}")
+        return optimizer

@@ -1,0 +1,165 @@
+"""Before the race: learning rates, settings and targets, chosen on seeds of their own."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leapverify.race.arms import ARMS, BASELINE, arms_for, setting_of, values_of
+from leapverify.race.config import RaceConfig
+from leapverify.race.plan import TUNED, Case, Choice, Result, cases, label
+from leapverify.race.tasks import Task
+from leapverify.records import RaceRun
+from leapverify.storage import Damaged, read_json, write_json
+from leapverify.study.executor import StudyError
+
+TARGET_SHARE = 0.9
+"""The target is what the tuned baseline reports after this share of its steps."""
+
+
+class Grid:
+    """The tuning runs of one task with one optimizer.
+
+    Args:
+        task: the task.
+        optimizer: its name.
+        results: of the tuning units of all tasks and seeds.
+    """
+
+    def __init__(self, task: Task, optimizer: str, results: Iterable[Result]) -> None:
+        self._task, self._optimizer = task, optimizer
+        self._runs = [run for result in results for run in result.runs if self._own(run)]
+
+    def choose(self, arm: str) -> Choice:
+        """The learning rate and setting with the lowest mean final loss over the tuning seeds.
+
+        What is not finite on any of the seeds is not chosen. Where nothing is finite it is the lowest rate, and the
+        race shows what that comes to; of the baseline that is an error.
+
+        Args:
+            arm: that was tuned.
+
+        Raises:
+            StudyError: no rate trains the baseline.
+        """
+        means = self._means(arm)
+        finite = {choice: mean for choice, mean in means.items() if math.isfinite(mean)}
+        if not finite and arm == BASELINE:
+            raise StudyError(
+                f"no learning rate of {list(self._task.grid(self._optimizer))} trains {self._task.name} with "
+                f"{self._optimizer} to a finite loss: give lower ones"
+            )
+        return min(finite, key=lambda choice: finite[choice]) if finite else min(means, key=lambda each: each.lr)
+
+    def _means(self, arm: str) -> dict[Choice, float]:
+        found: dict[Choice, list[float]] = {}
+        names = {self._setting(arm, value): value for value in values_of(arm) or (None,)}
+        for run in self._runs:
+            if run.arm == arm:
+                choice = Choice(run.lr, names[run.setting])
+                found.setdefault(choice, []).append(math.inf if run.final_loss is None else run.final_loss)
+        return {choice: statistics.fmean(losses) for choice, losses in found.items()}
+
+    def _setting(self, arm: str, value: float | None) -> str:
+        return setting_of(arm, value, self._task.steps, self._task.interval)
+
+    def _own(self, run: RaceRun) -> bool:
+        wanted = (self._task.name, self._optimizer, label(self._task))
+        return (run.task, run.optimizer, run.rate) == wanted
+
+
+def choose_all(
+    config: RaceConfig, tasks: Mapping[str, Task], results: Sequence[Result]
+) -> dict[tuple[str, str, str], Choice]:
+    """(task, optimizer, tuned arm) -> what tuning chose, for every arm that the race takes from."""
+    chosen = {}
+    for task in tasks.values():
+        for optimizer in task.optimizers:
+            grid = Grid(task, optimizer, results)
+            for arm in dict.fromkeys(ARMS[name].tuned_as for name in arms_for(config.arms, optimizer)):
+                chosen[task.name, optimizer, arm] = grid.choose(arm)
+    return chosen
+
+
+def best_wsd_rates(
+    config: RaceConfig, tasks: Mapping[str, Task], results: Sequence[Result]
+) -> dict[tuple[str, str], float]:
+    """(task, optimizer) -> WSD's best rate at the first share of decay, where WSD is run."""
+    return {
+        (task.name, optimizer): Grid(task, optimizer, results).choose("wsd").lr
+        for task in tasks.values()
+        for optimizer in task.optimizers
+        if "wsd" in arms_for(config.arms, optimizer)
+    }
+
+
+def state_targets(
+    path: Path, tasks: Mapping[str, Task], choices: Mapping[tuple[str, str, str], Choice], results: Sequence[Result]
+) -> dict[Case, float]:
+    """The targets of all cases: those that the file states, and new ones, which are written before anything is raced.
+
+    Args:
+        path: targets.json.
+        tasks: of the race.
+        choices: of tuning.
+        results: of tuning.
+
+    Returns:
+        Case -> mean over the tuning seeds of the baseline's reported loss after 90 % of its steps.
+
+    Raises:
+        Damaged: the file is there and cannot be read.
+        StudyError: the baseline diverged before that on a tuning seed.
+    """
+    stated: dict[str, Any] = read_json(path) if path.exists() else {}
+    found = {}
+    for case in cases(tasks):
+        if str(case) not in stated:
+            stated[str(case)] = _target(case, tasks[case.task], choices, results)
+        try:
+            found[case] = float(stated[str(case)]["target"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise Damaged(f"{path} is damaged: it states no target for {case}; delete it") from error
+    write_json(path, stated)
+    return found
+
+
+def _target(
+    case: Case, task: Task, choices: Mapping[tuple[str, str, str], Choice], results: Sequence[Result]
+) -> dict[str, Any]:
+    tuned = choices[case.task, case.optimizer, BASELINE].lr
+    lr = tuned if case.rate == TUNED else task.usual_lr(case.optimizer)
+    wanted = (case.task, case.optimizer, case.rate, BASELINE, lr)
+    chosen = [r for r in results if (r.run.task, r.run.optimizer, r.run.rate, r.run.arm, r.run.lr) == wanted]
+    losses = {result.run.seed: _late(result) for result in chosen}
+    if not losses or None in losses.values():
+        raise StudyError(
+            f"the baseline of {case} at learning rate {lr:g} ends with no finite loss on tuning seed "
+            f"{next((seed for seed, loss in losses.items() if loss is None), 'any')}: give lower rates"
+        )
+    return {
+        "target": statistics.fmean(loss for loss in losses.values() if loss is not None),
+        "after_share_of_steps": TARGET_SHARE,
+        "lr": lr,
+        "tuning_seeds": sorted(losses),
+    }
+
+
+def _late(result: Result) -> float | None:
+    """The reported loss at the last reading within the first 90 % of the steps."""
+    until = [point for point in result.points if point.step <= TARGET_SHARE * result.run.steps]
+    return None if result.run.final_loss is None else until[-1].loss
+
+
+def edges(tasks: Mapping[str, Task], choices: Mapping[tuple[str, str, str], Choice]) -> list[str]:
+    """A sentence for every choice at the end of its grid of rates: the best one may lie beyond."""
+    found = []
+    for (name, optimizer, arm), choice in choices.items():
+        grid = tasks[name].grid(optimizer)
+        if len(grid) > 1 and choice.lr in (grid[0], grid[-1]):
+            end = "lowest" if choice.lr == grid[0] else "highest"
+            found.append(f"{name}, {optimizer}: {arm} was tuned to {choice.lr:g}, the {end} rate tried")
+    return found
