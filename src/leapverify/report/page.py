@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from markupsafe import Markup
 from leapverify.report.analysis import Analysis
 from leapverify.report.figures import build_figures, write_figures
 from leapverify.report.legend import swatch, variables
+from leapverify.report.page_race import RaceReport, race_finding, race_page, race_report, race_section
 from leapverify.report.panels import Figure
-from leapverify.report.run import Run, flat, load_run, lookup
+from leapverify.report.run import Run, load_race, load_run
+from leapverify.report.section import Page, Section, colophon, commands, facts, hardware, machine
 from leapverify.report.summary import findings, tiles
-from leapverify.report.table import Cell, Column, Line, Table, write_tables
+from leapverify.report.table import Table, write_tables
 from leapverify.report.tables import tables_of_runs
 from leapverify.report.tables_more import further_tables, ladder
 from leapverify.report.tables_predict import tables_of_predictions
@@ -35,27 +36,12 @@ FOLDED = {"gain": "gain", "cascades": "cascades", "costs": "costs"}
 """Which further table lies folded under which figure."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """One section of the page."""
-
-    id: str
-    short: str
-    heading: str
-    note: str = ""
-    figures: Sequence[Figure] = ()
-    tables: Sequence[Table] = ()
-    folded: Sequence[Table] = ()
-    folded_label: str = "Numbers"
-    code: Sequence[str] = ()
-
-
 def build_report(run: Path) -> Path:
     """Write tables/, figures/ and report.html into a run folder, from its records alone.
 
     Args:
         run: a run folder with checkpoints.parquet, config.yaml and environment.json; predictions, cascades, curve and
-            seeds where the study made them.
+            seeds where the study made them, race/ where a race was run. A folder with race/ alone makes a page of it.
 
     Returns:
         The path of report.html.
@@ -63,35 +49,65 @@ def build_report(run: Path) -> Path:
     Raises:
         ValueError: a file that is missing, damaged or without checkpoints; the message names it.
     """
+    alone = None if (run / "checkpoints.parquet").is_file() else load_race(run)
+    if alone:
+        race = race_report(alone)
+        return _write(run, race_page(race), race.tables)
     analysis = Analysis(load_run(run))
     tables = [*tables_of_runs(analysis.run), *tables_of_predictions(analysis)]
     further = further_tables(analysis)
-    figures = build_figures(analysis)
-    write_tables([*tables, *further], run / "tables")
-    write_figures(figures, run / "figures")
-    write_text(run / "report.html", render(analysis, figures, tables, further))
+    beside = race_report(analysis.run.race) if analysis.run.race else None
+    page = study_page(analysis, build_figures(analysis), tables, further, beside)
+    return _write(run, page, [*tables, *further, *(beside.tables if beside else ())])
+
+
+def _write(run: Path, page: Page, tables: Sequence[Table]) -> Path:
+    write_tables(tables, run / "tables")
+    write_figures(dict(page.figures), run / "figures")
+    write_text(run / "report.html", render(page))
     return run / "report.html"
 
 
-def render(analysis: Analysis, figures: Mapping[str, Figure], tables: Sequence[Table], further: Sequence[Table]) -> str:
+def study_page(
+    analysis: Analysis,
+    figures: Mapping[str, Figure],
+    tables: Sequence[Table],
+    further: Sequence[Table],
+    race: RaceReport | None = None,
+) -> Page:
+    """What the page of a study shows, with its race where there is one."""
+    run = analysis.run
+    return Page(
+        title="Leap+Verify: " + str(run.setting("preset", run.path.name)),
+        identity=identity(run),
+        heading="What this run shows",
+        tiles=tiles(analysis),
+        findings=[*findings(analysis), *([race_finding(race)] if race else ())],
+        sections=sections(run, figures, tables, further, race),
+        colophon=colophon(run.environment),
+        figures={**figures, **(race.figures if race else {})},
+    )
+
+
+def render(page: Page) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs
 
-    run = analysis.run
     views = {
         figure.name: [
             {"choice": view.choice, "data": view.data, "layout": view.layout, "narrow": view.narrow}
             for view in figure.views
         ]
-        for figure in figures.values()
+        for figure in page.figures.values()
     }
     return _template().render(
-        title="Leap+Verify: " + str(run.setting("preset", run.path.name)),
-        identity=identity(run),
-        tiles=tiles(analysis),
-        findings=findings(analysis),
-        sections=sections(run, figures, tables, further),
-        colophon=_colophon(run),
+        title=page.title,
+        identity=page.identity,
+        heading=page.heading,
+        tiles=page.tiles,
+        findings=page.findings,
+        sections=page.sections,
+        colophon=page.colophon,
         css=Markup(_asset("page.css")),
         light=Markup(variables(LIGHT)),
         dark=Markup(variables(DARK)),
@@ -121,21 +137,15 @@ def identity(run: Run) -> str:
     if training.get("steps") == run.steps[-1]:
         steps = f"{run.steps[-1]} steps"
     data = f"{run.setting('data.source', 'unknown data')} as {run.setting('data.tokenizer', 'tokens')}"
-    return " · ".join([shape, seeds, steps, data, hardware(run)])
-
-
-def hardware(run: Run) -> str:
-    """The machine, in a few words."""
-    environment = run.environment
-    gpu, cores = lookup(environment, "gpu.name"), environment.get("cores")
-    if gpu:
-        return str(gpu)
-    text = str(environment.get("cpu") or environment.get("device") or "hardware not recorded")
-    return f"{text}, {cores} cores" if cores else text
+    return " · ".join([shape, seeds, steps, data, hardware(run.environment)])
 
 
 def sections(
-    run: Run, figures: Mapping[str, Figure], tables: Sequence[Table], further: Sequence[Table]
+    run: Run,
+    figures: Mapping[str, Figure],
+    tables: Sequence[Table],
+    further: Sequence[Table],
+    race: RaceReport | None = None,
 ) -> list[Section]:
     """The sections of the page after the summary, in order."""
     folded = {table.name: table for table in further}
@@ -149,6 +159,8 @@ def sections(
         drawn.append(
             Section("ladder", "Ladder", "Where the paper's numbers come from: switch by switch", tables=[rungs])
         )
+    if race:
+        drawn.append(race_section(race))
     others = ", ".join(f"tables/{table.name}.csv" for table in further)
     return [
         *drawn,
@@ -160,21 +172,8 @@ def sections(
             f"Further tables: {others}.",
             tables=tables,
         ),
-        Section(
-            "machine",
-            "Machine",
-            "Hardware, versions and configuration",
-            tables=[_facts("environment", "Environment", run.environment)],
-            folded=[_facts("configuration", "Configuration", run.config)],
-            folded_label="The whole configuration",
-        ),
-        Section(
-            "command",
-            "Command",
-            "The command",
-            "The first made the records, the second makes this page again from them.",
-            code=[command(run), f"leapverify report {run.path.name or '.'}"],
-        ),
+        machine(run.environment, facts("configuration", "Configuration", run.config)),
+        commands(command(run), run.path.name),
     ]
 
 
@@ -183,16 +182,6 @@ def command(run: Run) -> str:
     recorded = run.environment.get("command")
     seeds = ",".join(str(seed) for seed in run.seeds)
     return str(recorded or f"leapverify study {run.setting('preset', '')} --seeds {seeds} --steps {run.steps[-1]}")
-
-
-def _facts(name: str, heading: str, tree: Mapping[str, Any]) -> Table:
-    rows = [Line([Cell(key, kind="heading"), Cell(value)]) for key, value in flat(tree).items()]
-    return Table(name, heading, "", [Column("name", False), Column("value", False)], rows)
-
-
-def _colophon(run: Run) -> str:
-    version = lookup(run.environment, "versions.leapverify") or "unknown version"
-    return f"leapverify {version}. The paper: arXiv 2602.19580. This page loads nothing from any network."
 
 
 def _count(n: int) -> str:
@@ -204,7 +193,7 @@ def _count(n: int) -> str:
 
 def tied(text: str) -> str:
     """A text in which a number and its sign stay on one line."""
-    for loose in (" %", "n = ", "K = ", " ×", "± "):
+    for loose in (" %", "n = ", "p = ", "K = ", " ×", "± "):
         text = text.replace(loose, loose.replace(" ", "\u00a0"))
     return text
 

@@ -13,12 +13,38 @@ from typing import Any, TypeVar
 import yaml
 
 from leapverify import records
-from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
+from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, RacePoint, RaceRun, SeedMeasure
+from leapverify.storage import read_json
 
 REGIMES = ("chaotic", "transition", "stable")
 CRITERIA = ("strict", "adaptive", "proximity", "paired")
 
-Row = TypeVar("Row", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure)
+Row = TypeVar("Row", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure, RacePoint)
+
+
+@dataclass(frozen=True)
+class Race:
+    """The records of one race."""
+
+    path: Path
+    """The run folder, in which the race lies as race/."""
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    targets: Mapping[str, Any]
+    """The losses stated before any seed was raced, as recorded."""
+    runs: Sequence[RaceRun]
+    points: Sequence[RacePoint]
+    notes: Sequence[str] = ()
+    """What the race itself found worth saying beside its numbers."""
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that were raced, ascending; those of tuning are others."""
+        return tuple(sorted({row.seed for row in self.runs if row.stage == "race"}))
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The configuration's value under a dotted key, or the default where it is absent."""
+        return lookup(self.config, key, default)
 
 
 @dataclass(frozen=True)
@@ -37,6 +63,8 @@ class Run:
     """The rows of tables/ladder.csv, where the study ran the ladder of switches."""
     cut_points: Mapping[str, Any] = field(default_factory=dict)
     """The thresholds that the study used, from thresholds.json."""
+    race: Race | None = None
+    """The race in the same folder, where there is one."""
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -133,7 +161,31 @@ def load_run(path: Path) -> Run:
         cascades=_rows(path / "cascades.parquet", CascadeLink),
         measures=_rows(path / "seeds.parquet", SeedMeasure),
         ladder=_ladder(path / "tables" / "ladder.csv"),
-        cut_points=_mapping(path / "thresholds.json") if (path / "thresholds.json").is_file() else {},
+        cut_points=_mapping_or_nothing(path / "thresholds.json"),
+        race=load_race(path),
+    )
+
+
+def load_race(path: Path) -> Race | None:
+    """Read the race of a run folder; None where it has no race/runs.parquet.
+
+    Raises:
+        ValueError: no runs of the race itself, or a file that is damaged; the message names it.
+    """
+    folder = path / "race"
+    if not (folder / "runs.parquet").is_file():
+        return None
+    runs = records.read(folder / "runs.parquet", RaceRun)
+    if not any(row.stage == "race" for row in runs):
+        raise ValueError(f"{folder / 'runs.parquet'} holds no run of a race: give the race command again")
+    return Race(
+        path=path,
+        config=_mapping_or_nothing(folder / "config.yaml"),
+        environment=_mapping_or_nothing(folder / "environment.json"),
+        targets=_mapping_or_nothing(folder / "targets.json"),
+        runs=runs,
+        points=_rows(folder / "curve.parquet", RacePoint),
+        notes=_notes(folder / "notes.json"),
     )
 
 
@@ -147,6 +199,15 @@ def _ladder(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
+
+
+def _notes(path: Path) -> list[str]:
+    found = read_json(path) if path.is_file() else []
+    return [str(note) for note in found] if isinstance(found, list) else []
+
+
+def _mapping_or_nothing(path: Path) -> Mapping[str, Any]:
+    return _mapping(path) if path.is_file() else {}
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

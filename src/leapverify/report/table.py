@@ -75,7 +75,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """The table as Markdown, as a reader sees it on the page."""
-        lines = [f"# {self.heading}", "", self.note, ""]
+        lines = [f"# {_markdown(self.heading)}", "", _markdown(self.note), ""]
         lines.append("| " + " | ".join(_markdown(column.label) for column in self.columns) + " |")
         lines.append("|" + "|".join("---:" if column.number else "---" for column in self.columns) + "|")
         for row in self.rows:
