@@ -6,8 +6,10 @@ import functools
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from leapverify.cli import app
 from leapverify.study.presets import preset
@@ -21,12 +23,30 @@ COMMANDS = [
 ]
 
 
-def test_the_example_runs_and_gives_a_prediction() -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code is not None
-    names: dict[str, object] = {}
-    exec(code[1], names)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SCRIPTS = [line.split()[1] for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
+
+
+def test_the_example_of_the_engine_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(EXAMPLES[0], names)
+    assert names["leap"].disabled is None
+    assert names["leap"].real_step == 200
+    overhead, effective = capsys.readouterr().out.split()
+    assert float(overhead) < 1
+    assert int(effective) >= 200
+
+
+def test_the_example_of_a_prediction_runs() -> None:
+    names: dict[str, Any] = {}
+    exec(EXAMPLES[1], names)
     assert [tuple(tensor.shape) for tensor in names["predicted"]] == [(1, 8), (1,)]
+
+
+def test_the_scripts_are_there() -> None:
+    assert len(SCRIPTS) >= 4
+    assert all((ROOT / script).is_file() for script in SCRIPTS)
 
 
 def test_links_and_pictures_lead_somewhere() -> None:
@@ -38,7 +58,7 @@ def test_links_and_pictures_lead_somewhere() -> None:
 def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed by the command line itself, with the work taken out."""
     seen: list[str] = []
-    for place in ("study", "sweep", "report", "presets", "doctor"):
+    for place in ("study", "sweep", "race", "report", "presets", "doctor"):
         info = next(entry for entry in app.registered_commands if entry.callback and entry.callback.__name__ == place)
         monkeypatch.setattr(info, "callback", _noting(info.callback, place, seen))
     _, *words = shlex.split(command)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.undisturbed import undisturbed
+from leapverify.undisturbed import repeated_streams, undisturbed, unwritten
 
 
 class Noisy(nn.Module):
@@ -149,3 +149,55 @@ def test_leaves_the_cuda_streams_bit_identical():
         torch.randn(5, device="cuda")
         assert bits(torch.cuda.get_rng_state()) != bits(before)
     assert bits(torch.cuda.get_rng_state()) == bits(before)
+
+
+def test_weights_that_a_forward_pass_shortens_come_back():
+    model = nn.Sequential(nn.Embedding(6, 4, max_norm=0.1), nn.Linear(4, 2))
+    before = bits(model[0].weight)
+    with undisturbed(model), unwritten(model):
+        model(torch.arange(6))
+        assert bits(model[0].weight) != before
+    assert bits(model[0].weight) == before
+
+
+def test_a_buffer_registered_where_there_was_none_goes_again():
+    model = nn.Linear(2, 2)
+    with undisturbed(model):
+        model.register_buffer("late", torch.zeros(1))
+    assert list(model.state_dict()) == ["weight", "bias"]
+
+
+def test_a_written_parameter_is_found_out():
+    class Clips(nn.Linear):
+        """Keeps its weights small, in eval mode, too."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Linear(2, 2), Clips(2, 2))
+    with pytest.raises(ValueError, match=r"parameter 1\.weight was written by a forward pass"), unwritten(model):
+        model(torch.ones(1, 2))
+    with unwritten(model):
+        model[0](torch.ones(1, 2))
+
+
+def test_frozen_parameters_of_any_type_do_not_disturb():
+    model = nn.Linear(2, 2)
+    model.table = nn.Parameter(torch.arange(3), requires_grad=False)
+    model.small = nn.Parameter(torch.zeros(3).to(torch.float8_e4m3fn), requires_grad=False)
+    with undisturbed(model), unwritten(model):
+        model(torch.ones(1, 2))
+
+
+def test_repeated_streams_repeat_and_come_back():
+    model = nn.Linear(2, 2)
+    before = state_of(model)
+    drawn = []
+    for _ in range(2):
+        with repeated_streams(model):
+            drawn.append((torch.randn(2).tolist(), random.random(), float(np.random.rand())))
+        torch.randn(3)
+    assert drawn[0] == drawn[1]
+    assert state_of(model)["python"] == before["python"]

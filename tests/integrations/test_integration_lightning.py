@@ -120,6 +120,7 @@ def test_watching_leaves_the_weights_as_they_are(mode: str, tmp_path: Path) -> N
     assert same_weights(plain.lightning_module, watched.lightning_module)
     assert plain.lightning_module.seen == watched.lightning_module.seen
     assert (callback.leap is None) == (mode == "off")
+    assert callback.effective_step == STEPS
     if callback.leap is not None:
         assert len(callback.leap.events) >= STEPS // INTERVAL
         assert callback.leap.disabled is None
@@ -220,6 +221,37 @@ def test_several_processes_are_refused_in_live_mode_alone() -> None:
     trainer = SimpleNamespace(strategy=type("DDPStrategy", (), {})(), world_size=2, global_step=0)
     with pytest.raises(ValueError, match="2 processes train together"):
         leaping().on_train_start(trainer, None)
+
+
+class _Two(pl.LightningModule):
+    """Two networks with an optimizer each, stepped in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.gpt, self.other = small_gpt2(), torch.nn.Linear(3, 3)
+
+    def training_step(self, batch: torch.Tensor, index: int) -> None:
+        losses = causal_losses(self.gpt, {"input_ids": batch})[0].mean(), self.other(torch.ones(3)).sum()
+        for loss, optimizer in zip(losses, self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(each.parameters(), lr=0.01) for each in (self.gpt, self.other)]
+
+
+@pytest.mark.parametrize("mode", ["live", "shadow"])
+def test_several_optimizers_are_refused_where_steps_are_counted(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the module has 2 optimizers, whose steps Lightning adds up in its global_"):
+        trained(tmp_path, leaping(mode=mode), module=_Two(), max_steps=8)
+
+
+def test_several_optimizers_are_watched(tmp_path: Path) -> None:
+    callback = leaping(mode="monitor")
+    trained(tmp_path, callback, module=_Two(), max_steps=2 * STEPS)
+    assert [event.step for event in callback.leap.events] == list(range(INTERVAL, STEPS + 1, INTERVAL))
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ def test_a_level_that_stays_is_the_new_normal() -> None:
     assert kinds(found)[40] == ["spike"]
 
 
+def test_a_loss_that_is_not_finite_has_not_ended_where_none_is_measured() -> None:
+    found = watch(Alerts(), loss=[2.0, math.nan, None, math.nan, 2.0, math.nan])
+    assert kinds(found) == [[], ["non-finite"], [], [], [], ["non-finite"]]
+    found = watch(Alerts(), finite=[False, True, False])
+    assert kinds(found) == [["non-finite"], [], ["non-finite"]]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_losses_and_weights(bad: float) -> None:
     alerts = Alerts()
@@ -80,11 +87,16 @@ def test_gone_stable_after_five_in_a_row() -> None:
     )
 
 
-def test_overhead_is_said_once_until_it_is_below_again() -> None:
-    found = watch(Alerts(), overhead=[0.005, 0.02, 0.03, 0.01, 0.015, None])
-    assert kinds(found) == [[], ["overhead"], [], [], ["overhead"], []]
+def test_overhead_is_said_once_until_it_is_well_below_again() -> None:
+    found = watch(Alerts(), overhead=[0.005, 0.02, 0.03, 0.0099, 0.0101, 0.0079, None, 0.0099, 0.0101])
+    assert kinds(found) == [[], ["overhead"], *[[]] * 6, ["overhead"]]
     assert "has taken 2.00 % of the run's time up to step 100, above its budget of 1.00 %" in found[1][0].text
     assert kinds(watch(Alerts(), overhead=[0.9, 0.9], budget=[None, None])) == [[], []]
+
+
+def test_overhead_is_not_judged_in_the_first_hundred_steps() -> None:
+    assert kinds(watch(Alerts(), overhead=[0.9, 0.009])) == [[], []]
+    assert kinds(watch(Alerts(), overhead=[0.9, 0.9])) == [[], ["overhead"]]
 
 
 def test_goes_on_from_its_state() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from leapverify import weights
 from leapverify.leap.anneal import SELECTION_BATCHES, Annealed, anneal
 from leapverify.leap.store import AnnealMemory, AnnealStore
-from leapverify.verify.comparison import mean_loss_of
+from leapverify.verify import FreshBatches, mean_loss_of
 
 Batch = tuple[Tensor, Tensor]
 WIDTH, ROWS = 12, 16
@@ -184,7 +184,7 @@ def test_a_budget_that_does_not_suffice_is_said() -> None:
     found = annealed(run, loss=loss, budget=32, selection_sequences=4096)
     assert not found.accepted
     assert found.sequences == 32
-    assert "but the budget does not suffice to tell" in found.reason
+    assert "but the budget or the held-out set does not suffice to tell" in found.reason
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -327,6 +327,68 @@ def test_a_loss_of_one_number_a_batch_is_picked_by_few_batches() -> None:
     found = annealed(noisy_run(), source, loss=lambda model, batch: squared(model, batch).mean())
     assert found.accepted
     assert len(source.drawn) == SELECTION_BATCHES + found.sequences
+
+
+# --- a held-out set that ends -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "picking"), [(2, 1), (3, 1), (5, 2), (6, 3), (8, 4), (20, 4)])
+def test_picking_takes_at_most_half_of_what_is_left(count: int, picking: int) -> None:
+    source = Source()
+    fresh = FreshBatches([source() for _ in range(count)])
+    found = annealed(noisy_run(), fresh.draw, left=fresh.left)
+    assert found.sequences > 0
+    assert fresh.draws == picking + found.sequences // ROWS
+
+
+def test_picking_leaves_enough_for_the_test_to_decide() -> None:
+    """Half of five batches of four would leave 12 sequences."""
+    source = Source()
+    fresh = FreshBatches([tuple(each[:4] for each in source()) for _ in range(5)])
+    found = annealed(noisy_run(), fresh.draw, left=fresh.left)
+    assert (fresh.draws, found.sequences) == (5, 16)
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_too_few_batches_are_said_and_none_of_them_is_used(used: int) -> None:
+    fresh = FreshBatches([Source()()])
+    for _ in range(used):
+        fresh.draw()
+    run = noisy_run()
+    found = annealed(run, fresh.draw, left=fresh.left)
+    assert (found.accepted, found.loss, found.sequences, found.positions) == (False, None, 0, 0)
+    assert found.reason == "too few held-out batches are left to pick by some and verify on others"
+    assert fresh.draws == used
+    assert torch.equal(found.weights["linear.weight"], run[0].linear.weight)
+
+
+def test_a_set_of_unknown_size_that_ends_while_picking_leaves_it_open() -> None:
+    fresh = FreshBatches([Source()() for _ in range(3)])
+    found = annealed(noisy_run(), fresh.draw)
+    assert (found.accepted, found.gain, found.sequences) == (False, None, 0)
+    assert "but the budget or the held-out set does not suffice to tell (n = 0)" in found.reason
+    again = annealed(noisy_run(), fresh.draw)
+    assert again.reason.startswith("too few held-out batches are left")
+
+
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+def test_averages_that_gain_nothing_are_accepted_at_most_at_the_stated_rate(count: int) -> None:
+    """Every weight has the mean loss 0, and the best of seven averages is picked."""
+    generator, runs, alpha, accepted = torch.Generator().manual_seed(count), 200, 0.05, 0
+    model = nn.Linear(WIDTH, 1, bias=False)
+    parameters = dict(model.named_parameters())
+    for _ in range(runs):
+        store = AnnealStore([model.weight], AnnealMemory(8, 1))
+        for step in range(8):
+            model.weight.data.copy_(torch.randn(1, WIDTH, generator=generator))
+            store.push(step, [model.weight])
+        fresh = FreshBatches([torch.randn(ROWS, WIDTH, generator=generator) for _ in range(count)])
+        found = anneal(
+            model, parameters, store, lambda model, x: model(x)[:, 0], fresh.draw, step=8, alpha=alpha, left=fresh.left
+        )
+        assert fresh.draws <= count
+        accepted += found.accepted
+    assert accepted <= runs * alpha + 3.0 * math.sqrt(runs * alpha * (1.0 - alpha))
 
 
 def test_a_graph_that_waits_for_its_backward_pass_is_not_upset() -> None:

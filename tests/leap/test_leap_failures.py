@@ -229,7 +229,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no model": (lambda: _engine(model=HELDOUT, optimizer=torch.optim.SGD([torch.zeros(1)])), "pass a torch.nn.Module"),
     "other scheduler": (lambda: _engine(scheduler=_scheduler_of_another()), "another optimizer"),
     "interval": (lambda: _engine(interval=0), "interval is 0"),
-    "budget": (lambda: _engine(budget=-0.1), "budget -0.1 is no share"),
+    "budget": (lambda: _engine(budget=-0.1), "budget is -0.1"),
     "alpha": (lambda: _engine(alpha=0.9), "alpha = 0.9"),
     "schedule": (lambda: _engine(schedule="jump"), "schedule 'jump' is unknown"),
     "moments": (lambda: _engine(moments="halve"), "moments 'halve' is unknown"),
@@ -288,7 +288,8 @@ def test_off_does_nothing() -> None:
     loop = make("mlp")
     leap = loop.leap(mode="off", heldout=None, loss=None)
     assert loop.run(STEPS, leap) == []
-    assert leap.effective_step == 0
+    assert leap.effective_step == STEPS
+    leap.close()
     assert not loop.optimizer._optimizer_step_post_hooks
     with pytest.raises(ValueError, match="the engine is off"):
         leap.anneal()

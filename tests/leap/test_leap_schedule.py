@@ -31,7 +31,16 @@ from torch.optim.lr_scheduler import (
 )
 from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule
 
-from leapverify.leap.schedule import advance, check_scheduler, decaying, preview, steps_left, unwrapped
+from leapverify.leap.schedule import (
+    advance,
+    check_scheduler,
+    count_of,
+    decaying,
+    look_ahead,
+    preview,
+    steps_left,
+    unwrapped,
+)
 
 STEPS = 40
 
@@ -192,7 +201,7 @@ def test_constant_without_a_scheduler_and_with_one_that_needs_a_metric() -> None
     before = state_of(optimizer, [plateau])
     for schedulers in ([], [plateau]):
         assert preview(schedulers, [optimizer], 3) == [[[0.1] * 3, [0.03] * 3]]
-        advance(schedulers, 3)
+        advance(schedulers, [optimizer], 3)
     assert state_of(optimizer, [plateau]) == before
     assert preview([], [optimizer], 0) == [[[], []]]
 
@@ -207,9 +216,9 @@ def test_past_the_end_of_a_schedule_the_last_rate_stands() -> None:
     assert found[0][2:] == [found[0][2]] * 4
     assert state_of(optimizer, [scheduler]) == before
     with pytest.raises(ValueError, match="the schedule has 2 steps left and cannot advance by 3: leap no further"):
-        advance([scheduler], 3)
+        advance([scheduler], [optimizer], 3)
     assert state_of(optimizer, [scheduler]) == before
-    advance([scheduler], 2)
+    advance([scheduler], [optimizer], 2)
     assert steps_left([scheduler]) == 0
 
 
@@ -230,9 +239,138 @@ def test_advancing_is_stepping(name: str) -> None:
     one, other = SCHEDULES[name](stepped), SCHEDULES[name](leapt)
     turn(stepped, one, 9)
     turn(leapt, other, 2)
-    advance([other], 7)
+    advance([other], [leapt], 7)
     assert rates(stepped) == rates(leapt)
     assert [group["betas"] for group in stepped.param_groups] == [group["betas"] for group in leapt.param_groups]
+
+
+@pytest.mark.parametrize("since", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_move_that_is_taken_back_never_was(name: str, kind: str, since: int) -> None:
+    here, there = optimizer_of(kind), optimizer_of(kind)
+    scheduler, other = SCHEDULES[name](here), SCHEDULES[name](there)
+    turn(here, scheduler, 5)
+    turn(there, other, 5)
+    moved = advance([scheduler], [here], 9)
+    turn(here, scheduler, since)
+    turn(there, other, since)
+    for group in here.param_groups:
+        group["steps"] = since  # of the optimizer's own, since the move
+    moved.undo()
+    moved.undo()
+    assert {group.pop("steps") for group in here.param_groups} == {since}
+    assert rates(here) == rates(there)
+    groups = [
+        [{k: v for k, v in group.items() if k != "params"} for group in each.param_groups] for each in (here, there)
+    ]
+    assert groups[0] == groups[1]
+    if name not in ("lambda", "lambda-object", "multiplicative", "cyclic-custom", "sequential", "chained", "nested"):
+        assert scheduler.state_dict() == other.state_dict()
+    turn(here, scheduler, 8)
+    turn(there, other, 8)
+    assert rates(here) == rates(there)
+
+
+def test_a_move_of_rates_that_are_tensors_is_taken_back_in_place() -> None:
+    optimizer = optimizer_of("adamw", foreach=False)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"])
+    scheduler = SCHEDULES["cosine"](optimizer)
+    turn(optimizer, scheduler, 3)
+    tensors, before = [group["lr"] for group in optimizer.param_groups], rates(optimizer)
+    moved = advance([scheduler], [optimizer], 9)
+    assert rates(optimizer) != before
+    moved.undo()
+    assert rates(optimizer) == before
+    assert all(group["lr"] is each for group, each in zip(optimizer.param_groups, tensors, strict=True))
+
+
+class Uncounted:
+    """A schedule of one's own that keeps no count under a name that is known."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer, self.turns = optimizer, 0
+
+    def step(self) -> None:
+        self.turns += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = 1.0 / self.turns
+
+
+def test_a_schedule_without_a_count_is_told_the_steps_since() -> None:
+    optimizer = optimizer_of()
+    scheduler = Uncounted(optimizer)
+    turn(optimizer, scheduler, 3)
+    moved = advance([scheduler], [optimizer], 7)
+    turn(optimizer, scheduler, 2)
+    moved.undo(since=2)
+    assert (scheduler.turns, count_of(scheduler)) == (5, None)
+    assert rates(optimizer) == [0.2, 0.2]
+
+
+def test_a_move_that_fails_half_way_leaves_no_trace() -> None:
+    table = [0.9**t for t in range(12)]
+    optimizer = optimizer_of()
+    schedulers = [LambdaLR(optimizer, lambda t: table[t]), Uncounted(optimizer)]
+    for each in schedulers:
+        turn(optimizer, each, 4)
+    before = state_of(optimizer, schedulers)
+    with pytest.raises(IndexError, match="out of range"):
+        advance(schedulers, [optimizer], 8)
+    assert state_of(optimizer, schedulers) == before
+    advance(schedulers, [optimizer], 7)
+    assert [count_of(each) for each in schedulers] == [11, None]
+
+
+def test_two_schedulers_of_one_optimizer_move_in_turns() -> None:
+    stepped, leapt = optimizer_of(), optimizer_of()
+    one = [CosineAnnealingLR(stepped, STEPS, eta_min=0.01), ExponentialLR(stepped, 0.9)]
+    other = [CosineAnnealingLR(leapt, STEPS, eta_min=0.01), ExponentialLR(leapt, 0.9)]
+    for _ in range(9):
+        turn(stepped, SimpleNamespace(step=lambda: [each.step() for each in one]), 1)
+    turn(leapt, SimpleNamespace(step=lambda: [each.step() for each in other]), 2)
+    advance(other, [leapt], 7)
+    assert rates(stepped) == rates(leapt)
+
+
+ENDS: dict[str, Callable[[int], Any]] = {
+    "table": lambda t: [1.0, 0.8, 0.6, 0.4, 0.2, 0.1][t],
+    "generator": lambda t: next(iter([0.5] if t < 6 else [])),
+    "complex": lambda t: (1.0 - t / 5.0) ** 0.9,
+    "not a number": lambda t: 1.0 if t < 6 else float("nan"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_whatever_a_schedule_raises_or_gives_past_its_end_is_its_end(name: str) -> None:
+    optimizer = optimizer_of()
+    scheduler = LambdaLR(optimizer, ENDS[name])
+    turn(optimizer, scheduler, 2)
+    before = state_of(optimizer, [scheduler])
+    found = look_ahead([scheduler], [optimizer], 9)
+    assert state_of(optimizer, [scheduler]) == before
+    assert found.end == 3
+    [column, _] = found.rates[0]
+    assert column[4:] == [column[3]] * 5
+    assert look_ahead([scheduler], [optimizer], 4).end is None
+    advance([scheduler], [optimizer], found.end)
+
+
+def test_the_first_of_several_ends_counts() -> None:
+    optimizer, other = optimizer_of(), optimizer_of()
+    schedulers = [OneCycleLR(optimizer, 0.3, total_steps=6), LambdaLR(other, lambda t: [1.0, 0.5, 0.2][t])]
+    found = look_ahead(schedulers, [optimizer, other], 9)
+    assert found.end == 2
+    assert found.rates[1][0] == [0.1, 0.05, *[0.1 * 0.2] * 7]
+    assert len(set(found.rates[0][0])) > 3
+
+
+def test_counts_are_found_inside() -> None:
+    optimizer = optimizer_of()
+    scheduler = nested(optimizer)
+    turn(optimizer, scheduler, 3)
+    assert count_of(scheduler) == 3
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -242,7 +380,7 @@ def test_no_warning_though_the_optimizer_has_not_stepped_yet(name: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         preview([scheduler], [optimizer], 5)
-        advance([scheduler], 2)
+        advance([scheduler], [optimizer], 2)
     assert caught == []
 
 
@@ -288,7 +426,7 @@ def test_accelerate_wrappers_are_seen_through() -> None:
         expected.append(rates(optimizer))
         turn(optimizer, inner, 1)
     assert [list(each) for each in zip(*found, strict=True)] == expected
-    advance([scheduler], 3)
+    advance([scheduler], [optimizer], 3)
     assert inner.last_epoch == 7
 
 

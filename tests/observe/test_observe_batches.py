@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from leap_loops import HomeMade, Mlp, Vision, ids
 from leapverify.observe.batches import BatchFingerprinter, arguments_of
+from leapverify.observe.forms import cut, mapped, rows_of, same_form, tensors_in
 
 
 def test_mlp_gives_the_input_of_its_head() -> None:
@@ -93,3 +98,167 @@ def test_a_layer_without_a_row_per_example_is_refused() -> None:
 
     with pytest.raises(ValueError, match="one row per example"):
         BatchFingerprinter(Folds(), torch.randn(4, 3))()
+
+
+class Inner(nn.Module):
+    """A small network that the others take their batch apart for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+
+
+class TakesDict(Inner):
+    """One argument, a mapping."""
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.body(batch["x"])
+
+
+class TakesObject(Inner):
+    """One argument, an object."""
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.body(batch.x)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A batch with fields."""
+
+    x: Tensor
+    y: Tensor
+
+
+X = torch.linspace(-1.0, 1.0, 20).view(5, 4)
+WHOLE: dict[str, tuple[type[Inner], Any]] = {
+    "mapping": (TakesDict, {"x": X, "y": torch.zeros(5), "name": "a"}),
+    "plain object": (TakesObject, SimpleNamespace(x=X, y=torch.zeros(5))),
+    "dataclass": (TakesObject, Frozen(X, torch.zeros(5))),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_batch_is_passed_as_one_argument_where_the_model_takes_it_so(kind: str) -> None:
+    cls, batch = WHOLE[kind]
+    model = cls()
+    found = BatchFingerprinter(model, batch)()
+    assert torch.equal(found, model.body[1](model.body[0](X)).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_take_the_type_of_the_weights_where_they_have_to(dtype: torch.dtype) -> None:
+    model = Mlp().to(dtype).eval()
+    x = torch.randn(5, 12)
+    found = BatchFingerprinter(model, x)()
+    assert torch.equal(found, model.body[:4](x.to(dtype)).detach().float())
+
+
+def test_the_way_is_found_once() -> None:
+    calls = []
+
+    class Counted(TakesDict):
+        """Counts its calls."""
+
+        def forward(self, *batch: Any, **named: Any) -> Tensor:
+            calls.append(1)
+            return super().forward(*batch, **named)
+
+    fingerprint = BatchFingerprinter(Counted(), {"batch": X, "x": X})
+    first = fingerprint()
+    assert len(calls) == 2
+    assert torch.equal(fingerprint(), first)
+    assert len(calls) == 3
+
+
+def test_a_loss_function_is_the_last_way_or_the_first() -> None:
+    class Twice(Inner):
+        """Takes an argument that no batch holds."""
+
+        def forward(self, x: Tensor, *, scale: float) -> Tensor:
+            return self.body(x) * scale
+
+    calls = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        calls.append(1)
+        return model(batch[0], scale=2.0).sum()
+
+    model = Twice()
+    found = BatchFingerprinter(model, (X, torch.zeros(5)), run=loss)()
+    assert torch.equal(found, model.body[:2](X).detach())
+    assert len(calls) == 1
+    plain = Mlp()
+    seen = lambda m, batch: (calls.append(1), m(batch))  # noqa: E731
+    x = torch.randn(3, 12)
+    assert torch.equal(BatchFingerprinter(plain, x, run=seen, run_first=True)(), BatchFingerprinter(plain, x)())
+    assert len(calls) == 2
+
+
+def test_what_is_drawn_at_random_is_drawn_the_same_each_time() -> None:
+    class Noisy(Inner):
+        """Adds noise to its input, as a diffusion model does."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x + torch.randn_like(x))
+
+    fingerprint = BatchFingerprinter(Noisy(), X)
+    first = fingerprint()
+    torch.randn(7)
+    stream = torch.get_rng_state()
+    assert torch.equal(fingerprint(), first)
+    assert torch.equal(torch.get_rng_state(), stream)
+
+
+def test_no_way_at_all_is_one_sentence_that_names_the_causes() -> None:
+    class Refuses(Inner):
+        """Takes nothing."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("one\ntwo")
+
+    with pytest.raises(ValueError, match=r"^the model takes the probes in no way .* KeyError: 'one.*pass probes= that"):
+        BatchFingerprinter(Refuses(), {"x": X})()
+
+
+def test_the_default_layer_is_no_part_of_a_weight() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    nn.utils.parametrizations.weight_norm(model[2])
+    assert BatchFingerprinter(model, X).layer == "1"
+    bare = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    nn.utils.parametrizations.weight_norm(bare[1])
+    assert BatchFingerprinter(bare, X).layer == "input of 1"
+
+
+def test_complex_activations_give_both_parts() -> None:
+    class Waves(nn.Module):
+        """A layer of complex numbers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 3, dtype=torch.complex64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x.to(torch.complex64)).abs()
+
+    model = Waves()
+    found = BatchFingerprinter(model, X, layer="first")()
+    wanted = model.first(X.to(torch.complex64)).detach()
+    assert torch.equal(found, torch.cat([wanted.real, wanted.imag], dim=1))
+
+
+def test_forms_are_kept_and_cut() -> None:
+    batch = {"x": X, "inner": [torch.ones(5, 2), (torch.ones(3), "a")], "n": 3}
+    short = cut(batch, 2)
+    assert [tuple(each.shape) for each in tensors_in(short)] == [(2, 4), (2, 2), (3,)]
+    assert rows_of(batch) == 5
+    assert same_form(batch, short)
+    assert not same_form(batch, {"x": X})
+    assert not same_form((X,), (X.long(),))
+    assert cut(Frozen(X, torch.zeros(5)), 2).y.shape == (2,)
+    assert cut(["a", "b", "c"], 2) == ["a", "b"]
+    assert rows_of(["a", "b"]) == 2
+    circle = SimpleNamespace(x=X, more=[])
+    circle.more.append(circle)
+    assert tensors_in(circle)[0] is X
+    assert mapped(circle, torch.clone).x is not X

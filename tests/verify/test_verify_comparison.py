@@ -1,6 +1,7 @@
 """The paired comparison of two states: the gains of the test, no more passes than needed, no trace, its error rate."""
 
 import copy
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.verify import Comparison, FreshBatches, PairedTest, compare, mean_loss_of, positions_of
+from leapverify.verify import Comparison, Exhausted, FreshBatches, PairedTest, compare, mean_loss_of, positions_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -125,14 +126,14 @@ def test_rounds_double_and_each_runs_theta_t_first() -> None:
     run = Run(0.0)
     run.compare(budget=1000 // 8)
     assert run.log == [
-        *["draw", "draw", "predicted", "now"],
-        *["draw", "predicted", "now"],
+        *["draw", "draw", "predicted"],
+        *["draw", "now", "predicted"],
         *["draw"] * 2,
-        *["predicted", "now"],
+        *["now", "predicted"],
         *["draw"] * 4,
-        *["predicted", "now"],
+        *["now", "predicted"],
         *["draw"] * 6,
-        "predicted",
+        *["now", "predicted"],
     ]
 
 
@@ -186,6 +187,80 @@ def test_batches_that_a_function_draws_at_random_are_different_ones() -> None:
     )
     assert found.sequences == 256
     assert len({float(x[0, 0]) for x, _ in found.batches}) == 32
+
+
+# --- a set that ends --------------------------------------------------------------------------------------------------
+
+
+class Short(Run):
+    """A run whose held-out set has a few batches of 8."""
+
+    def __init__(self, shift: float, count: int) -> None:
+        super().__init__(shift)
+        self.fresh = FreshBatches(make_batches(count))
+
+    def draw(self) -> Batch:
+        self.log.append("draw")
+        return self.fresh.draw()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9])
+def test_a_set_that_ends_is_a_budget_that_is_spent(count: int) -> None:
+    run = Short(0.0, count)
+    found = run.compare()
+    assert (found.accepted, found.decision) == (False, "open")
+    assert (found.sequences, found.positions) == (8 * count, 16 * count)
+    assert len({id(batch[0]) for batch in found.batches}) == count
+    assert (found.gain, found.lower) == (0.0, 0.0)
+    assert run.log[-2:] == ["predicted", "draw"]  # nothing is put back in vain
+
+
+def test_a_clear_answer_needs_no_more_than_the_set_has() -> None:
+    assert Short(0.4, 6).compare().decision == "accepted"
+    assert Short(-0.4, 6).compare().decision == "worse"
+
+
+def test_fewer_gains_than_the_test_needs_stay_open_at_half_the_cost() -> None:
+    run = Short(0.4, 1)
+    found = run.compare()
+    assert (found.accepted, found.decision, found.sequences, found.positions) == (False, "open", 8, 8)
+    assert found.loss_now == pytest.approx(mean_loss_of(run.model, per_sequence, found.batches))
+    assert (found.loss_predicted, found.gain, found.lower) == (None, None, None)
+    assert "predicted" not in run.log
+
+
+@pytest.mark.parametrize(("criterion", "accepted"), [("strict", True), ("always", True), ("never", False)])
+def test_the_controls_decide_by_what_there_is(criterion: str, accepted: bool) -> None:
+    found = Short(0.4, 1).compare(criterion=criterion)
+    assert (found.accepted, found.sequences, found.positions) == (accepted, 8, 16)
+    assert found.gain > 0.0
+
+
+@pytest.mark.parametrize("criterion", ["paired", "strict", "always", "never"])
+def test_without_any_batch_nothing_is_decided(criterion: str) -> None:
+    run = Short(0.4, 1)
+    run.fresh.draw()
+    found = run.compare(criterion=criterion)
+    assert (found.accepted, found.decision, found.sequences, found.positions) == (False, "open", 0, 0)
+    assert (found.loss_now, found.loss_predicted, found.gain, found.lower) == (None, None, None, None)
+    assert (found.batches, len(found.losses_now), len(found.tokens)) == ((), 0, 0)
+
+
+def test_a_loss_that_is_not_finite_is_said_of_few_gains_too() -> None:
+    run = Short(0.4, 1)
+    with torch.no_grad():
+        run.model.out.weight.fill_(math.nan)
+    assert run.compare().decision == "non-finite"
+
+
+def test_what_else_draw_raises_is_passed_on() -> None:
+    def broken() -> Batch:
+        raise OSError("disk")
+
+    run = Run(0.0)
+    with pytest.raises(OSError, match="disk"):
+        compare(run.model, per_sequence, broken, to_now=run.to_now, to_predicted=run.to_predicted)
+    assert not issubclass(Exhausted, (ValueError, OSError))
 
 
 # --- the controls -----------------------------------------------------------------------------------------------------
@@ -262,6 +337,40 @@ def test_null_improvements_are_accepted_at_most_at_the_stated_rate() -> None:
         accepted += found.accepted
     assert accepted <= runs * alpha + 2.0 * math.sqrt(runs * alpha * (1.0 - alpha))
     assert accepted > 0
+
+
+def null_accepts(count: int, runs: int, *, again: bool) -> int:
+    """False accepts with sets of so many batches of 16, two decisions a set; `again` gives batches repeatedly."""
+    generator = torch.Generator().manual_seed(count)
+    model = nn.Linear(20, 1, bias=False)
+    weight, accepted = model.weight.data, 0
+    for _ in range(runs // 2):
+        batches = [torch.randn(16, 20, generator=generator) for _ in range(count)]
+        fresh, repeated = FreshBatches(batches), itertools.cycle(batches)
+        for _ in range(2):
+            fresh.open_window()
+            now, predicted = torch.randn(2, 1, 20, generator=generator)
+            weight.copy_(now)
+            found = compare(
+                model,
+                lambda model, batch: model(batch)[:, 0],  # of mean 0 whatever the weights
+                repeated.__next__ if again else fresh.draw,
+                to_now=lambda now=now: weight.copy_(now),  # type: ignore[misc]
+                to_predicted=lambda predicted=predicted: weight.copy_(predicted),  # type: ignore[misc]
+                alpha=0.05,
+            )
+            assert again or found.sequences <= 16 * count
+            accepted += found.accepted
+    return accepted
+
+
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+def test_null_improvements_on_a_small_set_are_accepted_at_most_at_the_stated_rate(count: int) -> None:
+    assert null_accepts(count, 300, again=False) <= 300 * 0.05 + 3.0 * math.sqrt(300 * 0.05 * 0.95)
+
+
+def test_copies_of_sequences_would_break_the_stated_rate() -> None:
+    assert null_accepts(2, 200, again=True) > 200 * 0.05 + 3.0 * math.sqrt(200 * 0.05 * 0.95)
 
 
 # --- positions and means ----------------------------------------------------------------------------------------------

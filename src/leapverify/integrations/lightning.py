@@ -57,7 +57,8 @@ class LeapCallback(_callback_class()):  # type: ignore[misc]
 
     Raises:
         ValueError: no held-out data, or an unknown option. When training begins: DeepSpeed, FSDP, several processes
-            in mode live, an optimizer that rewrites weights, and all that LeapVerify refuses.
+            in mode live, several optimizers in mode live or shadow, an optimizer that rewrites weights, and all that
+            LeapVerify refuses.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class LeapCallback(_callback_class()):  # type: ignore[misc]
             return
         refuse_plugin(type(trainer.strategy).__name__)
         refuse_processes(trainer.world_size, self.mode)
+        _refuse_several(len(trainer.optimizers), self.mode)
         self._planned = _planned_steps(trainer, pl_module)
         options = {"total_steps": self._planned, **self._options}
         self.leap = LeapVerify(
@@ -104,7 +106,10 @@ class LeapCallback(_callback_class()):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Let the engine act after a batch that ended in an optimizer step."""
-        if self.leap is None or trainer.global_step <= self._seen:
+        if self.leap is None:
+            self.effective_step = trainer.global_step
+            return
+        if trainer.global_step <= self._seen:
             return
         self._seen = trainer.global_step
         event = self.leap.step()
@@ -150,6 +155,14 @@ def _watched(pl_module: Any, name: str | None) -> Any:
             "its output, as in LeapCallback(module='model')"
         )
     return pl_module
+
+
+def _refuse_several(count: int, mode: str) -> None:
+    if count > 1 and mode in ("live", "shadow"):
+        raise ValueError(
+            f"the module has {count} optimizers, whose steps Lightning adds up in its global_step, so that the length "
+            "of a leap cannot be told there: use mode='monitor', or one optimizer"
+        )
 
 
 def _planned_steps(trainer: Any, pl_module: Any) -> int | None:

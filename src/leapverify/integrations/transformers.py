@@ -119,6 +119,7 @@ class LeapCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Let the engine act, and put right what the Trainer derives from its count of steps."""
         if self.leap is None:
+            self.effective_step = state.global_step
             return control
         before = self.leap.leapt
         self.leap.step()

@@ -21,6 +21,10 @@ FLOOR = 0.01
 """Least excess over the median that makes a spike, as a share of it."""
 GONE_STABLE = 5
 """Stable checkpoints in a row after which a run has gone stable."""
+GRACE = 100
+"""Real steps before the overhead is judged: what is done once weighs much in a run that has just begun."""
+SETTLED = 0.8
+"""Share of its budget below which the overhead has to come before it can be above it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Alerts:
         self._regime = UNKNOWN
         self._losses: list[float] = []
         self._stable = 0
-        self._on = {"spike": False, "non-finite": False, "overhead": False}
+        self._on = {"spike": False, "non-finite": False, "loss": False, "overhead": False}
 
     def look(
         self, step: int, regime: str, loss: float | None, finite: bool, overhead: float | None, budget: float | None
@@ -48,9 +52,10 @@ class Alerts:
         """What is new at this checkpoint.
 
         Args:
-            step: optimizer steps taken.
+            step: real optimizer steps taken.
             regime: unknown | chaotic | transition | stable.
-            loss: held-out loss, nats per token; None where none was measured.
+            loss: held-out loss of the run's weights, nats per token; NaN where it was measured and is not finite; None
+                where none was measured.
             finite: whether the weights are.
             overhead: share of the run's time that the tool took so far.
             budget: share that it may take; None for no limit.
@@ -74,7 +79,7 @@ class Alerts:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._regime, self._stable = state["regime"], state["stable"]
-        self._losses, self._on = list(state["losses"]), dict(state["on"])
+        self._losses, self._on = list(state["losses"]), {**self._on, **state["on"]}
 
     def _begins(self, kind: str, now: bool) -> bool:
         began = now and not self._on[kind]
@@ -82,8 +87,10 @@ class Alerts:
         return began
 
     def _non_finite(self, step: int, loss: float | None, finite: bool) -> Alert | None:
-        bad_loss = loss is not None and not math.isfinite(loss)
-        if not self._begins("non-finite", bad_loss or not finite):
+        bad_weights = self._begins("non-finite", not finite)
+        # Where no loss was measured, one that was not finite has not ended.
+        bad_loss = loss is not None and self._begins("loss", not math.isfinite(loss))
+        if not bad_weights and not bad_loss:
             return None
         what = "the weights hold values that are not finite" if not finite else f"the held-out loss is {loss}"
         return Alert(
@@ -130,11 +137,13 @@ class Alerts:
         )
 
     def _overhead(self, step: int, overhead: float | None, budget: float | None) -> Alert | None:
-        above = overhead is not None and budget is not None and overhead > budget
-        if not self._begins("overhead", above):
+        if overhead is None or budget is None or step < GRACE:
+            return None
+        limit = SETTLED * budget if self._on["overhead"] else budget
+        if not self._begins("overhead", overhead > limit):
             return None
         return Alert(
             "overhead",
-            f"the tool has taken {100 * (overhead or 0):.2f} % of the run's time up to step {step}, above its budget "
-            f"of {100 * (budget or 0):.2f} %: it will look and try less often",
+            f"the tool has taken {100 * overhead:.2f} % of the run's time up to step {step}, above its budget "
+            f"of {100 * budget:.2f} %: it will look and try less often",
         )

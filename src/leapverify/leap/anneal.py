@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ from leapverify.leap.store import AnnealStore, Candidate
 from leapverify.leap.transaction import Transaction
 from leapverify.undisturbed import undisturbed
 from leapverify.verify.comparison import Comparison, compare, positions_of
+from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.sequential import MINIMUM
 from leapverify.weights import Tensors, all_finite, require_same_shapes
 
 PLAIN = ("linear", "exponential")
@@ -83,6 +86,7 @@ def anneal(
     budget: int = 256,
     selection_sequences: int = 64,
     candidates: Sequence[Candidate] | None = None,
+    left: int | None = None,
 ) -> Annealed:
     """Pick the window and shape with the lowest held-out loss, and verify it against the raw weights on other batches.
 
@@ -93,7 +97,7 @@ def anneal(
         parameters: those that the store was made for, in its order, by name.
         store: past weights.
         loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token.
-        draw: gives a fresh held-out batch.
+        draw: gives a fresh held-out batch; raises `Exhausted` rather than give one again.
         keep: the present values of the parameters, in types that hold them exactly, where the caller has them anyway;
             otherwise they are copied to where the store keeps its own.
         step: optimizer steps taken.
@@ -101,6 +105,8 @@ def anneal(
         budget: most sequences of the verification.
         selection_sequences: sequences to pick by; at most 16 batches.
         candidates: some of `store.candidates()`, to spend less; None for all.
+        left: batches that `draw` still gives, where that is known: at most half of them are picked by, and no more
+            than leaves the verification enough to decide.
 
     Raises:
         ValueError: `keep` does not hold the parameters exactly, or the loss function gives no losses.
@@ -112,7 +118,7 @@ def anneal(
     trials = store.candidates() if candidates is None else list(candidates)
     found: Comparison | None = None
     with Transaction(tensors, kept) as transaction:
-        picked = _pick(model, transaction, store, trials, loss, draw, selection_sequences)
+        picked = _pick(transaction, store, trials, lambda: _Selection(model, loss, draw, selection_sequences, left))
         if picked.best is not None:
             best = picked.best
             transaction.restore()
@@ -129,19 +135,19 @@ def anneal(
 
 
 def _pick(
-    model: nn.Module,
     transaction: Transaction,
     store: AnnealStore,
     trials: Sequence[Candidate],
-    loss: LossFunction,
-    draw: Callable[[], Any],
-    sequences: int,
+    select: Callable[[], _Selection],
 ) -> _Picked:
     """The candidate with the lowest token-weighted mean loss, if it lies below that of the raw weights."""
     if not trials:
         text = f"{store.held} snapshots are held and no running average: go on until there are at least 2"
         return _Picked(None, math.nan, 0, 0, text)
-    selection = _Selection(model, loss, draw, sequences)
+    try:
+        selection = select()
+    except Exhausted:
+        return _Picked(None, math.nan, 0, 0, "too few held-out batches are left to pick by some and verify on others")
     raw = selection.measure()
 
     def picked(reason: str, best: Candidate | None = None) -> _Picked:
@@ -175,15 +181,27 @@ def _pick(
 
 
 class _Selection:
-    """The batches that candidates are picked by, the same for all."""
+    """The batches that candidates are picked by, the same for all.
 
-    def __init__(self, model: nn.Module, loss: LossFunction, draw: Callable[[], Any], sequences: int) -> None:
+    Raises:
+        Exhausted: none would be left to verify on.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: LossFunction, draw: Callable[[], Any], sequences: int, left: int | None
+    ) -> None:
+        if left is not None and left < 2:
+            raise Exhausted
         self._model, self._loss = model, loss
         self._batches = [draw()]
         self.count = self.positions = 0
         self.measure()
-        more = min(math.ceil(sequences / self.count), SELECTION_BATCHES) - 1
-        self._batches += [draw() for _ in range(more)]
+        wanted = min(math.ceil(sequences / self.count), SELECTION_BATCHES)
+        if left is not None:
+            wanted = min(wanted, left // 2, left - math.ceil(MINIMUM / self.count))
+        with suppress(Exhausted):
+            while len(self._batches) < wanted:
+                self._batches.append(draw())
 
     def measure(self) -> float:
         """Token-weighted mean loss of the weights that the model holds; one transfer to the host."""
@@ -223,7 +241,7 @@ def _why(best: Candidate, found: Comparison) -> str:
     verdict = {
         "accepted": "lowers the held-out loss",
         "worse": "does not lower the held-out loss on batches that it was not picked by",
-        "open": "may lower the held-out loss, but the budget does not suffice to tell",
+        "open": "may lower the held-out loss, but the budget or the held-out set does not suffice to tell",
     }.get(found.decision, "has a held-out loss that is not finite")
     gain = "" if found.gain is None else f": gain {found.gain:+.3g} nats"
     return f"{_named(best)} {verdict}{gain} (n = {found.sequences})"

@@ -20,6 +20,8 @@ SELECTION = 64
 """Held-out sequences on which the averages are compared."""
 PICKED_FOR = 4
 """Looks over which the average that was picked is kept."""
+AVERAGING_SHARE = 0.2
+"""Of all that may be spent, keeping averages takes at most so much: where it does not suffice, states are left out."""
 ANNEALING_SHARE = 0.5
 """Of all that may be spent, annealed losses take at most so much."""
 UNBUDGETED = 0.05
@@ -36,6 +38,7 @@ class Annealing:
         pinned: whether averages in host memory lie page-locked.
         loss: (model, batch) -> losses.
         draw: gives a fresh held-out batch.
+        left: batches that may still be drawn now; None if unknown.
         ledger: counts what it costs.
         alpha: rate of false accepts.
         unit: what a held-out sequence costs.
@@ -50,22 +53,26 @@ class Annealing:
         pinned: bool,
         loss: LossFunction,
         draw: Callable[[], Any],
+        left: Callable[[], int | None],
         ledger: Ledger,
         alpha: float,
         unit: Unit,
     ) -> None:
         self._model, self._trajectory, self._ledger = model, trajectory, ledger
         self.memory, self._pinned = memory, pinned
-        self._loss, self._draw, self._alpha, self._unit = loss, draw, alpha, unit
+        self._loss, self._draw, self._left = loss, draw, left
+        self._alpha, self._unit = alpha, unit
         self.store = self._make()
         self._picked: Candidate | None = None
         self._looks = 0
 
     def push(self, step: int) -> None:
-        """Take the weights after a real step into the averages."""
-        with self._ledger.part("snapshot"):
+        """Take the weights after a real step into the averages, if the budget covers it."""
+        if not self._ledger.within("average", self._ledger.mean_cost("average", 0.0), AVERAGING_SHARE):
+            return
+        with self._ledger.part("average", self._trajectory.device):
             self.store.push(step, self._trajectory.tensors)
-        self._ledger.passes("snapshot", 1.0)
+        self._ledger.passes("average", 1.0)
 
     def anneal(self, step: int, budget: int, again: Candidate | None = None) -> Annealed:
         """Pick, verify, and leave the run as it is.
@@ -88,6 +95,7 @@ class Annealing:
                 budget=budget,
                 selection_sequences=SELECTION,
                 candidates=None if again is None else [again],
+                left=self._left(),
             )
         self._ledger.positions("anneal", found.positions)
         return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from leapverify.history import OptimizerState
 from leapverify.leap.ledger import Ledger
@@ -15,9 +17,10 @@ from leapverify.leap.trajectory import Trajectory
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
 from leapverify.predict import Declined, predictor
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
+from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction
 from leapverify.verify.sequential import MINIMUM
-from leapverify.weights import all_finite, copy_
+from leapverify.weights import all_finite, block_size, blocks, copy_
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,10 +33,23 @@ class Attempt:
     comparison: Comparison | None = None
     steps_gained: float | None = None
     """Gain over the fall of the held-out loss in a real step of the last interval, on the same sequences."""
+    steps_credit: float | None = None
+    """What of it is sure enough to be reinvested: the lower bound of the gain over the same fall, at least 0. Half of
+    `steps_gained` where the criterion has no bound; None where that fall is not above 0."""
 
 
 class _NonFinite(Exception):
     """A predicted weight is NaN or infinite."""
+
+
+class _Tried(NamedTuple):
+    """A proposal while it is tried."""
+
+    trajectory: Trajectory
+    proposal: Proposal
+    kept: Sequence[Tensor]
+    """theta_t, exact."""
+    transaction: Transaction
 
 
 class Unit(NamedTuple):
@@ -54,7 +70,7 @@ class Attempter:
     Args:
         model: the model.
         loss: (model, batch) -> scalar, (B,) or (losses, tokens).
-        draw: gives a fresh held-out batch.
+        draw: gives a fresh held-out batch; raises `Exhausted` rather than give one again.
         ledger: counts what attempts cost.
         alpha: rate of false accepts of one attempt.
         sequences: most held-out sequences of one attempt.
@@ -101,16 +117,16 @@ class Attempter:
         if chosen.needs.optimizer_state and (history.optimizer is None or not history.optimizer.m):
             return Attempt("declined", "needs Adam's moments of all moved weights, the optimizer has none")
         budget = max(MINIMUM, self.affordable(unit))
-        with Transaction(trajectory.tensors, self._kept(trajectory)) as transaction:
+        with self._trying(trajectory, proposal) as tried:
             try:
-                found = self._compare(transaction, trajectory, proposal, budget)
+                found = self._compare(tried, budget)
             except Declined as error:
                 return Attempt("declined", error.reason)
             except _NonFinite:
                 return Attempt("nonfinite", f"{proposal.predictor} gave weights that are not finite")
-            attempt = self._judged(found, transaction, trajectory, proposal)
+            attempt = self._judged(found, tried)
             if attempt.status == "accepted" and settle(attempt):
-                transaction.commit()
+                tried.transaction.commit()
             return attempt
 
     def affordable(self, unit: Unit) -> int:
@@ -124,7 +140,10 @@ class Attempter:
     def probe(
         self, trajectory: Trajectory, state: Callable[[int], OptimizerState | None]
     ) -> Callable[[Proposal], float | None]:
-        """A function that gives the held-out gain of proposals, all on one selection batch drawn at the first call."""
+        """A function that gives the held-out gain of proposals, all on one selection batch drawn at the first call.
+
+        It gives None where a predictor declines, a loss is not finite, or no fresh batch is left.
+        """
         batches: list[Any] = []
         now: list[float] = []
 
@@ -133,12 +152,15 @@ class Attempter:
             if len(trajectory.history) < chosen.needs.snapshots:
                 return None
             if not batches:
-                batches.append(self._draw())
+                try:
+                    batches.append(self._draw())
+                except Exhausted:
+                    return None
                 now.append(self._mean(batches))
             trajectory.history.optimizer = state(proposal.horizon) if chosen.needs.optimizer_state else None
-            with Transaction(trajectory.tensors, self._kept(trajectory)) as transaction:
+            with self._trying(trajectory, proposal) as tried:
                 try:
-                    self._predict(transaction, trajectory, proposal)
+                    self._predict(tried)
                 except (Declined, _NonFinite):
                     return None
                 found = now[0] - self._mean(batches)
@@ -157,20 +179,28 @@ class Attempter:
             self._ledger.passes("snapshot", 1.0)
         return kept_values(trajectory.tensors, trajectory.history, dtype)
 
-    def _compare(self, tx: Transaction, trajectory: Trajectory, proposal: Proposal, budget: int) -> Comparison:
+    @contextmanager
+    def _trying(self, trajectory: Trajectory, proposal: Proposal) -> Iterator[_Tried]:
+        kept = self._kept(trajectory)
+        with Transaction(trajectory.tensors, kept) as transaction:
+            yield _Tried(trajectory, proposal, kept, transaction)
+
+    def _compare(self, tried: _Tried, budget: int) -> Comparison:
+        device = tried.trajectory.device
+
         def to_now() -> None:
-            with self._ledger.part("restore", trajectory.device):
-                tx.restore()
+            with self._ledger.part("restore", device):
+                tried.transaction.restore()
             self._ledger.passes("restore", 1.0)
 
-        with self._ledger.part("verify", trajectory.device):
+        with self._ledger.part("verify", device):
             spent = self._ledger.seconds["predict"] + self._ledger.seconds["restore"]
             found = compare(
                 self._model,
                 self._loss,
                 self._draw,
                 to_now=to_now,
-                to_predicted=lambda: self._predict(tx, trajectory, proposal),
+                to_predicted=lambda: self._predict(tried),
                 alpha=self._alpha,
                 budget=budget,
                 criterion=self._criterion,
@@ -180,44 +210,62 @@ class Attempter:
         self._ledger.positions("verify", found.positions)
         return found
 
-    def _predict(self, transaction: Transaction, trajectory: Trajectory, proposal: Proposal) -> None:
-        chosen = predictor(proposal.predictor)
-        with self._ledger.part("predict", trajectory.device):
-            chosen.predict(trajectory.history, proposal.horizon, out=transaction.target)
-            finite = all_finite(transaction.target)
+    def _predict(self, tried: _Tried) -> None:
+        chosen, history = predictor(tried.proposal.predictor), tried.trajectory.history
+        target = tried.transaction.target
+        rounded = not exact_in(target, tried.trajectory.storage.dtype)
+        with self._ledger.part("predict", tried.trajectory.device):
+            chosen.predict(history, tried.proposal.horizon, out=target)
+            if rounded:
+                _add_rest(target, tried.kept, history[-1].tensors)
+            finite = all_finite(target)
         # Reads its snapshots and moments, writes once, and is read once for NaN: copies are one read and one write.
         read = chosen.needs.snapshots + (2 if chosen.needs.optimizer_state else 0)
-        self._ledger.passes("predict", (read + 2) / 2)
+        self._ledger.passes("predict", (read + 2) / 2 + (2.0 if rounded else 0.0))
         if not finite:
             raise _NonFinite
 
-    def _judged(
-        self, found: Comparison, transaction: Transaction, trajectory: Trajectory, proposal: Proposal
-    ) -> Attempt:
+    def _judged(self, found: Comparison, tried: _Tried) -> Attempt:
         if found.decision == "non-finite":
             return Attempt("nonfinite", "a held-out loss is not finite", found)
         if not found.accepted:
             return Attempt("rejected", _why(found), found)
-        gained = self._steps_gained(found, transaction, trajectory)
-        self._predict(transaction, trajectory, proposal)
-        return Attempt("accepted", _why(found), found, gained)
+        rate = self._rate(found, tried)
+        self._predict(tried)
+        if found.gain is None or rate is None or not rate > 0.0:
+            return Attempt("accepted", _why(found), found)
+        gained = found.gain / rate
+        sure = found.lower / rate if found.lower is not None else None
+        if self._criterion != "paired":
+            sure = 0.5 * gained
+        return Attempt("accepted", _why(found), found, gained, None if sure is None else max(0.0, sure))
 
-    def _steps_gained(self, found: Comparison, transaction: Transaction, trajectory: Trajectory) -> float | None:
-        """Gain over the fall of the loss per real step, from the snapshot before, on the same sequences."""
-        history = trajectory.history
-        if len(history) < 2 or found.gain is None or found.loss_now is None:
+    def _rate(self, found: Comparison, tried: _Tried) -> float | None:
+        """Fall of the loss per real step since the snapshot before, on the same sequences."""
+        history = tried.trajectory.history
+        if len(history) < 2 or found.loss_now is None:
             return None
         before, now = history[-2], history[-1]
-        copy_(transaction.target, before.tensors)
+        copy_(tried.transaction.target, before.tensors)
         self._ledger.passes("restore", 1.0)
-        rate = (self._mean(found.batches) - found.loss_now) / (now.step - before.step)
-        return found.gain / rate if rate > 0.0 else None
+        return (self._mean(found.batches) - found.loss_now) / (now.step - before.step)
 
     def _mean(self, batches: Sequence[Any]) -> float:
         with self._ledger.part("verify"):
             loss = mean_loss_of(self._model, self._loss, batches)
         self._ledger.positions("verify", sum(positions_of(batch) for batch in batches))
         return loss
+
+
+@torch.no_grad()
+def _add_rest(out: Sequence[Tensor], exact: Sequence[Tensor], rounded: Sequence[Tensor]) -> None:
+    """out = out + (theta_t - its rounded snapshot), so that a leap carries no rounding of the weights themselves.
+
+    The difference of a number and its rounding is exact, so where `out` is the snapshot it becomes theta_t itself.
+    """
+    for target, now, snapshot in zip(out, exact, rounded, strict=True):
+        for index in blocks(target.shape, block_size(target.device)):
+            target[index].add_(now[index] - snapshot[index].to(now.device, now.dtype))
 
 
 def _why(found: Comparison) -> str:

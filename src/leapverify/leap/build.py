@@ -13,25 +13,28 @@ from torch.optim import Optimizer
 from leapverify.leap.alerts import Alerts
 from leapverify.leap.annealing import Annealing
 from leapverify.leap.attempt import Attempter, Unit
-from leapverify.leap.engine import Engine, Trial
+from leapverify.leap.engine import Engine
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
 from leapverify.leap.optimizers import refuse_unsuited
 from leapverify.leap.options import AUTO_BUDGET, Options
 from leapverify.leap.overlap import Overlap
+from leapverify.leap.parts import Trial
 from leapverify.leap.policies import make_policy
 from leapverify.leap.policy import Policy
-from leapverify.leap.recognizer import Recognizer, first_of, probes_of
+from leapverify.leap.recognizer import Recognizer, probes_of, tried
 from leapverify.leap.schedule import check_scheduler
 from leapverify.leap.store import AnnealMemory
 from leapverify.leap.trajectory import Storage, Trajectory
 from leapverify.leap.transaction import exact_in
 from leapverify.observe import Thresholds
+from leapverify.observe.forms import same_form
 from leapverify.predict import predictor
 from leapverify.undisturbed import random_streams, undisturbed
 from leapverify.verify.comparison import positions_of
 from leapverify.verify.fresh import FreshBatches
 from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.sequential import MINIMUM
 
 STRAIGHT = 3
 """Snapshots that straightness needs."""
@@ -63,6 +66,7 @@ def build_engine(
         raise ValueError(f"model is a {type(model).__name__}: pass a torch.nn.Module")
     if options.mode == "live":
         refuse_unsuited(optimizers)
+        _refuse_processes()
     schedulers = _schedulers(scheduler, optimizers)
     chosen = make_policy(policy, **wishes) if options.tries else None
     _require_heldout(options, heldout, loss, probes, anneal)
@@ -76,9 +80,10 @@ def build_engine(
     elif fresh is not None and probes is None:
         first = fresh.draw()
     observed = probes_of(first) if probes is None else probes
+    run = loss if probes is None or same_form(probes, first) else None
 
     def make_recognizer(some: Any = observed) -> Recognizer:
-        return Recognizer(model, some, thresholds, tokenizer=tokenizer, layer=layer)
+        return Recognizer(model, some, thresholds, tokenizer=tokenizer, layer=layer, run=run, run_first=probes is None)
 
     recognizer = _checked(model, observed, make_recognizer, ledger)
     engine = Engine(
@@ -92,6 +97,10 @@ def build_engine(
         overlap=Overlap(),
         fresh=fresh,
     )
+    if first is not None:
+        engine.overlap.heldout(first)
+    if unit is not None and fresh is not None and (options.tries or anneal is not None):
+        fresh.require(unit.sequences, MINIMUM + unit.sequences)
     if unit is not None and loss is not None:
         _equip(engine, loss, unit, chosen, anneal)
     return engine
@@ -100,16 +109,17 @@ def build_engine(
 def _equip(engine: Engine, loss: LossFunction, unit: Unit, policy: Policy | None, anneal: AnnealMemory | None) -> None:
     """Give the engine what works on held-out data."""
     options, ledger = engine.options, engine.ledger
+    attempter = Attempter(
+        engine.model,
+        loss,
+        engine.draw,
+        ledger,
+        alpha=options.alpha,
+        sequences=options.sequences,
+        criterion=options.criterion,
+    )
+    engine.watch, engine.unit = attempter, unit
     if policy is not None:
-        attempter = Attempter(
-            engine.model,
-            loss,
-            engine.draw,
-            ledger,
-            alpha=options.alpha,
-            sequences=options.sequences,
-            criterion=options.criterion,
-        )
         engine.trial = Trial(policy, attempter, unit)
     if anneal is not None:
         engine.annealing = Annealing(
@@ -119,6 +129,7 @@ def _equip(engine: Engine, loss: LossFunction, unit: Unit, policy: Policy | None
             pinned=anneal.device == "cpu" and torch.cuda.is_available(),
             loss=loss,
             draw=engine.draw,
+            left=lambda: engine.fresh.left if engine.fresh else None,
             ledger=ledger,
             alpha=options.alpha,
             unit=unit,
@@ -159,7 +170,10 @@ def memory_sentence(engine: Engine) -> str:
     if engine.annealing is not None:
         where = engine.annealing.memory.device or str(trajectory.device)
         parts.append(f"{_bytes(engine.annealing.store.planned_bytes)} for averages in {where}")
-    return f"leapverify will hold {', '.join(parts)}, beside a model of {_bytes(trajectory.elements * 4)} in float32"
+        both = trajectory.elements * 4 + sum(each.nbytes for each in trajectory.tensors)
+        parts.append(f"{_bytes(both)} while anneal() runs")
+    model = _bytes(sum(each.nbytes for each in trajectory.tensors))
+    return f"leapverify will hold {', '.join(parts)}, beside weights of {model} that move"
 
 
 def _bytes(count: float) -> str:
@@ -167,6 +181,15 @@ def _bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} bytes"
+
+
+def _refuse_processes() -> None:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise ValueError(
+            f"mode 'live' with {distributed.get_world_size()} processes would let each decide for itself: use "
+            "mode='monitor' or 'shadow' there"
+        )
 
 
 def _schedulers(scheduler: Any, optimizers: Sequence[Optimizer]) -> list[Any]:
@@ -232,11 +255,10 @@ def _checked(model: nn.Module, probes: Any, make: Callable[[Any], Recognizer], l
     """The recognizer, after a look at one probe, so that a layer that is never reached is said before the run."""
     undo = random_streams(model)
     try:
-        trial = make(first_of(probes))
         with ledger.part("verify"):
-            trial.fingerprint()
+            trial = tried(make, probes)
         ledger.positions("verify", trial.positions)
-        return make(probes)
+        return make(probes).like(trial)
     finally:
         for restore in undo:
             restore()

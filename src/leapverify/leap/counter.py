@@ -1,7 +1,8 @@
-"""Counting real optimizer steps, whatever the loop around them does."""
+"""Counting and timing real optimizer steps, whatever the loop around them does."""
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from leapverify.leap.optimizers import own_step_count
+
+PAUSE = 10.0
+"""Times the usual step; what takes longer was no step but an evaluation, a save or a pause, and counts as one step."""
 
 
 class StepCounter:
@@ -25,32 +29,62 @@ class StepCounter:
         """Those that were taken in with `take`."""
         self.after: Callable[[], Any] | None = None
         """Called after every step while it is set."""
+        self.last: float | None = None
+        """When the last step ended, or the engine after it; None before the first."""
         self._optimizers = optimizers
-        self._own: int | None = None
+        self._fused = any(group.get("fused") for optimizer in optimizers for group in optimizer.param_groups)
+        self._own = self._own_count()
+        self._seconds, self._usual = 0.0, float("inf")
         me = weakref.ref(self)
 
         def hook(*_: Any) -> None:
             counter = me()
             if counter is not None:
-                counter.count += 1
-                if counter.after is not None:
-                    counter.after()
+                counter._stepped()
 
         self._handle = optimizers[-1].register_step_post_hook(hook)
 
-    def take(self) -> int:
-        """The real steps since the last call; those that a fused optimizer skipped by itself were none."""
-        new, own = self.count - self.seen, own_step_count(self._optimizers)
+    @property
+    def pending(self) -> int:
+        """Real steps since the last `take`; those that a fused optimizer skipped by itself were none."""
+        new, own = self.count - self.seen, self._own_count()
         if own is not None and self._own is not None and 0 <= own - self._own < new:
-            new = own - self._own
-        self.begin_anew()
+            return own - self._own
         return new
 
-    def begin_anew(self) -> None:
-        """Take everything up to now as counted, also where moments were reset or loaded."""
-        self._own, self.seen = own_step_count(self._optimizers), self.count
+    def take(self) -> tuple[int, float]:
+        """The real steps since the last call, and the seconds that they took, pauses left out."""
+        new, seconds = self.pending, self._seconds
+        if new:
+            self._usual = seconds / new
+        self.begin_anew()
+        return new, seconds
+
+    def begin_anew(self, pending: int = 0) -> None:
+        """Take everything up to now as counted, but for so many steps; also where moments were reset or loaded."""
+        own = self._own_count()
+        self._own = None if own is None else own - pending
+        self.seen, self._seconds = self.count - pending, 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Add time that training took on an accelerator after its steps had been handed over."""
+        self._seconds += seconds
 
     def close(self) -> None:
         """Take the hook out."""
         self.after = None
         self._handle.remove()
+
+    def _stepped(self) -> None:
+        now = time.perf_counter()
+        if self.last is not None:
+            taken = now - self.last
+            self._seconds += taken if taken < PAUSE * self._usual else self._usual
+        self.last = now
+        self.count += 1
+        if self.after is not None:
+            self.after()
+
+    def _own_count(self) -> int | None:
+        own = own_step_count(self._optimizers)
+        return 0 if own is None and self._fused else own

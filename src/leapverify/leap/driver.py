@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -42,21 +43,38 @@ class Driver:
 
     def show(self, batch: Any) -> None:
         """Take in a training batch, to compare with held-out ones."""
-        try:
-            self.engine.overlap.train(batch)
-        except Exception as error:
-            self._fail(error)
+        with self._charged():
+            try:
+                self.engine.overlap.train(batch)
+                self.engine.look_for_leak()
+            except Exception as error:
+                self._fail(error)
 
     def turn(self) -> LeapEvent | None:
         """Whatever is due at this step; no failure of it reaches the training loop."""
-        try:
-            with self.traceless():
-                device = self.engine.trajectory.device
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)  # what was queued is training, not overhead
+        device = self.engine.trajectory.device
+        if device.type == "cuda":
+            start = time.perf_counter()
+            torch.cuda.synchronize(device)  # what was queued is training, not overhead
+            self.counter.waited(time.perf_counter() - start)
+        with self._charged():
+            try:
                 return self._due()
-        except Exception as error:
-            return self._fail(error)
+            except Exception as error:
+                return self._fail(error)
+
+    @contextmanager
+    def _charged(self) -> Iterator[None]:
+        """All time in the block is the tool's: what no part of it has counted is counted as `other`."""
+        seconds = self.engine.ledger.seconds
+        start, before = time.perf_counter(), sum(seconds.values())
+        try:
+            yield
+        finally:
+            end = time.perf_counter()
+            seconds["other"] += max(0.0, end - start - (sum(seconds.values()) - before))
+            if self.counter.last is not None:
+                self.counter.last += end - start
 
     @contextmanager
     def traceless(self) -> Iterator[None]:
@@ -69,9 +87,10 @@ class Driver:
                 restore()
 
     def stop(self, reason: str) -> None:
-        """Do nothing more. Steps are still counted, so that a loop over effective steps ends."""
+        """Do nothing more, and hold nothing. Steps are still counted, so that a loop over effective steps ends."""
         self.disabled, self.active = reason, False
         self.counter.after = None
+        self.engine.release()
 
     def close(self) -> None:
         """Do nothing more and take the hook out; the counts stay as they are."""
@@ -80,28 +99,28 @@ class Driver:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on."""
-        self.engine.passed(self.counter.take())
         return {
             "disabled": self.disabled,
-            "until_next": self.next - self.counter.count,
+            "until_next": self.next - self.counter.seen,
+            "pending": self.counter.pending,
             "engine": engine_state(self.engine),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         restore_engine(self.engine, state["engine"])
-        self.counter.begin_anew()
-        self.next = self.counter.count + int(state["until_next"])
+        self.counter.begin_anew(int(state["pending"]))
+        self.next = self.counter.seen + int(state["until_next"])
         if state["disabled"] is not None:
             self.stop(str(state["disabled"]))
 
     def _due(self) -> LeapEvent | None:
         engine = self.engine
-        before = engine.real
-        engine.passed(self.counter.take())
-        if engine.real == before:  # every step since was skipped inside the optimizer
+        steps, seconds = self.counter.take()
+        if steps == 0:  # every one since was skipped inside the optimizer
             self.next = self.counter.count + 1
             return None
+        engine.passed(steps, seconds)
         engine.check_first_leap()
         event = None
         for pending in engine.trial.waiting.due(engine.real) if engine.trial else ():
@@ -126,7 +145,7 @@ class Driver:
         due = engine.trial.waiting.next_due if engine.trial else None
         if due is not None:
             ahead.append(due - engine.real)
-        if engine.sample is not None:
+        if engine.first is not None:
             ahead.append(1)
         return self.counter.seen + max(1, min(ahead))
 
@@ -134,7 +153,8 @@ class Driver:
         """Make an event, with what it cost, and pass it on."""
         ledger = self.engine.ledger
         seconds, tokens = sum(ledger.seconds.values()), sum(ledger.tokens.values())
-        event = make()
+        with self.traceless():
+            event = make()
         event = event.costing(sum(ledger.seconds.values()) - seconds, sum(ledger.tokens.values()) - tokens)
         with ledger.part("log"):
             self.teller.tell(event)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import nn
@@ -20,28 +21,20 @@ from leapverify.leap.observer import Observer
 from leapverify.leap.optimizers import Sample, adam_state, reset_moments
 from leapverify.leap.options import Options
 from leapverify.leap.overlap import Overlap
+from leapverify.leap.parts import First, Trial
 from leapverify.leap.policy import Outcome, Policy, Proposal, Situation
-from leapverify.leap.schedule import advance
-from leapverify.leap.shadow import Pending, Waiting
+from leapverify.leap.shadow import Pending
 from leapverify.leap.trajectory import Trajectory
-from leapverify.verify.fresh import FreshBatches
+from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.sequential import MINIMUM
 from leapverify.weights import all_finite
 
 logger = logging.getLogger(__name__)
 
+WATCHING_SHARE = 0.1
+"""Of all that may be spent, held-out losses that only alerts read take at most so much."""
 SNAPSHOT_SHARE = 0.3
 """Of all that may be spent, snapshots take at most so much: where it is reached, checkpoints are passed by."""
-
-
-@dataclass
-class Trial:
-    """What trying takes: a policy that proposes and an attempter that judges."""
-
-    policy: Policy
-    attempter: Attempter
-    unit: Unit
-    waiting: Waiting = field(default_factory=Waiting)
 
 
 @dataclass
@@ -60,14 +53,19 @@ class Engine:
     trial: Trial | None = None
     """None in monitor mode."""
     annealing: Annealing | None = None
+    watch: Attempter | None = None
+    """Measures the held-out loss of checkpoints at which nothing else does; None without held-out data."""
+    unit: Unit | None = None
+    leak: str | None = None
+    """That held-out sequences are trained on, until an event has told it."""
     real: int = 0
     leapt: int = 0
     attempts: int = 0
     accepted: int = 0
     since_leap: int = 0
     since_checkpoint: int = 0
-    sample: Sample | None = None
-    """Of the first leap, until the step after it has shown whether it lasts."""
+    first: First | None = None
+    """The first leap, until the step after it has shown whether it lasts."""
 
     @property
     def effective(self) -> int:
@@ -79,14 +77,29 @@ class Engine:
         assert self.fresh is not None
         batch = self.fresh.draw()
         self.overlap.heldout(batch)
+        self.look_for_leak()
         return batch
 
-    def passed(self, steps: int) -> None:
-        """Count real steps."""
+    def look_for_leak(self) -> None:
+        """Warn, once, if a held-out sequence has been among the training batches shown."""
+        leak = self.overlap.found()
+        if leak is not None:
+            logger.warning("leapverify: %s", leak)
+            self.leak = leak
+
+    def passed(self, steps: int, seconds: float) -> None:
+        """Count real steps, and the seconds that they took."""
         self.real += steps
         self.since_leap += steps
         self.since_checkpoint += steps
-        self.ledger.steps += steps
+        self.ledger.trained(steps, seconds)
+
+    def release(self) -> None:
+        """Hold no weights and no data any more; the counts stay."""
+        self.trajectory.release()
+        self.annealing, self.fresh, self.first = None, None, None
+        if self.trial is not None:
+            self.trial.waiting.clear()
 
     def affords_checkpoint(self) -> bool:
         """Whether the budget covers the least that a checkpoint takes: its snapshot."""
@@ -102,6 +115,8 @@ class Engine:
     def checkpoint(self) -> LeapEvent:
         """Everything that is done every Delta real steps."""
         self.since_checkpoint = 0
+        if self.fresh is not None:
+            self.fresh.open_window()
         self.observer.pace.look(self.real)
         change = self.refresh()
         if not self._finite():
@@ -115,6 +130,8 @@ class Engine:
             event = self._try(self.trial, event)
         elif self.annealing is not None:
             event = self._log_annealed(self.annealing, event)
+        if self.watch is not None and event.raw_loss is None and event.loss_now is None:
+            event = replace(event, raw_loss=self._watched(self.watch))
         return self._finished(event, finite=True)
 
     def actual(self, pending: Pending) -> LeapEvent:
@@ -122,7 +139,7 @@ class Engine:
         assert self.trial is not None
         loss = self.trial.attempter.mean_loss(pending.batches)
         fall, gain = pending.loss_now - loss, pending.loss_now - pending.loss_predicted
-        event = self._blank("actual", f"{pending.horizon} real steps after the prediction at step {pending.step}")
+        event = self._blank("actual", pending.reason(self.real))
         return self._finished(
             replace(
                 event,
@@ -132,7 +149,7 @@ class Engine:
                 loss_predicted=pending.loss_predicted,
                 loss_actual=loss,
                 gain=gain,
-                gain_fraction=gain / fall if fall > 0.0 else None,
+                gain_fraction=gain / fall if fall > 0.0 and self.real == pending.due else None,
             ),
             finite=None,
         )
@@ -143,13 +160,31 @@ class Engine:
         Raises:
             ValueError: it has.
         """
-        sample, self.sample = self.sample, None
-        if sample is not None and sample.undone(self.trajectory.tensors):
+        first, self.first = self.first, None
+        if first is not None and first.sample.undone(self.trajectory.tensors):
+            if first.moved is not None:
+                self.observer.undo(first.moved, self.since_leap)
+            self.leapt -= first.horizon
+            self.ledger.saved -= first.saved
             names = ", ".join(type(each).__name__ for each in self.optimizers)
             raise ValueError(
                 f"{names} put the weights back where they were before the leap: it steps on copies of its own, which "
                 "leaping cannot reach; use mode='shadow'"
             )
+
+    def _watched(self, watch: Attempter) -> float | None:
+        """The held-out loss of one fresh batch, for the alerts; None beyond the budget."""
+        assert self.unit is not None
+        cost = self.ledger.mean_cost("watch", self.unit.positions)
+        if not self.ledger.within("watch", cost, WATCHING_SHARE):
+            return None
+        before = self.ledger.seconds["verify"], self.ledger.tokens["verify"], self.ledger.counts["verify"]
+        try:
+            loss = watch.mean_loss([self.draw()])
+        except Exhausted:  # an attempt has used all that this checkpoint may
+            return None
+        self.ledger.move("verify", "watch", *before)
+        return loss
 
     def _try(self, trial: Trial, event: LeapEvent) -> LeapEvent:
         event = replace(event, policy=trial.policy.name)
@@ -173,7 +208,7 @@ class Engine:
         if found.status == "accepted":
             self.accepted += 1
             if self.options.mode == "live":
-                self._begin_after_leap()
+                self.begin_after_leap()
         compared = found.comparison
         outcome = Outcome(
             proposal=proposal,
@@ -185,28 +220,33 @@ class Engine:
         )
         trial.policy.learn(outcome)
         if self.options.mode == "shadow":
-            self._wait_for_actual(trial, proposal, found)
-        return _told(event, self.effective, proposal, found)
+            trial.waiting.expect(self.real, proposal, found.comparison)
+        told = event.attempted(proposal, cast(Status, found.status), found.reason, found.steps_gained, found.comparison)
+        return replace(told, effective_step=self.effective)
 
     def _settle(self, proposal: Proposal, attempt: Attempt) -> bool:
         """Carry an accepted leap out: schedule and counters while the weights can still be put back."""
         if self.options.mode != "live":
             return False
-        if self.accepted == 0:
-            self.sample = Sample(self.trajectory.history[-1].tensors)
-            self.sample.leapt(self.trajectory.tensors)
-        if self.options.schedule == "advance":
-            with self.ledger.part("schedule"):
-                advance(self.observer.pace.moving, proposal.horizon)
-                self.observer.pace.leapt()
-        if self.options.moments == "reset":
-            reset_moments(self.optimizers, self.trajectory.tensors)
+        sample = Sample(self.trajectory.history[-1].tensors) if self.accepted == 0 else None
+        moved = self.observer.advance(proposal.horizon) if self.options.schedule == "advance" else None
+        try:
+            if sample is not None:
+                sample.leapt(self.trajectory.tensors)
+            if self.options.moments == "reset":
+                reset_moments(self.optimizers, self.trajectory.tensors)
+        except BaseException:
+            if moved is not None:
+                self.observer.undo(moved)
+            raise
+        saved = min(attempt.steps_credit or 0.0, proposal.horizon) * self.ledger.step_cost
         self.leapt += proposal.horizon
-        saved = min(attempt.steps_gained or 0.0, proposal.horizon)
-        self.ledger.saved += saved * self.ledger.step_cost
+        self.ledger.saved += saved
+        if sample is not None:
+            self.first = First(sample, moved, proposal.horizon, saved)
         return True
 
-    def _begin_after_leap(self) -> None:
+    def begin_after_leap(self) -> None:
         """No difference is ever taken across a leap: history, averages and the last fingerprint begin anew."""
         self._begin_anew(rebuild=False)
         self.since_leap = 0
@@ -235,8 +275,6 @@ class Engine:
         return adam_state(self.optimizers, self.trajectory.tensors, self.effective, self.observer.rates(horizon))
 
     def _situation(self, trial: Trial, event: LeapEvent) -> Situation:
-        total = self.options.total_steps
-        left = (None if total is None else total - self.effective, self.observer.steps_left())
         least = 2.0 * max(MINIMUM, trial.unit.sequences) * trial.unit.per_sequence
         return Situation(
             step=self.real,
@@ -251,24 +289,19 @@ class Engine:
             attempt_cost=self.ledger.cost_of_positions(least),
             allowance=self.ledger.allowance,
             decaying=self.observer.in_decay(),
-            remaining=min((each for each in left if each is not None), default=None),
+            remaining=self._remaining(trial.policy),
         )
 
-    def _wait_for_actual(self, trial: Trial, proposal: Proposal, found: Attempt) -> None:
-        compared = found.comparison
-        if compared is None or compared.loss_now is None or compared.loss_predicted is None:
-            return
-        trial.waiting.add(
-            Pending(
-                due=self.real + proposal.horizon,
-                step=self.real,
-                predictor=proposal.predictor,
-                horizon=proposal.horizon,
-                loss_now=compared.loss_now,
-                loss_predicted=compared.loss_predicted,
-                batches=compared.batches,
-            )
-        )
+    def _remaining(self, policy: Policy) -> int | None:
+        """Steps that a leap may go: to the end of the run, and of what the schedule lets it pass."""
+        total = self.options.total_steps
+        left = [] if total is None else [total - self.effective]
+        if self.options.schedule == "advance":
+            asked = [getattr(policy, "horizon", None) or 0, *(getattr(policy, "horizons", None) or ())]
+            into = bool(getattr(policy, "leap_in_decay", False))
+            ahead = self.observer.until_decay(self.effective, leap_in_decay=into, least=max(asked))
+            left += [] if ahead is None else [ahead]
+        return min(left, default=None)
 
     def _log_annealed(self, annealing: Annealing, event: LeapEvent) -> LeapEvent:
         found = annealing.look(self.real)
@@ -292,12 +325,12 @@ class Engine:
         found: list[Alert] = []
         if finite is not None:
             loss = event.raw_loss if event.raw_loss is not None else event.loss_now
+            loss = math.nan if loss is None and event.verdict == "non-finite" else loss
             overhead, budget = self.ledger.overhead, self.ledger.budget
             found += self.alerts.look(self.real, event.regime, loss, finite, overhead, budget)
-        leak = self.overlap.found()
-        if leak is not None:
-            logger.warning("leapverify: %s", leak)
-            found.append(Alert("overlap", leak))
+        if self.leak is not None:
+            found.append(Alert("overlap", self.leak))
+            self.leak = None
         for alert in found:
             logger.info("%s: %s", alert.kind, alert.text)
         return replace(
@@ -307,28 +340,3 @@ class Engine:
             heldout_passes=self.fresh.passes if self.fresh else None,
             alerts=tuple(found),
         )
-
-
-def _told(event: LeapEvent, effective: int, proposal: Proposal, found: Attempt) -> LeapEvent:
-    """The event with what came of the attempt."""
-    compared = found.comparison
-    event = replace(
-        event,
-        effective_step=effective,
-        status=cast(Status, found.status),
-        reason=found.reason,
-        predictor=proposal.predictor,
-        horizon=proposal.horizon,
-        steps_gained=found.steps_gained,
-    )
-    if compared is None:
-        return event
-    return replace(
-        event,
-        verdict=compared.decision,
-        loss_now=compared.loss_now,
-        loss_predicted=compared.loss_predicted,
-        gain=compared.gain,
-        lower=compared.lower,
-        sequences=compared.sequences,
-    )

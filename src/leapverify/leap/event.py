@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from leapverify.leap.alerts import Alert
+from leapverify.leap.policy import Proposal
+from leapverify.verify.comparison import Comparison
 
 Status = Literal["observed", "skipped", "declined", "nonfinite", "rejected", "accepted", "actual", "off"]
 
@@ -66,6 +68,35 @@ class LeapEvent:
     heldout_passes: float | None = None
     """Times that the held-out set was gone through so far."""
     alerts: tuple[Alert, ...] = ()
+
+    def attempted(
+        self,
+        proposal: Proposal,
+        status: Status,
+        reason: str,
+        steps_gained: float | None,
+        compared: Comparison | None,
+    ) -> LeapEvent:
+        """The same event with what came of an attempt."""
+        event = dataclasses.replace(
+            self,
+            status=status,
+            reason=reason,
+            predictor=proposal.predictor,
+            horizon=proposal.horizon,
+            steps_gained=steps_gained,
+        )
+        if compared is None:
+            return event
+        return dataclasses.replace(
+            event,
+            verdict=compared.decision,
+            loss_now=compared.loss_now,
+            loss_predicted=compared.loss_predicted,
+            gain=compared.gain,
+            lower=compared.lower,
+            sequences=compared.sequences,
+        )
 
     def costing(self, seconds: float, tokens: float) -> LeapEvent:
         """The same event with its cost."""

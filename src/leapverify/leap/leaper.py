@@ -21,6 +21,7 @@ from leapverify.leap.ledger import Clock
 from leapverify.leap.optimizers import as_optimizers
 from leapverify.leap.options import AfterMoments, AfterSchedule, Mode, Options
 from leapverify.leap.policy import Policy
+from leapverify.leap.resume import VERSION, checked_state
 from leapverify.leap.store import AnnealMemory
 from leapverify.leap.teller import Teller
 from leapverify.leap.transaction import Transaction
@@ -73,7 +74,7 @@ class LeapVerify:
         total_steps: effective steps of the whole run, if known: no leap goes beyond.
         anneal: which averages are kept for `anneal()`: an `AnnealMemory`, True for its defaults, or None for none.
         log: file that events are appended to, one JSON object a line.
-        loggers: objects with `log(dict, step)`, tensorboard writers, wandb or trackio runs, mlflow.
+        loggers: one or several objects with `log(dict, step)`: tensorboard writers, wandb or trackio runs, mlflow.
         seed: of whatever random numbers the held-out data draw.
         clock: what the budget counts: `wall` seconds, or forward `tokens`, with which decisions repeat exactly.
         step_tokens: forward-token equivalents of one training step (3 x its positions), for the clock `tokens`.
@@ -118,7 +119,7 @@ class LeapVerify:
         total_steps: int | None = None,
         anneal: AnnealMemory | bool | None = None,
         log: str | os.PathLike[str] | None = None,
-        loggers: Sequence[Any] = (),
+        loggers: Any = (),
         seed: int = 0,
         clock: Clock = "wall",
         step_tokens: float | None = None,
@@ -142,6 +143,8 @@ class LeapVerify:
         self._teller = Teller(log, loggers)
         self._driver: Driver | None = None
         optimizers = as_optimizers(optimizer)
+        self._counter = StepCounter(optimizers)
+        self._kept: Mapping[str, Any] | None = None
         if mode == "off":
             return
         engine = build_engine(
@@ -167,7 +170,7 @@ class LeapVerify:
             seed=seed,
         )
         logger.info("%s", memory_sentence(engine))
-        self._driver = Driver(engine, StepCounter(optimizers), self._teller)
+        self._driver = Driver(engine, self._counter, self._teller)
 
     @property
     def events(self) -> list[LeapEvent]:
@@ -182,12 +185,12 @@ class LeapVerify:
     @property
     def real_step(self) -> int:
         """Real optimizer steps since the engine was built, and before it where a state was loaded."""
-        return self._driver.real_step if self._driver else 0
+        return self._driver.real_step if self._driver else self._counter.count + _counted(self._kept, "real")
 
     @property
     def leapt(self) -> int:
         """Steps leapt over."""
-        return self._driver.engine.leapt if self._driver else 0
+        return self._driver.engine.leapt if self._driver else _counted(self._kept, "leapt")
 
     @property
     def effective_step(self) -> int:
@@ -234,6 +237,8 @@ class LeapVerify:
             raise ValueError("annealing needs averages, held-out data and a loss: pass anneal=True, heldout and loss")
         with driver.traceless():
             engine.refresh()
+            assert engine.fresh is not None
+            engine.fresh.open_window()
             return engine.annealing.anneal(self.real_step, self.options.sequences)
 
     @contextmanager
@@ -248,8 +253,9 @@ class LeapVerify:
     def finish(self) -> Annealed:
         """Write the annealed weights into the model for good, if they were verified: in place of the decay phase."""
         found = self.anneal()
-        if found.accepted:
+        if found.accepted and self._driver is not None:
             copy_([each.data for each in self._tensors()], list(found.weights.values()))
+            self._driver.engine.begin_after_leap()
         return found
 
     def report(self) -> dict[str, Any]:
@@ -261,23 +267,25 @@ class LeapVerify:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the engine needs to go on: tensors, numbers and strings, which `weights_only=True` loads."""
-        return {"version": 1, "driver": self._driver.state_dict() if self._driver else None}
+        return {"version": VERSION, "driver": self._driver.state_dict() if self._driver else self._kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave; load model, optimizer and scheduler as well.
 
         Raises:
-            ValueError: the state is of another version.
+            ValueError: it is no state of an engine, of another version, or incomplete; nothing is then changed.
         """
-        if state.get("version") != 1:
-            raise ValueError(f"the engine's state has version {state.get('version')!r}, not 1: save it anew")
-        if self._driver is not None and state["driver"] is not None:
-            self._driver.load_state_dict(state["driver"])
+        driver = checked_state(state)
+        if self._driver is None:
+            self._kept = driver  # what an engine that is off was given, it hands on
+        elif driver is not None:
+            self._driver.load_state_dict(driver)
 
     def close(self) -> None:
         """Take the hook out of the optimizer; the engine does nothing more, and its counts stay as they are."""
         if self._driver is not None:
             self._driver.close()
+        self._counter.close()
 
     def __enter__(self) -> Self:
         if self._driver is not None:
@@ -293,3 +301,8 @@ class LeapVerify:
     def _tensors(self) -> list[nn.Parameter]:
         assert self._driver is not None
         return self._driver.engine.trajectory.tensors
+
+
+def _counted(state: Mapping[str, Any] | None, name: str) -> int:
+    """A count in the state that an engine that is off was given."""
+    return 0 if state is None else int(state["engine"]["counts"][name])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -12,6 +14,9 @@ import torch
 
 Clock = Literal["wall", "tokens"]
 PARTS = (
+    "other",
+    "average",
+    "watch",
     "snapshot", "finite", "observe", "straightness", "predict", "verify", "restore", "anneal", "schedule", "log",
 )  # fmt: skip
 
@@ -19,6 +24,9 @@ PASS_TOKENS = 8.0
 """A copy of all weights counts as so many forward tokens: 8 bytes for each weight against 2 operations for each weight
 and token, on a CPU that computes two operations for each byte that it moves. On an accelerator it is several hundred,
 which only the clock `wall` knows."""
+
+PACES = 16
+"""Intervals over which the pace of training is taken."""
 
 REINVESTED = 0.5
 """Share of the time that leaps have saved that may be spent on further attempts."""
@@ -58,8 +66,17 @@ class Ledger:
         """What accepted leaps have saved, in the clock's unit."""
         self.steps = 0
         """Real training steps."""
-        self._before_s, self._start = 0.0, time.perf_counter()
+        self.train_s = 0.0
+        """Seconds of training, without pauses and without the tool."""
+        self._paces: deque[float] = deque(maxlen=PACES)
         self._pace: float | None = None
+
+    def trained(self, steps: int, seconds: float) -> None:
+        """Take in real steps since the last call, and the seconds that they took."""
+        self.steps += steps
+        self.train_s += seconds
+        if steps and seconds > 0.0:
+            self._paces.append(seconds / steps)
 
     @contextmanager
     def part(self, name: str, device: torch.device | None = None) -> Iterator[None]:
@@ -72,6 +89,13 @@ class Ledger:
                 torch.cuda.synchronize(device)
             self.seconds[name] += time.perf_counter() - start
             self.counts[name] += 1
+
+    def move(self, source: str, target: str, seconds: float, tokens: float, count: int) -> None:
+        """Count what a part has taken since it stood at these figures to another part instead."""
+        self.seconds[target] += self.seconds[source] - seconds
+        self.tokens[target] += self.tokens[source] - tokens
+        self.counts[target] += 1
+        self.seconds[source], self.tokens[source], self.counts[source] = seconds, tokens, count
 
     def positions(self, name: str, count: float) -> None:
         """Count a forward pass of so many positions."""
@@ -89,8 +113,8 @@ class Ledger:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of the run, the tool included."""
-        return self._before_s + time.perf_counter() - self._start
+        """Seconds of the run since its first step: training without pauses, and the tool."""
+        return self.train_s + sum(self.seconds.values())
 
     @property
     def elapsed(self) -> float:
@@ -106,8 +130,10 @@ class Ledger:
 
     @property
     def step_cost(self) -> float:
-        """Mean cost of a training step, in the clock's unit."""
-        return max(0.0, self.elapsed - self.spent) / max(self.steps, 1)
+        """Cost of a training step, in the clock's unit: of seconds, the median over the last intervals."""
+        if self.clock == "tokens":
+            return self.step_tokens or 0.0
+        return statistics.median(self._paces) if self._paces else 0.0
 
     @property
     def allowance(self) -> float:
@@ -158,7 +184,8 @@ class Ledger:
             "counts": dict(self.counts),
             "saved": self.saved,
             "steps": self.steps,
-            "elapsed_s": self.elapsed_s,
+            "train_s": self.train_s,
+            "paces": list(self._paces),
             "pace": self._pace,
         }
 
@@ -167,4 +194,4 @@ class Ledger:
         self.seconds, self.tokens = dict(state["seconds"]), dict(state["tokens"])
         self.counts = dict(state["counts"])
         self.saved, self.steps, self._pace = state["saved"], state["steps"], state["pace"]
-        self._before_s, self._start = state["elapsed_s"], time.perf_counter()
+        self.train_s, self._paces = state["train_s"], deque(state["paces"], maxlen=PACES)

@@ -9,9 +9,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from leapverify.leap.ledger import Ledger
+from leapverify.leap.outlook import Outlook
 from leapverify.leap.pace import Pace
 from leapverify.leap.recognizer import Recognizer, Seen
-from leapverify.leap.schedule import decaying, preview, steps_left
+from leapverify.leap.schedule import Ahead, Moved, advance, look_ahead, movable, steps_left, unwrapped_optimizer
 from leapverify.leap.trajectory import Trajectory
 from leapverify.observe.signals import straightness
 
@@ -48,7 +49,7 @@ class Observer:
         self.pace = Pace(schedulers)
         self.ahead = 0
         """1 where the schedule has not moved yet when the engine acts: inside a hook of the optimizer."""
-        self.highest_lr = 0.0
+        self.outlook = Outlook(interval)
         self.last_lr: float | None = None
 
     def look(self) -> Seen:
@@ -79,19 +80,60 @@ class Observer:
 
     def rates(self, count: int) -> list[list[list[float]]]:
         """The next `count` learning rates, per optimizer and group; that of the coming step first."""
-        with self._ledger.part("schedule"):
-            found = preview(self.pace.moving, self._optimizers, count + self.ahead)
-        return [[column[self.ahead :] for column in groups] for groups in found]
+        return self._look_ahead(count).rates
 
     def in_decay(self) -> bool:
         """Whether the schedule is in its final decay."""
-        coming = self.rates(self._interval + 1)[0][0]
-        self.highest_lr = max(self.highest_lr, coming[0])
-        return decaying(coming[0], coming[-1], self.highest_lr)
+        return self.outlook.in_decay([column for groups in self.rates(self._interval + 1) for column in groups])
+
+    def until_decay(self, effective: int, *, leap_in_decay: bool = False, least: int = 0) -> int | None:
+        """Steps that a leap may go before the schedule's final decay, a rate of 0, a turn up again, or its end.
+
+        Where none of that is in sight, the steps that were looked ahead; None where no scheduler moves.
+
+        Args:
+            effective: t, effective steps so far.
+            leap_in_decay: the final decay may be leapt into.
+            least: steps that have to be looked ahead at least: the longest horizon that a user asked for by number.
+        """
+        if not movable(self.pace.moving):
+            return None
+        groups = [group for each in self._optimizers for group in unwrapped_optimizer(each).param_groups]
+        return self.outlook.until(
+            effective,
+            [float(group["lr"]) for group in groups],
+            self._look,
+            ahead=self.ahead,
+            leap_in_decay=leap_in_decay,
+            least=least,
+        )
 
     def steps_left(self) -> int | None:
         """Steps after which a scheduler would refuse to go on; None if none would."""
-        return steps_left(self.pace.moving)
+        left = steps_left(self.pace.moving)
+        return None if left is None else max(0, left - self.ahead)
+
+    def advance(self, count: int) -> Moved:
+        """Move the schedule on by a leap of so many steps; what takes it back again.
+
+        Raises:
+            Exception: whatever a scheduler raises on its way; nothing has then been moved.
+        """
+        with self._ledger.part("schedule"):
+            moved = advance(self.pace.moving, self._optimizers, count)
+            self.pace.leapt()
+        return moved
+
+    def undo(self, moved: Moved, since: int = 0) -> None:
+        """Take the last leap of the schedule back.
+
+        Args:
+            moved: what `advance` gave.
+            since: real steps since then.
+        """
+        with self._ledger.part("schedule"):
+            moved.undo(since)
+            self.pace.undone()
 
     def begin_anew(self, *, rebuild: bool) -> None:
         """After a leap, or a change of the model: the next fingerprint has nothing to be compared with."""
@@ -104,7 +146,7 @@ class Observer:
         return {
             "recognizer": self.recognizer.state_dict(),
             "pace": self.pace.state_dict(),
-            "highest_lr": self.highest_lr,
+            "outlook": self.outlook.state_dict(),
             "last_lr": self.last_lr,
         }
 
@@ -112,4 +154,15 @@ class Observer:
         """Go on from what `state_dict` gave."""
         self.recognizer.load_state_dict(state["recognizer"])
         self.pace.load_state_dict(state["pace"])
-        self.highest_lr, self.last_lr = state["highest_lr"], state["last_lr"]
+        self.outlook.load_state_dict(state["outlook"])
+        self.last_lr = state["last_lr"]
+
+    def _look_ahead(self, count: int) -> Ahead:
+        with self._ledger.part("schedule"):
+            found = look_ahead(self.pace.moving, self._optimizers, count + self.ahead)
+        end = None if found.end is None else max(0, found.end - self.ahead)
+        return Ahead([[column[self.ahead :] for column in groups] for groups in found.rates], end)
+
+    def _look(self, count: int) -> tuple[list[list[float]], int | None]:
+        found = self._look_ahead(count)
+        return [column for groups in found.rates for column in groups], found.end

@@ -26,6 +26,11 @@ MASTER_COPIES = (
 """Attributes of optimizers (apex, DeepSpeed, Megatron) that step on float32 copies and write the weights from them."""
 STATE_WEIGHTS = ("ScheduleFree", "Lookahead", "DiLoCo")
 """Names of optimizers whose state holds a second point in weight space, which a leap would leave behind."""
+TIED_STATE = {
+    "ASGD": "averages the weights in its state, and a leap would be averaged in as if it had been trained",
+    "LBFGS": "builds its curvature from differences of weights and gradients, and would take one across the leap",
+}
+"""Optimizers, by the name of the class or one that it is made of, whose state belongs to the path of the weights."""
 
 
 def as_optimizers(optimizer: Any) -> list[Optimizer]:
@@ -63,7 +68,8 @@ def refuse_unsuited(optimizers: Sequence[Optimizer]) -> None:
     """Refuse optimizers that would undo a leap.
 
     Raises:
-        ValueError: an optimizer that rewrites the weights from copies of its own, or keeps a second point of them.
+        ValueError: an optimizer that rewrites the weights from copies of its own, keeps a second point of them, or
+            keeps what is only true of the way that they came.
     """
     for optimizer in optimizers:
         name = type(optimizer).__name__
@@ -77,6 +83,9 @@ def refuse_unsuited(optimizers: Sequence[Optimizer]) -> None:
                 f"optimizer {name} keeps a second copy of the weights in its state, which a leap would leave behind: "
                 "use mode='monitor' or 'shadow'"
             )
+        tied = next((TIED_STATE[each.__name__] for each in type(optimizer).__mro__ if each.__name__ in TIED_STATE), "")
+        if tied:
+            raise ValueError(f"optimizer {name} {tied}: use mode='monitor' or 'shadow'")
 
 
 def held_by(optimizers: Sequence[Optimizer]) -> set[int]:
@@ -131,9 +140,21 @@ def own_step_count(optimizers: Sequence[Optimizer]) -> int | None:
 
 def reset_moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
     """Forget the moments of the parameters, and the step counts that correct their bias."""
-    for parameter in parameters:
-        for optimizer in optimizers:
-            optimizer.state.pop(parameter, None)
+    for optimizer in optimizers:
+        starts = _starts(optimizer)
+        for parameter in parameters:
+            if parameter in optimizer.state and id(parameter) in starts:
+                optimizer.state[parameter]["step"].zero_()
+                optimizer.state[parameter]["sum"].fill_(starts[id(parameter)])
+            else:
+                optimizer.state.pop(parameter, None)
+
+
+def _starts(optimizer: Optimizer) -> dict[int, float]:
+    """What Adagrad's sums begin with, by the ids of the parameters: it makes its state once and relies on it."""
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        return {}
+    return {id(p): group["initial_accumulator_value"] for group in optimizer.param_groups for p in group["params"]}
 
 
 class Sample:

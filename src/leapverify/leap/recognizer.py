@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.observe import Fingerprinter, ProbeSet, Thresholds, classify_regimes, similarity
-from leapverify.observe.batches import BatchFingerprinter
+from leapverify.observe.batches import BatchFingerprinter, Run, said
 from leapverify.observe.capture import is_transformers, unwrapped
+from leapverify.observe.forms import cut, tensors_in
+from leapverify.undisturbed import WrittenError, unwritten
+
+__all__ = ["Recognizer", "Seen", "first_of", "probes_of", "tensors_in", "tried"]
 
 REMEMBERED = 512
 """Similarities that the thresholds may look back on."""
@@ -38,16 +42,36 @@ class Recognizer:
         thresholds: how similarities become regimes.
         tokenizer: object with `encode(text)`.
         layer: name of the module to look at; None for the last norm, else the input of the head.
+        run: function of (model, batch), the loss function, that takes batches of the form of the probes.
+        run_first: the probes are a held-out batch, which `run` is known to take: it is tried before passing the batch
+            to the model in other ways. Token ids are passed as such first of all.
 
     Raises:
         ValueError: probes or layer do not fit the model.
     """
 
     def __init__(
-        self, model: nn.Module, probes: Any, thresholds: Thresholds, *, tokenizer: Any = None, layer: str | None = None
+        self,
+        model: nn.Module,
+        probes: Any,
+        thresholds: Thresholds,
+        *,
+        tokenizer: Any = None,
+        layer: str | None = None,
+        run: Run | None = None,
+        run_first: bool = False,
     ) -> None:
-        self.fingerprint = _fingerprinter(model, probes, tokenizer, layer)
-        self.thresholds = thresholds
+        rows = _token_rows(model, probes)
+        self._makes: list[Callable[[], Fingerprinter | BatchFingerprinter]] = []
+        if rows is not None:
+            self._makes.append(lambda: Fingerprinter(model, rows, tokenizer=tokenizer, layer=layer))
+        if rows is None or run is not None or tensors_in(probes):
+            self._makes.append(lambda: BatchFingerprinter(model, probes, layer=layer, run=run, run_first=run_first))
+        if run_first and _are_texts(probes) and tokenizer is None:
+            self._makes = self._makes[-1:]
+        self.fingerprint = self._makes[0]()
+        self._found = 0
+        self._model, self.thresholds = model, thresholds
         self._last: Tensor | None = None
         self._similarities: list[float | None] = []
         self._etas: list[float | None] = []
@@ -57,13 +81,42 @@ class Recognizer:
         """Positions that one look computes."""
         return self.fingerprint.positions
 
+    def take(self) -> Tensor:
+        """The fingerprint of the present weights; the first one finds out in which way the model takes the probes.
+
+        Raises:
+            ValueError: it takes them in none, or a forward pass writes parameters.
+        """
+        with unwritten(self._model):
+            while True:
+                try:
+                    now = self.fingerprint()
+                except (MemoryError, torch.OutOfMemoryError):
+                    raise
+                except Exception:
+                    if self._found + 1 >= len(self._makes):
+                        raise
+                    self._follow(self._found + 1)
+                else:
+                    self._makes = self._makes[: self._found + 1]
+                    return now
+
+    def like(self, other: Recognizer) -> Recognizer:
+        """This one, going on in the way in which another one has passed its probes."""
+        if other._found != self._found:
+            self._follow(other._found)
+        return self
+
+    def _follow(self, found: int) -> None:
+        self.fingerprint, self._found = self._makes[found](), found
+
     def look(self, eta_sum: float | None = None) -> Seen:
         """Take the fingerprint of the present weights and compare it with the last one.
 
         Args:
             eta_sum: sum of the learning rates since the last look; needed by the thresholds `rate` alone.
         """
-        now = self.fingerprint()
+        now = self.take()
         s = None if self._last is None or self._last.shape != now.shape else similarity(self._last, now)
         self._last = now
         self._similarities = [*self._similarities, s][-REMEMBERED:]
@@ -90,21 +143,52 @@ class Recognizer:
         self._last = state["last"] if state["identity"] == self.fingerprint.identity else None
 
 
-def _fingerprinter(
-    model: nn.Module, probes: Any, tokenizer: Any, layer: str | None
-) -> Fingerprinter | BatchFingerprinter:
-    rows = _token_rows(model, probes)
-    if rows is not None:
-        return Fingerprinter(model, rows, tokenizer=tokenizer, layer=layer)
-    return BatchFingerprinter(model, probes, layer=layer)
+def tried(make: Callable[[Any], Recognizer], probes: Any) -> Recognizer:
+    """A recognizer of the probes, after a look at the first of them, or at all if that one alone does not do.
+
+    Returns:
+        The recognizer of what was looked at.
+
+    Raises:
+        ValueError: the model takes the probes in no way, or the layer is not reached.
+    """
+    try:
+        return _looked(make(first_of(probes)))
+    except WrittenError:
+        raise
+    except Exception as first:
+        # A batch of one may be what the model does not take.
+        try:
+            return _looked(make(probes))
+        except Exception as error:
+            raise _explained(error) from first
+
+
+def _looked(recognizer: Recognizer) -> Recognizer:
+    recognizer.take()
+    return recognizer
+
+
+def _explained(error: Exception) -> ValueError:
+    """The error in one sentence that names a remedy."""
+    remedies = ("layer", "probe", "tokenizer", "parameter")
+    if isinstance(error, ValueError) and any(word in str(error) for word in remedies) and "\n" not in str(error):
+        return ValueError(str(error))
+    return ValueError(
+        f"the first look at the model failed ({said(error)}): pass probes=, a batch that the model takes, or name what "
+        "to look at with layer="
+    )
+
+
+def _are_texts(probes: Any) -> bool:
+    texts = isinstance(probes, Sequence) and len(probes) > 0 and isinstance(probes[0], str)
+    return isinstance(probes, ProbeSet) or texts
 
 
 def _token_rows(model: nn.Module, probes: Any) -> Any:
     """Texts, or the token ids of a batch as one 1-D tensor each without padding; None for any other batch."""
-    if isinstance(probes, ProbeSet) or (isinstance(probes, Sequence) and probes and isinstance(probes[0], str)):
+    if _are_texts(probes):
         return probes
-    if isinstance(probes, Tensor):
-        return list(probes) if _is_ids(probes) else None
     if isinstance(probes, Mapping):
         ids, mask = probes.get("input_ids"), probes.get("attention_mask")
         if not isinstance(ids, Tensor) or not _is_ids(ids) or not is_transformers(unwrapped(model)):
@@ -112,46 +196,24 @@ def _token_rows(model: nn.Module, probes: Any) -> Any:
         return list(ids) if mask is None else [row[keep.bool()] for row, keep in zip(ids, mask, strict=True)]
     if isinstance(probes, list) and probes and all(isinstance(p, Tensor) and p.dim() == 1 for p in probes):
         return probes if not probes[0].is_floating_point() else None
-    return None
+    first = next(iter(tensors_in(probes)), None)
+    return list(first) if first is not None and _is_ids(first) else None
 
 
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32)
+def _is_ids(value: Tensor) -> bool:
+    kinds = (torch.int64, torch.int32)
+    return value.dim() == 2 and value.dtype in kinds and bool(value.numel()) and int(value.min()) >= 0
 
 
 def probes_of(batch: Any) -> Any:
-    """The first examples of a held-out batch, to serve as probes.
-
-    Sequences of token ids where the batch holds such, otherwise the batch itself, cut short.
-    """
-    found = next((each for each in tensors_in(batch) if _is_ids(each)), None)
-    if found is not None and not isinstance(batch, Mapping):
-        return found[:PROBE_ROWS]
-    if isinstance(batch, Tensor):
-        return batch[:PROBE_ROWS]
-    if isinstance(batch, Mapping):
-        return {name: value[:PROBE_ROWS] for name, value in batch.items() if isinstance(value, Tensor) and value.dim()}
-    return [each[:PROBE_ROWS] for each in tensors_in(batch) if each.dim()]
+    """The first examples of a held-out batch, in its own form, to serve as probes."""
+    return cut(batch, PROBE_ROWS)
 
 
 def first_of(probes: Any) -> Any:
     """The first probe alone, in the form in which it was given."""
     if isinstance(probes, ProbeSet):
         return list(probes.texts[:1])
-    if isinstance(probes, Mapping):
-        return {name: value[:1] for name, value in probes.items() if isinstance(value, Tensor) and value.dim()}
-    if isinstance(probes, Sequence) and probes and isinstance(probes[0], Tensor) and probes[0].dim() > 1:
-        return [each[:1] for each in probes if isinstance(each, Tensor) and each.dim()]
-    return probes[:1]
-
-
-def tensors_in(batch: Any) -> list[Tensor]:
-    """The tensors of a batch: itself, or those in its fields, values or items, in their order."""
-    if isinstance(batch, Tensor):
-        return [batch]
-    if isinstance(batch, Mapping):
-        return [value for value in batch.values() if isinstance(value, Tensor)]
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        return [value for value in batch if isinstance(value, Tensor)]
-    names = getattr(batch, "__dataclass_fields__", None) or getattr(batch, "__dict__", {})
-    return [value for value in (getattr(batch, name) for name in names) if isinstance(value, Tensor)]
+    if isinstance(probes, list) and probes and all(isinstance(p, Tensor) and p.dim() == 1 for p in probes):
+        return probes[:1]
+    return cut(probes, 1)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-Undo = Callable[[], object]
+from leapverify.leap.remember import Entries, remember
 
 FALL = 0.9
 """A rate that is to fall below this share of itself over the next interval is in its decay."""
@@ -57,65 +54,132 @@ def check_scheduler(scheduler: Any, optimizers: Sequence[Any]) -> None:
         )
 
 
-def preview(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> list[list[list[float]]]:
+class Ahead(NamedTuple):
+    """What looking ahead along a schedule has found."""
+
+    rates: list[list[list[float]]]
+    """For each optimizer, for each of its groups, the rates of the coming steps."""
+    end: int | None
+    """Optimizer steps that may follow before a scheduler refuses to go on; None if none did as far as was looked."""
+
+
+def look_ahead(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> Ahead:
     """The learning rates of the coming optimizer steps, found by stepping the schedulers and putting all of it back.
 
     Schedulers and parameter groups (rates, momenta, betas) are afterwards as they were. A scheduler that has to be
-    told something at each step, such as ReduceLROnPlateau, is taken as constant, and so are the rates past the end of
-    a schedule that has one (OneCycleLR). A scheduler is expected to move once an optimizer step.
+    told something at each step, such as ReduceLROnPlateau, is taken as constant. A schedule is over where a scheduler
+    refuses to go on, with whatever error, or gives what is no number: OneCycleLR does past its steps, a LambdaLR that
+    reads a table past the table; the last rate stands from there on. A scheduler is expected to move once an
+    optimizer step.
 
     Args:
         schedulers: they are called after each optimizer step, and have been called after the last one; may be empty.
         optimizers: whose rates are asked for.
         count: steps, the present rate being that of the first.
 
-    Returns:
-        For each optimizer, for each of its groups, `count` rates.
-
     Raises:
         ValueError: count is negative.
     """
     if count < 0:
         raise ValueError(f"count = {count} steps cannot be looked at: give at least 0")
-    groups = [unwrapped_optimizer(each).param_groups for each in optimizers]
-    rates: list[list[list[float]]] = [[[] for _ in each] for each in groups]
-    moving = [each for each in schedulers if _steps_alone(unwrapped(each))]
+    held = [unwrapped_optimizer(each) for each in optimizers]
+    moving = movable(schedulers)
+    rows: list[list[float]] = []
+    end: int | None = None
     with ExitStack() as undo:
-        _remember([unwrapped(each) for each in moving], optimizers, undo)
+        remember([unwrapped(each) for each in moving], held, undo)
         _silence_order_check(moving)
         for turn in range(count):
-            if turn:
-                moving = [each for each in moving if _turn(each)]
-            for held, found in zip(groups, rates, strict=True):
-                for group, column in zip(held, found, strict=True):
-                    column.append(float(group["lr"]))
-    return rates
+            going = [each for each in moving if _turn(each)] if turn else moving
+            row = _numbers(held) if turn else _rates(held)
+            if end is None and (row is None or len(going) < len(moving)):
+                end = turn - 1
+            moving = going
+            if row is None:
+                rows += rows[-1:] * (count - len(rows))
+                break
+            rows.append(row)
+    columns = iter(zip(*rows, strict=True))
+    return Ahead([[list(next(columns, ())) for _ in each.param_groups] for each in held], end)
 
 
-def advance(schedulers: Sequence[Any], count: int) -> None:
-    """Move the schedulers on by a number of optimizer steps for good; those that step on a metric stay.
+def preview(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> list[list[list[float]]]:
+    """The rates that `look_ahead` finds: for each optimizer, for each of its groups, `count` of them."""
+    return look_ahead(schedulers, optimizers, count).rates
+
+
+class Moved:
+    """Schedulers that were moved on, and the way back.
+
+    Args:
+        schedulers: those that are about to be moved, wrapped or not.
+        optimizers: whose rates, momenta or betas they set.
+    """
+
+    def __init__(self, schedulers: Sequence[Any], optimizers: Sequence[Any]) -> None:
+        self._schedulers, self._back = list(schedulers), ExitStack()
+        groups = [group for each in optimizers for group in unwrapped_optimizer(each).param_groups]
+        self._groups = [Entries(group) for group in groups]
+        self._counts: list[int | None] = []
+        remember([unwrapped(each) for each in schedulers], [], self._back)
+
+    def close(self) -> None:
+        """The move is over: what changes from now on is not of it."""
+        self._counts = [count_of(each) for each in self._schedulers]
+        for each in self._groups:
+            each.close()
+
+    def undo(self, since: int = 0) -> None:
+        """Put schedulers and groups back to where they would be without the move; a second call does nothing.
+
+        Where schedulers were stepped after the move, they are stepped as often from where they were before it.
+
+        Args:
+            since: optimizer steps after the move; only schedulers that keep no count of their own need to be told.
+        """
+        made = [
+            since * pace_of(each) if now is None or then is None else now - then
+            for each, then, now in zip(self._schedulers, self._counts, map(count_of, self._schedulers), strict=True)
+        ]
+        schedulers, groups = self._schedulers, self._groups
+        self._schedulers, self._groups, self._counts = [], [], []
+        self._back.close()
+        for entries in groups:
+            entries.restore()
+        _step(schedulers, made)
+
+
+def advance(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> Moved:
+    """Move the schedulers on by a number of optimizer steps; those that step on a metric stay.
 
     Args:
         schedulers: wrapped or not.
+        optimizers: whose rates they set, wrapped or not.
         count: K, optimizer steps.
 
+    Returns:
+        What takes the move back.
+
     Raises:
-        ValueError: a schedule ends before that; no scheduler is then moved.
+        ValueError: a schedule ends before that.
+        Exception: whatever a scheduler raises on its way. After any error schedulers and groups are as they were.
     """
     left = steps_left(schedulers)
     if left is not None and count > left:
         raise ValueError(f"the schedule has {left} steps left and cannot advance by {count}: leap no further than that")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for scheduler in schedulers:
-            inner = unwrapped(scheduler)
-            for _ in range(count * _pace(scheduler) if _steps_alone(inner) else 0):
-                inner.step()
+    moving = movable(schedulers)
+    moved = Moved(moving, optimizers)
+    with ExitStack() as undo:
+        remember([unwrapped(each) for each in moving], [unwrapped_optimizer(each) for each in optimizers], undo)
+        _step(moving, [count * pace_of(each) for each in moving])
+        moved.close()
+        undo.pop_all()
+    return moved
 
 
 def steps_left(schedulers: Sequence[Any]) -> int | None:
     """Optimizer steps that may follow before a scheduler refuses to go on (OneCycleLR does); None if none would."""
-    left = [limit // _pace(each) for each in schedulers if (limit := _limit(unwrapped(each))) is not None]
+    left = [limit // pace_of(each) for each in schedulers if (limit := _limit(unwrapped(each))) is not None]
     return min(left, default=None)
 
 
@@ -133,8 +197,21 @@ def decaying(now_lr: float, ahead_lr: float, highest_lr: float) -> bool:
     return ahead_lr < FALL * now_lr or (now_lr < LOW * highest_lr and ahead_lr <= now_lr)
 
 
+def movable(schedulers: Sequence[Any]) -> list[Any]:
+    """The schedulers whose `step()` may be called without anything in it."""
+    return [each for each in schedulers if _steps_alone(unwrapped(each))]
+
+
+def count_of(scheduler: Any) -> int | None:
+    """How often a scheduler has been stepped, by its own count or that of the first one inside; None if it has none."""
+    inner = unwrapped(scheduler)
+    count = getattr(inner, "last_epoch", None)
+    if isinstance(count, int):
+        return count
+    return next((count_of(each) for each in getattr(inner, "_schedulers", ())), None)
+
+
 def _steps_alone(scheduler: Any) -> bool:
-    """Whether `step()` may be called without anything in it."""
     try:
         inspect.signature(scheduler.step).bind()
     except TypeError:
@@ -142,7 +219,29 @@ def _steps_alone(scheduler: Any) -> bool:
     return True
 
 
-def _pace(scheduler: Any) -> int:
+def _rates(optimizers: Sequence[Any]) -> list[float]:
+    return [float(group["lr"]) for each in optimizers for group in each.param_groups]
+
+
+def _numbers(optimizers: Sequence[Any]) -> list[float] | None:
+    """The rates; None where one is no number: a power of what is negative past the end of a schedule is complex."""
+    try:
+        found = _rates(optimizers)
+    except (TypeError, ValueError):
+        return None
+    return found if all(map(math.isfinite, found)) else None
+
+
+def _step(schedulers: Sequence[Any], counts: Sequence[int]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for turn in range(max(counts, default=0)):  # in turns, as a loop does: two may set the rates of one optimizer
+            for scheduler, count in zip(schedulers, counts, strict=True):
+                if turn < count:
+                    unwrapped(scheduler).step()
+
+
+def pace_of(scheduler: Any) -> int:
     """Scheduler steps that one optimizer step makes: accelerate makes one for each process unless batches are split."""
     if getattr(scheduler, "step_with_optimizer", False) and not getattr(scheduler, "split_batches", True):
         return int(sys.modules["accelerate.state"].AcceleratorState().num_processes)
@@ -153,10 +252,10 @@ def _turn(scheduler: Any) -> bool:
     """Move one scheduler on by one optimizer step; False if its schedule is over."""
     inner = unwrapped(scheduler)
     try:
-        for _ in range(_pace(scheduler)):
+        for _ in range(pace_of(scheduler)):
             inner.step()
-    except ValueError:
-        # What OneCycleLR raises past its end: the last rate stands.
+    except Exception:
+        # OneCycleLR raises a ValueError past its end, a function of the user's whatever it likes: the last rate stands.
         return False
     return True
 
@@ -190,61 +289,3 @@ def _family(scheduler: Any) -> Iterator[Any]:
     yield scheduler
     for inner in getattr(scheduler, "_schedulers", ()):
         yield from _family(inner)
-
-
-def _remember(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitStack) -> None:
-    """Register what puts schedulers and optimizers back, object by object, each to the very values it holds now."""
-    seen: set[int] = set()
-    for each in optimizers:
-        optimizer = unwrapped_optimizer(each)
-        _keep(vars(optimizer), dict(vars(optimizer)), undo)
-        for group in optimizer.param_groups:
-            _descend(group, undo, seen)
-    for scheduler in schedulers:
-        _descend(scheduler, undo, seen)
-
-
-def _keep(held: dict[Any, Any], before: dict[Any, Any], undo: ExitStack) -> None:
-    def restore() -> None:
-        held.clear()
-        held.update(before)
-
-    undo.callback(restore)
-
-
-def _descend(value: Any, undo: ExitStack, seen: set[int]) -> None:
-    """Keep what lists, dicts, tensors, schedulers and callable objects hold; anything else is a value, or not ours."""
-    if id(value) in seen or isinstance(value, nn.Parameter | nn.Module | Optimizer):
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        content, data = value.detach().clone(), value.data
-        undo.callback(lambda: data.copy_(content))
-    elif isinstance(value, list | tuple):
-        if isinstance(value, list):
-            _keep_list(value, undo)
-        for each in value:
-            _descend(each, undo, seen)
-    elif isinstance(value, dict):
-        _keep(value, dict(value), undo)
-        for name, each in value.items():
-            if name != "params":
-                _descend(each, undo, seen)
-    elif _is_stateful(value):
-        _descend(vars(value), undo, seen)
-
-
-def _keep_list(held: list[Any], undo: ExitStack) -> None:
-    before = list(held)
-
-    def restore() -> None:
-        held[:] = before
-
-    undo.callback(restore)
-
-
-def _is_stateful(value: Any) -> bool:
-    """Schedulers and the callable objects that they read, such as a LambdaLR's; no classes, functions or modules."""
-    if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType | types.BuiltinFunctionType):
-        return False
-    return hasattr(value, "__dict__") and (callable(value) or callable(getattr(value, "step", None)))

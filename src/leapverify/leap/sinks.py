@@ -30,9 +30,14 @@ class JsonLines:
 
     Args:
         path: the file; it and its folder are made at the first line.
+
+    Raises:
+        ValueError: no path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"log is {path!r}: give the path of a file")
         self.path = Path(path)
 
     def append(self, record: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from leapverify.leap.event import LeapEvent
@@ -20,16 +19,17 @@ class Teller:
 
     Args:
         path: file for JSON lines; None for none.
-        loggers: whatever `as_logger` takes.
+        loggers: whatever `as_logger` takes, or a list of such.
 
     Raises:
-        ValueError: a logger that is none.
+        ValueError: a logger that is none, or no path.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, loggers: Sequence[Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, loggers: Any) -> None:
         self.events: list[LeapEvent] = []
         self._lines = None if path is None else JsonLines(path)
-        self._loggers = [as_logger(each) for each in loggers]
+        several = isinstance(loggers, list | tuple | set | frozenset)
+        self._loggers = [as_logger(each) for each in (loggers if several else [] if loggers is None else [loggers])]
 
     def tell(self, event: LeapEvent) -> None:
         """Keep an event and pass it on."""

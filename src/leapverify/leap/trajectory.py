@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from leapverify.history import History
 from leapverify.leap.optimizers import held_by
 from leapverify.weights import trainable
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""Types of parameters that can be moved by a prediction."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Trajectory:
         storage: of the history.
 
     Raises:
-        ValueError: no trainable parameter, none that the optimizers hold, or sharded ones.
+        ValueError: no trainable parameter, none that the optimizers hold, or some that are sharded, not initialised, or
+            no real floating-point numbers.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Trajectory:
     ) -> None:
         self._model, self._optimizers, self._include = model, optimizers, include
         self.storage = storage
+        _refuse_lazy(model)
         self.parameters = self._look_up()
         self._signature = _signature(self.parameters)
         self.history = storage.history(self.tensors)
@@ -75,14 +81,18 @@ class Trajectory:
         """Where the first parameter lies."""
         return self.tensors[0].device
 
+    def release(self) -> None:
+        """Give the snapshots' memory back."""
+        self.history = self.storage.history(self.tensors)
+
     def refresh(self) -> str | None:
         """Look the parameters up again; what has changed, in words, if anything has: the history then begins anew."""
         self.parameters = self._look_up()
         signature = _signature(self.parameters)
-        if signature == self._signature:
-            return None
         change = _difference(self._signature, signature)
         self._signature = signature
+        if change is None:
+            return None
         self.history = self.storage.history(self.tensors)
         return change
 
@@ -101,7 +111,23 @@ class Trajectory:
             raise ValueError(
                 f"parameter {sharded} is sharded over processes, which is not served: gather the model first"
             )
+        other = next((name for name, each in found.items() if each.dtype not in FLOATS), None)
+        if other is not None:
+            raise ValueError(
+                f"parameter {other} is of type {found[other].dtype}, which is not predicted: leave it out with "
+                f"include=lambda name: name != {other!r}"
+            )
         return found
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = next((name for name, each in model.named_parameters() if is_lazy(each)), None)
+    lazy = lazy or next((name for name, each in model.named_buffers() if is_lazy(each)), None)
+    if lazy is not None:
+        raise ValueError(
+            f"{lazy} of {type(model).__name__} is not initialised yet: run one forward pass first, then build the "
+            "optimizer and this"
+        )
 
 
 def _plain(name: str) -> str:
@@ -109,20 +135,52 @@ def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
-Signature = dict[str, tuple[Any, ...]]
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """What a parameter is, and which: another one of the same shape is another model."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    which: weakref.ref[nn.Parameter]
+    """Not its id alone, which a later parameter may take over."""
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _Form:
+        """The form of a parameter as it is now."""
+        return cls(tuple(parameter.shape), parameter.dtype, parameter.device, weakref.ref(parameter))
+
+    def like(self, other: _Form) -> bool:
+        """Whether shape, type and device are the same."""
+        return (self.shape, self.dtype, self.device) == (other.shape, other.dtype, other.device)
+
+
+Signature = dict[str, _Form]
 
 
 def _signature(parameters: dict[str, nn.Parameter]) -> Signature:
-    return {name: (tuple(each.shape), each.dtype, each.device) for name, each in parameters.items()}
+    return {name: _Form.of(each) for name, each in parameters.items()}
 
 
-def _difference(before: Signature, after: Signature) -> str:
-    gone = [name for name in before if name not in after]
-    new = [name for name in after if name not in before]
-    other = [name for name in after if name in before and before[name] != after[name]]
+def _difference(before: Signature, after: Signature) -> str | None:
+    """What has changed, in words; None if nothing has."""
+    both = [name for name in after if name in before]
+    alike = {name for name in both if before[name].like(after[name])}
+    changes = (
+        ([name for name in before if name not in after], "no longer moves", "no longer move"),
+        ([name for name in after if name not in before], "moves now that did not", "move now that did not"),
+        ([name for name in both if name not in alike], "has another form", "have another form"),
+        (
+            [n for n in both if n in alike and before[n].which() is not after[n].which()],
+            "was replaced",
+            "were replaced",
+        ),
+    )
     parts = [
-        f"{len(names)} parameters {what} ({names[0]}{' ...' if len(names) > 1 else ''})"
-        for names, what in ((gone, "no longer move"), (new, "move now that did not"), (other, "have another form"))
+        f"parameter {names[0]} {one}" if len(names) == 1 else f"{len(names)} parameters {many} ({names[0]} ...)"
+        for names, one, many in changes
         if names
     ]
-    return "; ".join(parts) or "the order of the parameters"
+    if not parts and list(before) != list(after):
+        return "the order of the parameters"
+    return "; ".join(parts) or None

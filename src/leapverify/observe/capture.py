@@ -26,6 +26,10 @@ class Source(Protocol):
         """Activations of one batch, (rows, T, d) or (rows, d), in the model's own type."""
 
 
+class NotCaptured(ValueError):
+    """The model ran, but the layer gave nothing to take."""
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside torch.compile, DistributedDataParallel and peft: hooks put on the former later never fire."""
     while True:
@@ -89,7 +93,8 @@ def observed(model: nn.Module, layer: str | None) -> tuple[nn.Module, str, bool]
     """
     if layer is not None:
         return _named(model, layer), layer, False
-    modules = dict(model.named_modules())
+    # What computes a weight (weight_norm is called a norm, too) never sees the activations.
+    modules = {name: module for name, module in model.named_modules() if "parametrizations" not in name.split(".")}
     norms = [name for name, module in modules.items() if name and _is_norm(module)]
     if norms:
         return modules[norms[-1]], norms[-1], False
@@ -103,7 +108,8 @@ def observed(model: nn.Module, layer: str | None) -> tuple[nn.Module, str, bool]
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return type(module).__name__.endswith("Norm") and not list(module.children())
+    parts = [name for name, _ in module.named_children() if name != "parametrizations"]
+    return type(module).__name__.endswith("Norm") and not parts
 
 
 def _named(model: nn.Module, layer: str) -> nn.Module:
@@ -163,18 +169,18 @@ def caught(module: nn.Module, layer: str, *, before: bool = False) -> Iterator[C
     """
     values: list[Any] = []
 
-    def catch(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        values[:] = [inputs[0] if before else output]
+    def catch(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        values[:] = [next(iter((*inputs, *named.values())), None) if before else output]
 
     def found() -> Tensor:
         if not values:
-            raise ValueError(
+            raise NotCaptured(
                 f"nothing was captured: layer {layer!r} was not called as a module in the forward pass "
                 "(is the model compiled or exported?); name another with layer=..."
             )
         return _tensor_in(values[0], layer)
 
-    handle = module.register_forward_hook(catch)
+    handle = module.register_forward_hook(catch, with_kwargs=True)
     try:
         yield found
     finally:
@@ -186,7 +192,7 @@ def _tensor_in(value: Any, layer: str) -> Tensor:
         value = value[0]
     value = getattr(value, "last_hidden_state", value)
     if not isinstance(value, Tensor):
-        raise ValueError(f"layer {layer!r} gave a {type(value).__name__}, not a tensor: name another with layer=...")
+        raise NotCaptured(f"layer {layer!r} gave a {type(value).__name__}, not a tensor: name another with layer=...")
     return value
 
 

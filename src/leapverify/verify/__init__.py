@@ -2,7 +2,7 @@
 
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of, require_criterion
 from leapverify.verify.criteria import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
-from leapverify.verify.fresh import FreshBatches
+from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.sequential import Decision, PairedTest, paired_test
 from leapverify.verify.verifier import Measured, Verdict, Verifier
@@ -10,6 +10,7 @@ from leapverify.verify.verifier import Measured, Verdict, Verifier
 __all__ = [
     "Comparison",
     "Decision",
+    "Exhausted",
     "FreshBatches",
     "LossFunction",
     "LossOutput",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leapverify.undisturbed import undisturbed
+from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction, sequence_rows
 from leapverify.verify.sequential import MINIMUM, Decision, PairedTest
 
@@ -36,13 +38,13 @@ class Comparison:
 
     accepted: bool
     decision: str
-    """accepted, worse, open (the budget is spent) or non-finite."""
+    """accepted, worse, open (the budget or the held-out set is spent) or non-finite."""
     loss_now: float | None
-    """L_t over the sequences used, token-weighted, nats per token; None where it is not finite."""
+    """L_t over the sequences used, token-weighted, nats per token; None where it is not finite or not measured."""
     loss_predicted: float | None
     """L_hat over the same sequences, nats per token; None where it is not finite or was not measured."""
     gain: float | None
-    """L_t - L_hat, nats per token."""
+    """L_t - L_hat, nats per token; None where one of them is."""
     lower: float | None
     """Lower confidence bound of the mean gain, nats per token; None where there is none."""
     sequences: int
@@ -72,12 +74,13 @@ def compare(
 
     The first round takes as many batches as give 16 gains, then come 1, 2, 4, ... batches more. Each round runs its
     batches under theta_t, then under theta_hat. No batch is drawn that would lead beyond the budget, but for those
-    that the first round needs.
+    that the first round needs. Where `draw` raises `Exhausted`, the comparison ends as if the budget were spent; with
+    fewer than 16 gains `paired` stays open without running theta_hat, and the other criteria decide by what there is.
 
     Args:
         model: holds theta_t; at the end it holds either, which the caller settles. Forward passes leave no trace.
         loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token; with a scalar the batch is the unit.
-        draw: gives a fresh batch.
+        draw: gives a fresh batch; raises `Exhausted` rather than give one again.
         to_now: writes theta_t into the model.
         to_predicted: writes theta_hat into the model.
         alpha: rate of false accepts of `paired`.
@@ -91,6 +94,8 @@ def compare(
     require_criterion(criterion, budget)
     test, pairs, more = PairedTest(alpha), _Pairs(model, loss, draw), 1
     pairs.first(min(MINIMUM, budget))
+    if pairs.finite and pairs.count < (MINIMUM if criterion == "paired" else 1):
+        return pairs.result(WORDS[None], None)
     while pairs.finite:
         to_predicted()
         gains = pairs.gains()
@@ -101,10 +106,11 @@ def compare(
             return pairs.result("accepted" if accepted else "worse", None)
         decision = test.update(gains)
         room = (budget - test.count) // max(pairs.now.counts)
-        if decision is not None or room < 1:
+        fresh = pairs.drawn(min(more, room)) if decision is None else []
+        if not fresh:
             return pairs.result(WORDS[decision], test.bounds.lower)
         to_now()
-        pairs.add(min(more, room))
+        pairs.add(fresh)
         more *= 2
     return pairs.result(NON_FINITE, None)
 
@@ -172,6 +178,11 @@ class _Pairs:
         self.positions, self.scale = 0, 1.0
 
     @property
+    def count(self) -> int:
+        """Sequences so far."""
+        return len(self.now.losses)
+
+    @property
     def finite(self) -> bool:
         """Whether every loss so far is."""
         return bool(torch.isfinite(self.now.losses).all() and torch.isfinite(self.predicted.losses).all())
@@ -182,15 +193,26 @@ class _Pairs:
         return _mean(self.now.losses - self.predicted.losses, self.now.tokens)
 
     def first(self, sequences: int) -> None:
-        """Losses of theta_t on as many batches as give so many sequences."""
-        while (missing := sequences - len(self.now.losses)) > 0:
-            self.add(math.ceil(missing / max(self.now.counts, default=sequences)))
-        _require_tokens(self.now)
-        self.scale = float(self.now.tokens.mean())
+        """Losses of theta_t on as many batches as give so many sequences, or on all that there are."""
+        while (missing := sequences - self.count) > 0:
+            fresh = self.drawn(math.ceil(missing / max(self.now.counts, default=sequences)))
+            if not fresh:
+                break
+            self.add(fresh)
+        if self.batches:
+            _require_tokens(self.now)
+            self.scale = float(self.now.tokens.mean())
 
-    def add(self, count: int) -> None:
-        """Losses of theta_t on so many fresh batches."""
-        fresh = [self.draw() for _ in range(count)]  # not within `undisturbed`, which would give the same ones again
+    def drawn(self, count: int) -> list[Any]:
+        """So many fresh batches, or as many as there are; not to be called within `undisturbed`, which repeats them."""
+        fresh: list[Any] = []
+        with suppress(Exhausted):
+            while len(fresh) < count:
+                fresh.append(self.draw())
+        return fresh
+
+    def add(self, fresh: list[Any]) -> None:
+        """Losses of theta_t on fresh batches."""
         self.now = self._run(self.now, fresh)
         self.batches += fresh
 
@@ -209,8 +231,9 @@ class _Pairs:
 
     def result(self, decision: str, lower: float | None) -> Comparison:
         """The comparison as it stands."""
-        sure, tokens = decision != NON_FINITE, self.now.tokens
-        known = bool(torch.isfinite(self.now.losses).all())
+        tokens = self.now.tokens
+        sure = decision != NON_FINITE and len(self.predicted.losses) == self.count > 0
+        known = self.count > 0 and bool(torch.isfinite(self.now.losses).all())
         if lower is not None:
             lower = lower * self.scale / float(tokens.mean()) if math.isfinite(lower) else None
         return Comparison(
@@ -220,7 +243,7 @@ class _Pairs:
             loss_predicted=_mean(self.predicted.losses, tokens) if sure else None,
             gain=self.gain if sure else None,
             lower=lower,
-            sequences=len(tokens),
+            sequences=self.count,
             batches=tuple(self.batches),
             positions=self.positions,
             losses_now=self.now.losses,

@@ -1,9 +1,14 @@
-"""Held-out batches, the next one each time, so that no fixed batch is over-used, and how often they were used."""
+"""Held-out batches, the next one each time, so that no fixed batch is over-used, and how often they were used.
+
+A test counts its sequences as independent, and what was picked on some of them is to be verified on others. Between
+two calls of `open_window` no batch is therefore given twice: copies of one sequence are no further evidence.
+"""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +16,19 @@ import numpy as np
 import torch
 
 
+class Exhausted(Exception):
+    """Another held-out batch would be one that this window has given already."""
+
+
 class FreshBatches:
-    """Hands out held-out batches, the next one each time, beginning again where a set ends.
+    """Hands out held-out batches, the next one each time, and none twice within a window.
+
+    A window is what lies between two calls of `open_window`: one decision, with all that was picked for it. Windows go
+    on where the last one stopped, and a set begins again where it ends; over the windows its batches come in turn.
+    Within one window `draw` raises `Exhausted` instead of repeating a batch: after as many draws as the set has
+    batches, and, for a set that is no plain sequence (a loader may shuffle), also at the end of a pass, because the
+    next pass may begin with what this window has seen; the next window then begins a new pass. A function is taken to
+    give a fresh batch every time and never exhausts. The first window is open from the beginning.
 
     A held-out set may draw random numbers (a shuffling loader, a function that cuts random windows). Each draw
     therefore runs on random streams of its own, seeded by (seed, number of the draw), and the run's own streams of
@@ -44,28 +60,67 @@ class FreshBatches:
         self.size = _length(self._set)
         if self.size == 0:
             raise ValueError("the held-out set is empty (0 batches): give at least one batch")
+        self._ordered = isinstance(heldout, Sequence)
         self._pass: Iterator[Any] | None = None
         self._position = 0
+        self._window = 0
+        self._least, self._each, self._needed = 1, 1, 1
 
     @property
     def passes(self) -> float | None:
         """How many times the set was gone through: draws / size; None while the size is unknown."""
         return self.draws / self.size if self.size else None
 
+    @property
+    def left(self) -> int | None:
+        """Batches that this window still gives; None where the size is unknown, and for a function."""
+        if self.size is None:
+            return None
+        left = self.size - self._window
+        if not self._ordered:
+            rest = 0 if self._pass is None else self.size - self._position
+            left = min(left, rest or (0 if self._window else self.size))
+        return max(0, left)
+
+    def require(self, sequences_per_batch: int, sequences: int) -> None:
+        """Refuse a set that is too small for a decision, and let no window begin where a pass is about to end.
+
+        Where the size is unknown yet, it is checked once the set was gone through.
+
+        Args:
+            sequences_per_batch: of the batches; 1 where the loss function gives one number a batch.
+            sequences: that one decision needs, those to pick by included.
+
+        Raises:
+            ValueError: the set holds fewer sequences, or is a single batch.
+        """
+        self._each, self._needed = sequences_per_batch, max(sequences, 2 * sequences_per_batch)
+        self._least = math.ceil(self._needed / sequences_per_batch)
+        self._require_enough()
+
+    def open_window(self) -> None:
+        """Begin a window: batches of earlier ones may come again."""
+        self._window = 0
+        rest = None if self.size is None else self.size - self._position
+        if self._pass is not None and not self._ordered and rest is not None and rest < self._least:
+            self._pass, self._position = None, 0
+
     def draw(self) -> Any:
         """The next batch.
 
         Raises:
+            Exhausted: the window has given every batch that it may give.
             ValueError: the set gives no batch, cannot be gone through again, or the function has none left.
         """
-        with _own_streams(self.seed, self.draws):
-            batch = self._call() if self._function is not None else self._next()
-        self.draws += 1
+        if self.size is not None and self._window >= self.size:
+            raise self._exhausted()
+        batch = self._forward()
+        self._window += 1
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were handed out, and how many of them in the present pass."""
-        return {"draws": self.draws, "position": self._position, "size": self.size}
+        """How many batches were handed out, and how many of them in the present pass and the present window."""
+        return {"draws": self.draws, "position": self._position, "size": self.size, "window": self._window}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, by going forward again.
@@ -79,19 +134,27 @@ class FreshBatches:
         draws, position = state.get("draws"), state.get("position")
         if not (isinstance(draws, int) and isinstance(position, int) and 0 <= position <= draws):
             raise ValueError(f"{dict(state)} is no state of held-out batches: pass what state_dict() gave")
+        self._window = 0
         if self._function is not None:
             while self.draws < draws:
-                self.draw()
+                self._forward()
             self.draws = draws
             return
         self._pass, self._position, self.draws = None, 0, draws - position
         self.size = _length(self._set) or state.get("size")
         for _ in range(position):
-            self.draw()
+            self._forward()
         if self._position != position:
             raise ValueError(
                 f"the held-out set ended before its batch {position}, where the run had been: give the same set again"
             )
+        self._window = int(state.get("window", 0))
+
+    def _forward(self) -> Any:
+        with _own_streams(self.seed, self.draws):
+            batch = self._call() if self._function is not None else self._next()
+        self.draws += 1
+        return batch
 
     def _call(self) -> Any:
         assert self._function is not None
@@ -109,18 +172,37 @@ class FreshBatches:
         assert self._set is not None
         for _ in range(2):
             if self._pass is None:
+                if self._window and not self._ordered:
+                    raise self._exhausted()
                 self._pass, self._position = iter(self._set), 0
             for batch in self._pass:
                 self._position += 1
                 return batch
             if self._position:
                 self.size = self._position
-            self._pass = None
+                self._require_enough()
+            self._pass, self._position = None, 0
         if self.draws == 0:
             raise ValueError("the held-out set is empty (0 batches): give at least one batch")
         raise ValueError(
             f"the held-out set gave nothing when it was gone through again after {self.draws} batches: "
             "give a list of batches or a function that returns a fresh batch a call"
+        )
+
+    def _exhausted(self) -> Exhausted:
+        return Exhausted(
+            f"all {self._window} held-out batches that this window gives have been used: go on in the next window, or "
+            "give a larger set"
+        )
+
+    def _require_enough(self) -> None:
+        if self.size is None or self.size >= self._least:
+            return
+        batches = f"{self.size} batch" + ("es" if self.size > 1 else "")
+        remedy = ", or a loss function that gives one loss for each sequence" if self._each == 1 else ""
+        raise ValueError(
+            f"the held-out set has {self.size * self._each} sequences ({batches}), and {self._needed} are needed to "
+            f"pick on some and verify on others: give at least {self._least} such batches{remedy}"
         )
 
 

@@ -15,6 +15,9 @@ from leapverify.study.environment import resolve_device
 
 __all__ = ["Material", "Task", "build_tasks"]
 
+ONE_OPTIMIZER = ("convex", "noise")
+"""Problems made to show one thing: one optimizer shows it, the first that is configured."""
+
 
 def build_tasks(config: RaceConfig) -> dict[str, Task]:
     """The configured tasks by name, each with those of its optimizers that are configured; nothing is read yet.
@@ -38,6 +41,8 @@ def build_tasks(config: RaceConfig) -> dict[str, Task]:
 
 def _with(task: MadeTask, optimizers: tuple[str, ...]) -> MadeTask:
     chosen = tuple(name for name in task.optimizers if name in optimizers)
+    if task.name in ONE_OPTIMIZER:
+        chosen = chosen[:1]
     if not chosen:
         raise ValueError(
             f"task {task.name} is run with {' or '.join(task.optimizers)}, the race with {', '.join(optimizers)}: "
