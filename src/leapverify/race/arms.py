@@ -58,7 +58,7 @@ class Arm:
     """None: every one."""
 
 
-_FIXED: Mapping[str, Any] = {"policy": "fixed", "predictor": FIXED_PREDICTOR}
+_FIXED: Mapping[str, Any] = {"policy": "fixed", "predictor": FIXED_PREDICTOR, "leap_in_decay": True}
 _AUTO: Mapping[str, Any] = {"policy": "auto"}
 
 _TABLE = (
@@ -76,7 +76,7 @@ _TABLE = (
     Arm("always-accept", read="leap", leap={**_FIXED, "criterion": "always"}),
     Arm("always-reject", read="leap", leap={**_FIXED, "criterion": "never"}),
     Arm("leap-fixed", read="leap", leap=_FIXED),
-    Arm("leap-line-search", read="leap", leap={"policy": "line-search"}),
+    Arm("leap-line-search", read="leap", leap={"policy": "line-search", "leap_in_decay": True}),
     Arm("leap-auto", read="leap", leap=_AUTO),
     Arm("shadow", read="leap", leap={**_AUTO, "mode": "shadow"}),
 )
