@@ -17,13 +17,14 @@ from leapverify.study.settings import parse_settings, with_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = [text for language, text in FENCED if not language]
 COMMANDS = [
     line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("leapverify ")
 ]
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = [text for language, text in FENCED if language == "python"]
 SCRIPTS = [line.split()[1] for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
 
 
