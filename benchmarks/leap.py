@@ -55,7 +55,7 @@ def calls() -> None:
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     leap = LeapVerify(
-        model, optimizer, heldout=[torch.randn(16, 4)], loss=lambda m, b: m(b).square().mean(1), interval=10**9
+        model, optimizer, heldout=[torch.randn(16, 4)] * 2, loss=lambda m, b: m(b).square().mean(1), interval=10**9
     )
     optimizer.step()
     print(f"{'a call of':34}{'ns':>8}")
