@@ -69,14 +69,11 @@ class PlainView:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class LiveView:
-    """A bar per seed with loss, similarity, regime, speed and time left."""
+class LiveTable:
+    """A table that is drawn anew while it is entered."""
 
-    def __init__(self, console: Console, seeds: tuple[int, ...], steps: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._steps = steps
-        self._latest: dict[int, Progress] = {seed: Progress(seed, 0, steps, "waiting") for seed in seeds}
-        self._started: dict[int, tuple[float, int]] = {}
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -88,6 +85,20 @@ class LiveView:
     ) -> None:
         del kind, error, trace
         self._live.stop()
+
+    def table(self) -> Table:
+        """The present state as a table."""
+        raise NotImplementedError
+
+
+class LiveView(LiveTable):
+    """A bar per seed with loss, similarity, regime, speed and time left."""
+
+    def __init__(self, console: Console, seeds: tuple[int, ...], steps: int) -> None:
+        super().__init__(console)
+        self._steps = steps
+        self._latest: dict[int, Progress] = {seed: Progress(seed, 0, steps, "waiting") for seed in seeds}
+        self._started: dict[int, tuple[float, int]] = {}
 
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""
@@ -154,24 +165,13 @@ class PlainRace(PlainView):
             self._print(f"{progress.stage}  seed {progress.seed}  done")
 
 
-class LiveRace:
+class LiveRace(LiveTable):
     """A bar per seed with its stage, the run that is going on, the last reported loss and the time left."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._latest: dict[int, RaceProgress] = {}
         self._started: dict[int, tuple[float, float]] = {}
-        self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self._live.stop()
 
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""

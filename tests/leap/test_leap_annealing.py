@@ -55,7 +55,12 @@ def test_annealing_with_emas_alone() -> None:
     leap = loop.leap(mode="monitor", anneal=AnnealMemory(snapshots=0, every=1, emas=(0.8, 0.9)), interval=20)
     loop.run(60, leap)
     found = leap.anneal()
-    assert found.shape in (None, "exponential")
+    candidates = leap._driver.engine.annealing.store.candidates()
+    assert [(each.kind, each.shape, each.decay) for each in candidates] == [
+        ("ema", "exponential", 0.8),
+        ("ema", "exponential", 0.9),
+    ]
+    assert found.raw_loss is not None
     assert "averages" in leap.memory
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import HomeMade, Mlp, Vision, ids
+from leapverify.forms import cut, mapped, rows_of, same_form, tensors_in
 from leapverify.observe.batches import BatchFingerprinter, arguments_of
-from leapverify.observe.forms import cut, mapped, rows_of, same_form, tensors_in
 
 
 def test_mlp_gives_the_input_of_its_head() -> None:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from leapverify.leap.store import AnnealStore, Candidate
 from leapverify.leap.transaction import Transaction
-from leapverify.undisturbed import undisturbed
-from leapverify.verify.comparison import Comparison, compare, positions_of
+from leapverify.verify.comparison import Comparison, compare, losses_of, positions_of
 from leapverify.verify.fresh import Exhausted
-from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.heldout import LossFunction
 from leapverify.verify.sequential import MINIMUM
 from leapverify.weights import Tensors, all_finite, require_same_shapes
 
@@ -205,12 +204,10 @@ class _Selection:
 
     def measure(self) -> float:
         """Token-weighted mean loss of the weights that the model holds; one transfer to the host."""
-        with undisturbed(self._model):
-            rows = [sequence_rows(self._loss(self._model, batch)) for batch in self._batches]
-            losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
-        self.count = len(losses)
+        rows = losses_of(self._model, self._loss, self._batches)
+        self.count = len(rows.losses)
         self.positions += sum(positions_of(batch) for batch in self._batches)
-        return float((losses * tokens).sum() / tokens.sum())
+        return rows.mean
 
 
 def _annealed(step: int, picked: _Picked, found: Comparison | None, weights: dict[str, Tensor]) -> Annealed:

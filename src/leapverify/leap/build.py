@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from leapverify.forms import same_form
 from leapverify.leap.alerts import Alerts
 from leapverify.leap.annealing import Annealing
 from leapverify.leap.attempt import Attempter, Unit
@@ -28,12 +30,11 @@ from leapverify.leap.store import AnnealMemory
 from leapverify.leap.trajectory import Storage, Trajectory
 from leapverify.leap.transaction import exact_in
 from leapverify.observe import Thresholds
-from leapverify.observe.forms import same_form
 from leapverify.predict import predictor
-from leapverify.undisturbed import random_streams, undisturbed
-from leapverify.verify.comparison import positions_of
+from leapverify.undisturbed import random_streams
+from leapverify.verify.comparison import losses_of, positions_of
 from leapverify.verify.fresh import FreshBatches
-from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.sequential import MINIMUM
 
 STRAIGHT = 3
@@ -231,24 +232,24 @@ def _first_look(model: nn.Module, loss: LossFunction, fresh: FreshBatches, ledge
     """Run the loss function once, so that what is wrong with it is said before the run and not in it."""
     batch = fresh.draw()
     start = time.perf_counter()
-    with ledger.part("verify"), undisturbed(model):
-        try:
-            output = loss(model, batch)
-        except Exception as error:
-            raise ValueError(
-                f"the loss function failed on the first held-out batch ({type(error).__name__}: {error}): it is called "
-                "as loss(model, batch)"
-            ) from error
-        if output is None:
-            raise ValueError("the loss function returned nothing: return a scalar or one loss per sequence")
-        rows, _ = sequence_rows(output)
-        finite = bool(torch.isfinite(rows).all())
-    if not finite:
+    with ledger.part("verify"):
+        losses = losses_of(model, partial(_called, loss), [batch]).losses
+    if not bool(torch.isfinite(losses).all()):
         raise ValueError("the loss of the first held-out batch is not finite: check the loss function and the data")
-    unit = Unit(rows.numel(), positions_of(batch))
+    unit = Unit(len(losses), positions_of(batch))
     ledger.positions("verify", unit.positions)
     ledger.pace(time.perf_counter() - start, unit.positions)
     return unit, batch
+
+
+def _called(loss: LossFunction, model: nn.Module, batch: Any) -> LossOutput:
+    try:
+        return loss(model, batch)
+    except Exception as error:
+        raise ValueError(
+            f"the loss function failed on the first held-out batch ({type(error).__name__}: {error}): it is called "
+            "as loss(model, batch)"
+        ) from error
 
 
 def _checked(model: nn.Module, probes: Any, make: Callable[[Any], Recognizer], ledger: Ledger) -> Recognizer:

@@ -29,6 +29,7 @@ class StepCounter:
         """Those that were taken in with `take`."""
         self.after: Callable[[], Any] | None = None
         """Called after every step while it is set."""
+        self.closed = False
         self.last: float | None = None
         """When the last step ended, or the engine after it; None before the first."""
         self._optimizers = optimizers
@@ -47,17 +48,21 @@ class StepCounter:
     @property
     def pending(self) -> int:
         """Real steps since the last `take`; those that a fused optimizer skipped by itself were none."""
-        new, own = self.count - self.seen, self._own_count()
+        return self._new(self._own_count())
+
+    def _new(self, own: int | None) -> int:
+        new = self.count - self.seen
         if own is not None and self._own is not None and 0 <= own - self._own < new:
             return own - self._own
         return new
 
     def take(self) -> tuple[int, float]:
         """The real steps since the last call, and the seconds that they took, pauses left out."""
-        new, seconds = self.pending, self._seconds
+        own, seconds = self._own_count(), self._seconds
+        new = self._new(own)
         if new:
             self._usual = seconds / new
-        self.begin_anew()
+        self._own, self.seen, self._seconds = own, self.count, 0.0
         return new, seconds
 
     def begin_anew(self, pending: int = 0) -> None:
@@ -72,7 +77,7 @@ class StepCounter:
 
     def close(self) -> None:
         """Take the hook out."""
-        self.after = None
+        self.after, self.closed = None, True
         self._handle.remove()
 
     def _stepped(self) -> None:

@@ -43,7 +43,7 @@ class Driver:
 
     def show(self, batch: Any) -> None:
         """Take in a training batch, to compare with held-out ones."""
-        with self._charged():
+        with self.charged():
             try:
                 self.engine.overlap.train(batch)
                 self.engine.look_for_leak()
@@ -57,14 +57,14 @@ class Driver:
             start = time.perf_counter()
             torch.cuda.synchronize(device)  # what was queued is training, not overhead
             self.counter.waited(time.perf_counter() - start)
-        with self._charged():
+        with self.charged():
             try:
                 return self._due()
             except Exception as error:
                 return self._fail(error)
 
     @contextmanager
-    def _charged(self) -> Iterator[None]:
+    def charged(self) -> Iterator[None]:
         """All time in the block is the tool's: what no part of it has counted is counted as `other`."""
         seconds = self.engine.ledger.seconds
         start, before = time.perf_counter(), sum(seconds.values())

@@ -235,7 +235,7 @@ class LeapVerify:
         engine = driver.engine
         if engine.annealing is None:
             raise ValueError("annealing needs averages, held-out data and a loss: pass anneal=True, heldout and loss")
-        with driver.traceless():
+        with driver.charged(), driver.traceless():
             engine.refresh()
             assert engine.fresh is not None
             engine.fresh.open_window()
@@ -288,6 +288,8 @@ class LeapVerify:
         self._counter.close()
 
     def __enter__(self) -> Self:
+        if self._counter.closed:
+            raise ValueError("the engine was closed and its hook taken out: make a new LeapVerify for another block")
         if self._driver is not None:
             self._driver.engine.observer.ahead = 1
             self._driver.counter.after = self.step

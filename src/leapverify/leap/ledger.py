@@ -14,10 +14,8 @@ import torch
 
 Clock = Literal["wall", "tokens"]
 PARTS = (
-    "other",
-    "average",
-    "watch",
-    "snapshot", "finite", "observe", "straightness", "predict", "verify", "restore", "anneal", "schedule", "log",
+    "snapshot", "finite", "observe", "straightness", "watch", "predict", "verify", "restore", "average", "anneal",
+    "schedule", "log", "other",
 )  # fmt: skip
 
 PASS_TOKENS = 8.0
@@ -41,7 +39,6 @@ class Ledger:
         clock: `wall` rules on seconds; `tokens` on tokens, so that decisions repeat exactly on any machine.
         budget: share of the run's time that may be spent; None for no limit.
         step_tokens: tokens of one training step; needed for the clock `tokens`.
-        weights: elements of the weights, which say what a pass over them costs.
 
     Raises:
         ValueError: an unknown clock, a budget outside (0, 1], or no step_tokens for the clock `tokens`.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapverify.leap.recognizer import tensors_in
+from leapverify.forms import tensors_in
 
 SHOWN = 256
 """Training batches that are looked at; hashing them all would cost time for the whole run."""

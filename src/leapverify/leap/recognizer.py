@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leapverify.forms import cut, tensors_in
 from leapverify.observe import Fingerprinter, ProbeSet, Thresholds, classify_regimes, similarity
 from leapverify.observe.batches import BatchFingerprinter, Run, said
 from leapverify.observe.capture import is_transformers, unwrapped
-from leapverify.observe.forms import cut, tensors_in
 from leapverify.undisturbed import WrittenError, unwritten
-
-__all__ = ["Recognizer", "Seen", "first_of", "probes_of", "tensors_in", "tried"]
 
 REMEMBERED = 512
 """Similarities that the thresholds may look back on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from leapverify.race.arms import with_needs
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import SELECTION
 from leapverify.study.config import ConfigError
-from leapverify.study.settings import one_line
+from leapverify.study.settings import flat, one_line, with_keys
 
 
 def with_settings(config: RaceConfig, settings: Mapping[str, Any]) -> RaceConfig:
@@ -23,15 +22,7 @@ def with_settings(config: RaceConfig, settings: Mapping[str, Any]) -> RaceConfig
     Raises:
         ConfigError: an unknown key or a value that does not fit, in one sentence.
     """
-    tree = config.model_dump(mode="json")
-    for key, value in settings.items():
-        *parents, last = key.split(".")
-        section: Any = tree
-        for part in parents:
-            section = _child(section, part, key)
-        _child(section, last, key)
-        section[last] = value
-    return checked(tree)
+    return checked(with_keys(config.model_dump(mode="json"), settings, open_groups=("usual", "grids")))
 
 
 def checked(tree: Mapping[str, Any]) -> RaceConfig:
@@ -68,7 +59,7 @@ def dump_config(config: RaceConfig) -> str:
 
 def differences(there: RaceConfig, now: RaceConfig) -> list[str]:
     """The settings that decide numbers and differ, as 'key: a there, b now'."""
-    left, right = (_flat(each.model_dump(mode="json", exclude=set(SELECTION))) for each in (there, now))
+    left, right = (flat(each.model_dump(mode="json", exclude=set(SELECTION))) for each in (there, now))
     keys = dict.fromkeys([*right, *left])
     return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in keys if left.get(key) != right.get(key)]
 
@@ -85,20 +76,3 @@ def left_out(there: RaceConfig, now: RaceConfig) -> list[str]:
         if missing := [str(each) for each in before if each not in after]:
             found.append(f"{key}: {', '.join(missing)} there, not now")
     return found
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat
-
-
-def _child(section: Any, part: str, key: str) -> Any:
-    if isinstance(section, dict) and part in section:
-        return section[part]
-    known = list(section) if isinstance(section, dict) else []
-    near = difflib.get_close_matches(part, known, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known here: {', '.join(known) or 'nothing'}"
-    raise ConfigError(f"there is no setting {key!r}: {hint}")

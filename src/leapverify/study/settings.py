@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,31 @@ def with_settings(config: StudyConfig, settings: Mapping[str, Any]) -> StudyConf
     Raises:
         ConfigError: an unknown key or a value that does not fit, in one sentence.
     """
-    tree = config.model_dump()
+    return checked(with_keys(config.model_dump(), settings))
+
+
+def with_keys(tree: dict[str, Any], settings: Mapping[str, Any], open_groups: Collection[str] = ()) -> dict[str, Any]:
+    """A configuration's tree with dotted keys set.
+
+    Args:
+        tree: what a configuration dumps; it is changed.
+        settings: dotted key -> value.
+        open_groups: names of mappings that are values themselves and may be set as a whole.
+
+    Raises:
+        ConfigError: an unknown key, or a group of settings.
+    """
     for key, value in settings.items():
         node, *parents = reversed(key.split("."))
         section: Any = tree
         for part in reversed(parents):
             section = _child(section, part, key)
         present = _child(section, node, key)
-        if isinstance(present, dict):
+        if isinstance(present, dict) and node not in open_groups:
             names = ", ".join(f"{key}.{name}" for name in present)
             raise ConfigError(f"{key} is a group of settings: set one of {names}")
         section[node] = value
-    return checked(tree)
+    return tree
 
 
 def checked(tree: Mapping[str, Any]) -> StudyConfig:
@@ -87,16 +100,17 @@ def dump_config(config: StudyConfig) -> str:
 
 def differences(a: StudyConfig, b: StudyConfig) -> list[str]:
     """The settings in which two configurations differ, as 'key: a, b'."""
-    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
     return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in right if left.get(key) != right.get(key)]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree's leaves by their dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat
+        found.update(flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return found
 
 
 def _child(section: Any, part: str, key: str) -> Any:

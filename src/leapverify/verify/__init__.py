@@ -1,6 +1,6 @@
 """The validator: is the predicted state good? Criteria, the sequential paired test, and the held-out measurement."""
 
-from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of, require_criterion
+from leapverify.verify.comparison import Comparison, compare, losses_of, mean_loss_of, positions_of, require_criterion
 from leapverify.verify.criteria import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
 from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput
@@ -21,6 +21,7 @@ __all__ = [
     "adaptive",
     "compare",
     "gain_fraction",
+    "losses_of",
     "mean_loss_of",
     "paired_test",
     "positions_of",

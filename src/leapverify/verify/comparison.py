@@ -7,9 +7,8 @@ that of the first round; what is reported is scaled by that of all sequences.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leapverify.forms import tensors_in
 from leapverify.undisturbed import undisturbed
 from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction, sequence_rows
@@ -132,14 +132,14 @@ def positions_of(batch: Any) -> int:
     """Forward positions of a batch, the unit of forward-token costs.
 
     Args:
-        batch: tensors in any nesting of tuples, lists, mappings and dataclasses.
+        batch: tensors in any nesting of tuples, lists, mappings and objects.
 
     Returns:
         b t for the first integer tensor of shape (b, t); without one, the rows of the first tensor that has any;
         without tensors 1.
     """
     rows = 0
-    for tensor in _tensors(batch):
+    for tensor in tensors_in(batch):
         if tensor.ndim == 2 and not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
             return max(1, tensor.numel())
         rows = rows or (tensor.shape[0] if tensor.ndim else 0)
@@ -152,20 +152,25 @@ def mean_loss_of(model: nn.Module, loss: LossFunction, batches: Iterable[Any]) -
     Raises:
         ValueError: no batches, no tokens, or a loss function that returns nothing or a wrong shape.
     """
-    rows = _forward(model, loss, list(batches))
+    rows = losses_of(model, loss, list(batches))
     _require_tokens(rows)
-    return _mean(rows.losses, rows.tokens)
+    return rows.mean
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Losses of some batches, in order, on the host, and how many each batch gave."""
 
     losses: Float64[Tensor, " n"]
     tokens: Float64[Tensor, " n"]
     counts: tuple[int, ...]
 
+    @property
+    def mean(self) -> float:
+        """Token-weighted mean loss."""
+        return _mean(self.losses, self.tokens)
 
-NOTHING = _Rows(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), ())
+
+NOTHING = Rows(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), ())
 
 
 class _Pairs:
@@ -250,21 +255,25 @@ class _Pairs:
             tokens=tokens,
         )
 
-    def _run(self, before: _Rows, batches: list[Any]) -> _Rows:
-        rows = _forward(self.model, self.loss, batches)
+    def _run(self, before: Rows, batches: list[Any]) -> Rows:
+        rows = losses_of(self.model, self.loss, batches)
         self.positions += sum(positions_of(batch) for batch in batches)
         losses, tokens = torch.cat([before.losses, rows.losses]), torch.cat([before.tokens, rows.tokens])
-        return _Rows(losses, tokens, (*before.counts, *rows.counts))
+        return Rows(losses, tokens, (*before.counts, *rows.counts))
 
 
-def _forward(model: nn.Module, loss: LossFunction, batches: list[Any]) -> _Rows:
-    """Forward some batches, at least one, with one transfer to the host."""
+def losses_of(model: nn.Module, loss: LossFunction, batches: Sequence[Any]) -> Rows:
+    """Losses of some batches, at least one, with one transfer to the host; the model is left undisturbed.
+
+    Raises:
+        ValueError: no batches, or a loss function that returns nothing or a wrong shape.
+    """
     if not batches:
         raise ValueError("no held-out batch was given (0 batches): give at least one")
     with undisturbed(model):
         rows = [_rows(loss(model, batch)) for batch in batches]
         losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
-    return _Rows(losses, tokens, tuple(each.numel() for each, _ in rows))
+    return Rows(losses, tokens, tuple(each.numel() for each, _ in rows))
 
 
 def _rows(output: Any) -> tuple[Tensor, Tensor]:
@@ -280,26 +289,10 @@ def _rows(output: Any) -> tuple[Tensor, Tensor]:
         raise ValueError(f"the loss function returned a {type(output).__name__}, which is no loss: {form}") from error
 
 
-def _require_tokens(rows: _Rows) -> None:
+def _require_tokens(rows: Rows) -> None:
     if not float(rows.tokens.sum()) > 0.0:
         raise ValueError(f"the first {len(rows.tokens)} held-out sequences count 0 tokens: give text, not padding")
 
 
 def _mean(losses: Tensor, tokens: Tensor) -> float:
     return float((losses * tokens).sum() / tokens.sum())
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a batch in their order."""
-    if isinstance(batch, Tensor):
-        yield batch
-        return
-    parts: Iterable[Any] = ()
-    if isinstance(batch, Mapping):
-        parts = batch.values()
-    elif isinstance(batch, (tuple, list)):
-        parts = batch
-    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        parts = (getattr(batch, field.name) for field in dataclasses.fields(batch))
-    for part in parts:
-        yield from _tensors(part)
