@@ -204,7 +204,9 @@ def _constant(rate: float) -> Rate:
 
 def _moment(state: Mapping[str, Tensor], key: str, parameter: Tensor) -> Tensor:
     # A parameter that never had a gradient has no moments: zeros of its shape that take no memory.
-    return state[key] if key in state else torch.zeros((), device=parameter.device).expand(parameter.shape)
+    if key in state:
+        return state[key]
+    return torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
 
 
 def _step_counts(states: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:

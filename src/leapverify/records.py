@@ -59,6 +59,11 @@ class Checkpoint:
     cascade_s: float
     snapshot_s: float
     lyapunov_s: float
+    update_survival: float | None = None
+    """Share of the weights that the optimizer meant to move in the step that led here and whose stored value changed;
+    of a sample."""
+    update_projection: float | None = None
+    """<stored change, intended change> / <intended change, intended change> of the same sample: 1 is no loss."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,28 @@ def test_a_mapping_does_as_well() -> None:
     spec = TINY["qwen2"]
     model = build_model(spec.model_dump(), seed=1, vocab_size=50, sequence_length=12)
     assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(build(spec)), strict=True))
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_bfloat16_weights_are_the_rounded_float32_ones(family: str, tmp_path: Path) -> None:
+    options = {"seed": 3, "vocab_size": 50, "sequence_length": 12}
+    drawn, kept = (build_model(TINY[family], dtype=dtype, **options) for dtype in (torch.bfloat16, torch.float32))
+    assert {parameter.dtype for parameter in drawn.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(a, b.bfloat16()) for a, b in zip(weights(drawn), weights(kept), strict=True))
+    kept.save_pretrained(tmp_path)
+    spec = ModelSpec(family=family, pretrained=str(tmp_path))  # type: ignore[arg-type]
+    read = build_model(spec, dtype=torch.bfloat16, **options)
+    assert all(torch.equal(a, b) for a, b in zip(weights(read), weights(drawn), strict=True))
+    for model in (drawn, read):
+        # Rotary frequencies in bfloat16 would move the positions.
+        found = dict(model.named_buffers())
+        for name, buffer in kept.named_buffers():
+            assert torch.equal(found[name], buffer)
+            assert found[name].dtype == buffer.dtype
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        assert model.training
+        model(torch.arange(12).unsqueeze(0)).logits.sum().backward()
+        assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("family", TINY)

@@ -16,6 +16,7 @@ from leapverify.analysis.costs import Cost, costs
 from leapverify.analysis.over_seeds import fields_of, summarise
 from leapverify.analysis.sensitivity import SensitivityPoint, threshold_grid, threshold_sensitivity
 from leapverify.analysis.skill import Correlation, Skill, lyapunov_correlation, recognizer_skill
+from leapverify.analysis.survival import Survival, recorded, survival
 from leapverify.report.run import CRITERIA, REGIMES, Run, seeds_text
 
 Key = tuple[str, str, int]
@@ -107,6 +108,12 @@ class Analysis:
     def lyapunov(self) -> Correlation:
         """Rank correlation of the local Lyapunov exponent with the similarity."""
         return lyapunov_correlation(self.run.checkpoints)
+
+    @cached_property
+    def survivals(self) -> Mapping[str, Survival]:
+        """What survived of the optimizer's updates, by regime; empty where the study sampled none."""
+        rows = self.run.checkpoints
+        return {regime: survival(rows, regime) for regime in REGIMES} if recorded(rows) else {}
 
     @cached_property
     def costs(self) -> Sequence[Cost]:

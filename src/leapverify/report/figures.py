@@ -30,6 +30,7 @@ def build_figures(analysis: Analysis) -> dict[str, Figure]:
         figures_cascades.cascades(analysis),
         figures_course.signals(run, analysis.lyapunov),
         figures_recognize.costs(analysis),
+        *([figures_course.updates(run)] if analysis.survivals else ()),
     ]
     return {figure.name: figure for figure in drawn}
 

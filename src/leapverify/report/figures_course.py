@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from leapverify.analysis.skill import Correlation
 from leapverify.records import Checkpoint
 from leapverify.report.panels import Axis, Figure, Key, Panel, Spec, View, axis_title, base_layout, curve, grid, line_at
-from leapverify.report.run import Run, seeds_text
+from leapverify.report.run import Run, seeds_text, stored_as
 from leapverify.report.theme import REGIME_MARKS, Mark, plain
 from leapverify.report.wording import verdict
 
@@ -129,6 +129,24 @@ def losses(run: Run) -> Figure:
         "Thin lines are seeds, the thick one is their mean. The two sets share no document. n = "
         f"{seeds_text(len(run.seeds))}, {len(run.steps)} checkpoints each.",
         [view],
+        legend=SEED_KEYS,
+    )
+
+
+def updates(run: Run) -> Figure:
+    """The share of the optimizer's updates that survived being stored, and how far the weights moved along them."""
+    panels = [
+        Panel("Weights that changed, of those meant to", _course(run, lambda row: row.update_survival)),
+        Panel("Movement along the intended update", _course(run, lambda row: row.update_projection), [line_at(1)]),
+    ]
+    return Figure(
+        "updates",
+        "Updates that survive being stored",
+        f"Weights in {stored_as(run)}; of a sample of them, in the step that led to each checkpoint. Left: where an "
+        "update is below half the distance to the next number, rounding to nearest stores the old weight again. "
+        "Right: 1 is as meant, in the mean at least; 0 is no movement. "
+        f"n = {seeds_text(len(run.seeds))}.",
+        [grid(panels, Axis("training step"), Axis("share", {"rangemode": "tozero"}), columns=2, height_px=230)],
         legend=SEED_KEYS,
     )
 

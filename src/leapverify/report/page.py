@@ -32,6 +32,8 @@ SHORT = {
     "cascades": "Cascades", "signals": "Signals", "costs": "Cost",
 }  # fmt: skip
 """Figures in the order of the page, and what the navigation calls them."""
+WHERE_RECORDED = {"updates": "Updates"}
+"""Figures after them that only some studies have the records for."""
 FOLDED = {"gain": "gain", "cascades": "cascades", "costs": "costs"}
 """Which further table lies folded under which figure."""
 
@@ -152,7 +154,8 @@ def sections(
     drawn = [
         Section(name, short, figures[name].title, figures=[figures[name]],
                 folded=[folded[FOLDED[name]]] if name in FOLDED else ())
-        for name, short in SHORT.items()
+        for name, short in {**SHORT, **WHERE_RECORDED}.items()
+        if name in figures
     ]  # fmt: skip
     rungs = ladder(run)
     if rungs:

@@ -118,6 +118,12 @@ def seeds_text(count: int) -> str:
     return f"{count} seed" + ("" if count == 1 else "s")
 
 
+def stored_as(run: Run) -> str:
+    """In which type the weights were stored, and how they were rounded to it."""
+    kind = str(run.setting("training.weights", "float32"))
+    return kind if kind == "float32" else f"{kind}, {run.setting('training.rounding', 'nearest')} rounding"
+
+
 def lookup(tree: Mapping[str, Any], key: str, default: Any = None) -> Any:
     """The value under a dotted key of a nested mapping, or the default."""
     node: Any = tree

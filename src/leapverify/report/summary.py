@@ -10,13 +10,27 @@ from leapverify.records import SeedMeasure
 from leapverify.report.analysis import Analysis
 from leapverify.report.run import REGIMES, seeds_text
 from leapverify.report.summary_predict import accepted, against_random, best, momentum, skill
-from leapverify.report.wording import FEWEST_SEEDS, Finding, Tile, counted, pairs_interval, range_text, verdict
+from leapverify.report.wording import (
+    FEWEST_SEEDS,
+    Finding,
+    Tile,
+    counted,
+    interval_text,
+    pairs_interval,
+    range_text,
+    verdict,
+)
+
+FEW_SURVIVE = 0.5
+"""Below this share of surviving updates the summary says so."""
+AS_MEANT = 0.1
+"""How far from 1 the movement along the intended update may be and still be called as meant."""
 
 
 def findings(analysis: Analysis) -> list[Finding]:
     """The run's answers, most general first."""
-    found = [regimes(analysis), *accepted(analysis), momentum(analysis), skill(analysis), seeds(analysis),
-             representation(analysis), cost(analysis)]  # fmt: skip
+    found = [regimes(analysis), *accepted(analysis), *updates(analysis), momentum(analysis), skill(analysis),
+             seeds(analysis), representation(analysis), cost(analysis)]  # fmt: skip
     few = len(analysis.run.seeds)
     if few < 5:
         word = seeds_text(few)
@@ -139,6 +153,27 @@ def cost(analysis: Analysis) -> Finding:
     if sweep.ran and sweep.of_training is not None:
         text += f", the sweep of all predictors {sweep.of_training:.2g} times the training time (the study, not a leap)"
     return Finding("Cost", text + ".")
+
+
+def updates(analysis: Analysis) -> list[Finding]:
+    """What to keep in mind where fewer than half of the intended updates survive being stored; else nothing."""
+    settled = (analysis.survivals[regime] for regime in ("stable", "transition") if analysis.survivals)
+    found = next((each for each in settled if each.share.mean is not None), None)
+    if found is None or found.share.mean is None or found.share.mean >= FEW_SURVIVE:
+        return []
+    share, along = found.share, found.projection
+    text = f"At {found.regime} checkpoints only {100 * found.share.mean:.0f} %"
+    text += f"{interval_text(share.low, share.high, '.0f', scale=100.0, unit=' %')} of the weights that the optimizer "
+    text += "meant to move changed when they were stored"
+    if along.mean is None:
+        return [Finding("Updates that survive", f"{text}; cannot say how far they moved: {along.reason}.")]
+    moved = f"{along.mean:.2f} of the intended update{interval_text(along.low, along.high, '.2f')}"
+    if abs(along.mean - 1) <= AS_MEANT:
+        text += f", but those made up for the rest: the weights moved {moved}, as meant in the mean."
+    else:
+        text += f", and the weights moved {moved}: acceptance that does not degrade with K must be told apart from "
+        text += "weights that hardly move."
+    return [Finding("Updates that survive", text)]
 
 
 def _shares(analysis: Analysis) -> dict[str, float]:

@@ -8,7 +8,7 @@ from leapverify.analysis.over_seeds import OverSeeds
 from leapverify.report import table as t
 from leapverify.report.analysis import Analysis
 from leapverify.report.paper import MODELS, PAPER, paper_value
-from leapverify.report.run import Run
+from leapverify.report.run import Run, stored_as
 from leapverify.report.table import Cell, Column, Table
 from leapverify.report.tables import PAPER_COLUMNS, SPREAD, model_key, no_checkpoint
 
@@ -38,7 +38,7 @@ CONTROL = {
 
 
 def tables_of_predictions(analysis: Analysis) -> list[Table]:
-    """Tables 6 to 10."""
+    """Tables 6 to 10, and beside Table 8 what survived of the updates where that was recorded."""
     strict = Table(
         "table-07",
         "Table 7. Strict acceptance in transition and stable regimes, %",
@@ -55,7 +55,7 @@ def tables_of_predictions(analysis: Analysis) -> list[Table]:
     stable = Table(
         "table-08",
         "Table 8. Strict acceptance in the stable regime, %",
-        f"The paper gives this table for its 7B model. {RATES} {QUADRATIC} {RANDOM}",
+        f"The paper gives this table for its 7B model. {RATES} {QUADRATIC} {RANDOM}{survived(analysis)}",
         strict.columns,
         t.grouped(
             _rates(analysis, "strict", "strict_percent", ("stable",), IN_STABLE),
@@ -69,7 +69,42 @@ def tables_of_predictions(analysis: Analysis) -> list[Table]:
         strict.columns,
         t.grouped(_rates(analysis, "proximity", "proximity_percent", ("transition", "stable"), EXTRAPOLATORS), 2),
     )
-    return [momentum(analysis), strict, stable, proximity, variation(analysis)]
+    beside = [updates(analysis)] if analysis.survivals else []
+    return [momentum(analysis), strict, stable, *beside, proximity, variation(analysis)]
+
+
+def survived(analysis: Analysis) -> str:
+    """What Table 8 has to be read beside: how much of the updates the stable weights took up."""
+    if not analysis.survivals:
+        return ""
+    found = analysis.survivals["stable"]
+    if found.share.mean is None or found.projection.mean is None:
+        return f" Updates that survive: {found.share.reason or found.projection.reason}."
+    share = t.spread("share", found.share, ".1f", scale=100.0, of="checkpoints")
+    along = t.spread("projection", found.projection, ".2f")
+    return (
+        f" To be read beside it: at stable checkpoints {share.text} % of the weights that the optimizer meant to move "
+        f"changed when they were stored ({share.below}), and the weights moved {along.text} of the intended update."
+    )
+
+
+def updates(analysis: Analysis) -> Table:
+    """What survived of the optimizer's updates when the weights were stored."""
+    rows = []
+    for regime, found in analysis.survivals.items():
+        cells = [t.name("regime", regime)]
+        cells.append(t.spread("survival_percent", found.share, ".1f", scale=100.0, of="checkpoints"))
+        cells.append(t.spread("projection", found.projection, ".3f", of="checkpoints"))
+        rows.append(cells)
+    note = (
+        f"Weights in {stored_as(analysis.run)}. Changed: of a sample of the weights that the optimizer meant to move "
+        "in the step that led to a checkpoint, the share whose stored value is another one. Movement: <stored change, "
+        "u> / <u, u>, with u the update that AdamW meant; 1 is as meant, at least in the mean. Where weights hardly "
+        "move, a prediction may pass for that reason alone, whatever K is. Mean within each seed, then over seeds. "
+        f"{SPREAD}"
+    )
+    columns = [Column("regime", False), Column("changed, %"), Column("movement along the update")]
+    return Table("updates", "Updates that survive being stored", note, columns, t.grouped(rows, 0))
 
 
 def momentum(analysis: Analysis) -> Table:

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from leapverify.train.attention import causal_attention
 from leapverify.train.hub import first_line, hub
 
 
@@ -84,30 +85,41 @@ def qwen_7b_spec() -> ModelSpec:
 
 
 def build_model(
-    config: Mapping[str, Any] | ModelSpec, *, seed: int, vocab_size: int, sequence_length: int
+    config: Mapping[str, Any] | ModelSpec,
+    *,
+    seed: int,
+    vocab_size: int,
+    sequence_length: int,
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A float32 causal language model on the CPU, in training mode.
+    """A causal language model on the CPU, in training mode; its rows may be padded at their ends only.
+
+    Random weights are drawn in float32 whatever the type, so that a seed means one initialisation; then each is rounded
+    and its float32 form let go. Host memory at most: 4 bytes a parameter, and the largest parameter once more.
 
     Args:
         config: the architecture.
         seed: of the random initial weights; no global RNG stream moves.
         vocab_size: the tokenizer's, used where the architecture names none.
         sequence_length: T, tokens; used where the architecture names no context.
+        dtype: of the parameters; buffers, such as the frequencies of rotary positions, stay float32.
 
     Raises:
         ValueError: the vocabulary or the context is too small for the data, or pretrained weights cannot be had.
     """
     spec = config if isinstance(config, ModelSpec) else ModelSpec(**config)
     if spec.pretrained is not None:
-        model = _pretrained(spec.pretrained)
+        model = _pretrained(spec.pretrained, dtype)
         _check_fit(model.config.vocab_size, model.config.max_position_embeddings, vocab_size, sequence_length)
-        return model
+        return causal_attention(model)
     _check_fit(spec.vocab_size or vocab_size, spec.context or sequence_length, vocab_size, sequence_length)
     with torch.random.fork_rng(devices=[]):
         # The CPU generator alone: torch.manual_seed would also move the streams of every GPU.
         torch.default_generator.manual_seed(seed)
         model = _random(spec, vocab_size, sequence_length)
-    return model.float().train()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return causal_attention(model).train()
 
 
 def parameter_count(spec: ModelSpec, vocab_size: int | None = None, sequence_length: int = 1024) -> int:
@@ -176,12 +188,12 @@ def _qwen2(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _pretrained(name: str) -> Any:
+def _pretrained(name: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
         with hub():
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
     except Exception as error:  # Broken files and missing networks surface as many unrelated classes.
         remedy = "give a local folder"
         raise ValueError(f"pretrained model {name!r} cannot be loaded ({first_line(error)}): {remedy}") from error

@@ -107,11 +107,12 @@ def load_state(
 
     Raises:
         Damaged: the file is missing, incomplete or altered.
-        ValueError: the file is of another model.
+        ValueError: the file is of another model, or its moments of another type than the weights.
     """
     tensors, about = load_tensors(path)
     tensors |= {f"weight.{name}": tensor for name, tensor in (weights or {}).items()}
     _check_same_model(path, tensors, model)
+    _check_moments(path, tensors, model)
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     optimizer.state.clear()
     with torch.no_grad():
@@ -144,6 +145,17 @@ def _check_same_model(path: Path, tensors: Mapping[str, Tensor], model: nn.Modul
         here, there = _kind(wanted.get(key)), _kind(found.get(key))
         if here != there:
             raise ValueError(f"{path} is of another model: {key} is {there} there and {here} here; use that model")
+
+
+def _check_moments(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        for key in _MOMENTS if f"step.{name}" in tensors else ():
+            here, there = _kind(parameter), _kind(tensors.get(f"{key}.{name}"))
+            if here != there:
+                raise ValueError(
+                    f"{path} holds {key}.{name} as {there} where the weights are {here}: AdamW keeps its moments in "
+                    "their type; go on from a state that was saved so"
+                )
 
 
 def _kind(tensor: Tensor | None) -> str:
