@@ -15,6 +15,9 @@ from leapverify.observe.packing import Batch
 _PACKABLE = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"})
 """Families of transformers that take a 4-D mask and position ids, both tested against one probe at a time."""
 
+_MASKED = frozenset({"sdpa", "eager", "causal"})
+"""Attentions that keep to a 4-D mask; the last one is the reference runs' own: sdpa, with no mask unless given one."""
+
 
 class Source(Protocol):
     """Runs one batch through a model and returns the activations of the layer that it stands for."""
@@ -64,7 +67,7 @@ def packs(model: nn.Module, longest: int) -> bool:
     if not is_transformers(model) or getattr(config, "model_type", None) not in _PACKABLE:
         return False
     window = getattr(config, "sliding_window", None)
-    return getattr(config, "_attn_implementation", None) in ("sdpa", "eager") and (window is None or window >= longest)
+    return getattr(config, "_attn_implementation", None) in _MASKED and (window is None or window >= longest)
 
 
 def source_of(model: nn.Module, layer: str | None) -> Source:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from leapverify.race.optimizers import OPTIMIZERS
-from leapverify.study.config import Positive, Section
+from leapverify.study.section import Positive, Section
 from leapverify.train.models import ModelSpec
 
 TaskName = Literal["pretrain", "finetune", "lora", "convex", "noise"]

@@ -70,6 +70,15 @@ def _token_losses(
         return _through_head(parts.get_output_embeddings(), hidden, targets), index
 
 
+def static_token_losses(
+    model: nn.Module, tokens: Int64[Tensor, "b t"], autocast: torch.dtype | None
+) -> Float32[Tensor, "b u"]:
+    """Losses of all (b, t - 1) predictions, padding too: shapes that do not depend on what is padding."""
+    whole = Batch(tokens, tokens, None)  # nobody looks at the mask of a batch that counts everything
+    losses, _ = _token_losses(model, whole, True, autocast)
+    return losses.view(tokens.shape[0], -1)
+
+
 def _through_head(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Losses from hidden states, a part at a time: the logits of a whole batch would be its largest tensor by far."""
     part = max(1, LARGEST_LOGITS // head.weight.shape[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,11 +29,23 @@ class Batch:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that the batch holds."""
+        always = (self.tokens, self.mask)
+        return always if self.counted is None else (*always, self.counted)
+
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device; itself if it is there."""
-        counted = None if self.counted is None else self.counted.to(device, non_blocking=True)
-        tokens, mask = (tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.mask))
-        return Batch(tokens, mask, counted)
+        """The batch on a device; itself if it is there. From page-locked memory, nobody waits for the copy."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU fetches it by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        counted = None if self.counted is None else function(self.counted)
+        return Batch(function(self.tokens), function(self.mask), counted)
 
 
 def make_batch(tokens: Int64[Tensor, "b t"], mask: Bool[Tensor, "b t"] | None = None) -> Batch:

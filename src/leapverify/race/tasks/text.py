@@ -167,10 +167,10 @@ class Base:
         model = untrained(self.reader, seed).to(self.reader.device)
         optimizer = build_optimizer(model.parameters(), text.base_lr, device=self.reader.device)
         schedule = Schedule("cosine", text.base_lr, round(BASE_WARMUP * text.base_steps), text.base_steps)
+        loss = partial(mean_loss, autocast=autocast_of(text))
         for step in range(1, text.base_steps + 1):
             batch = self.reader.batch(step, seed)
-            clip, autocast = text.grad_clip, autocast_of(text)
-            train_step(model, optimizer, batch, schedule(step), grad_clip=clip, autocast=autocast)
+            train_step(model, optimizer, batch, schedule(step), grad_clip=text.grad_clip, loss=loss)
         return model
 
 
