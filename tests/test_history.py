@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -97,6 +99,55 @@ def test_branches_use_each_others_buffers_again() -> None:
     assert [float(s.tensors[1]) for s in history] == [2, 3, 4]
 
 
+def test_one_device_per_tensor_is_the_same_ring() -> None:
+    plain, split = filled(2, 3, 4), History(point(0), 2, device=["cpu", torch.device("cpu"), "cpu"])
+    for step in (3, 4):
+        split.push(step, point(step))
+    for a, b in zip(plain, split, strict=True):
+        assert a.step == b.step
+        assert all(map(torch.equal, a.tensors, b.tensors))
+    assert split.nbytes == plain.nbytes
+
+
+def test_each_tensors_snapshots_lie_on_its_device_for_good() -> None:
+    places = ["meta", "cpu", "meta"]
+    history = History(point(0), 2, device=places)
+
+    def found(snapshots: Sequence) -> list[list[str]]:
+        return [[each.device.type for each in snapshot.tensors] for snapshot in snapshots]
+
+    for step in range(1, 6):
+        history.push(step, point(step))
+        assert found(history) == [places] * len(history)
+        assert history.holds(history[-1].tensors[1])
+    with history.branch() as chain:
+        for step in (6, 7, 8):
+            chain.push(step, point(step))
+        assert found(chain) == [places] * 2
+        assert float(chain[-1].tensors[1]) == 8
+    assert [float(snapshot.tensors[1]) for snapshot in history] == [4, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_page_locked_snapshots_hold_the_same(dtype: torch.dtype) -> None:
+    """Without CUDA the memory is ordinary, but cut out of one block all the same."""
+    plain, locked = History(point(0), 2, dtype=dtype), History(point(0), 2, dtype=dtype, pinned=True)
+    for step in (1, 2, 3):
+        plain.push(step, point(step + 0.3))
+        locked.push(step, point(step + 0.3))
+    for a, b in zip(plain, locked, strict=True):
+        assert all(map(torch.equal, a.tensors, b.tensors))
+        assert all(each.is_contiguous() and each.dtype == dtype for each in b.tensors)
+    first, second = (snapshot.tensors[0] for snapshot in locked)
+    assert locked.nbytes == plain.nbytes
+    assert first.untyped_storage().data_ptr() == locked[0].tensors[1].untyped_storage().data_ptr()
+    assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
+    assert locked.holds(first)
+    assert not locked.holds(plain[0].tensors[0])
+    if torch.cuda.is_available():
+        assert first.is_pinned()
+
+
 def test_bad_input_is_named() -> None:
     history = filled(2, 5)
     for step in (5, 4):
@@ -112,6 +163,8 @@ def test_bad_input_is_named() -> None:
         History([], 1)
     with pytest.raises(ValueError, match=r"torch.float64 is not kept: use float32"):
         History(point(0), 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="2 devices are given for the snapshots of 3 tensors: give one device, or one"):
+        History(point(0), 1, device=["cpu", "cpu"])
     with pytest.raises(ValueError, match="branch length 0 is too short"):
         history.branch(0)
     with pytest.raises(IndexError):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from leapverify.optimizer_state import GroupHyper, OptimizerState
+from leapverify.pinned import host_memory, wait_for, wait_for_all
 from leapverify.weights import Tensors, copy_, require_same_shapes
 
 __all__ = ["GroupHyper", "History", "OptimizerState", "Snapshot"]
 
 Value = TypeVar("Value")
+Place: TypeAlias = torch.device | str
 
 STORAGE = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,11 +38,13 @@ class History:
         like: tensors whose shapes and devices the snapshots take.
         length: snapshots kept, at least 1; a further push drops the oldest.
         dtype: float32, float16 or bfloat16; predictors compute in float32 from each of them.
-        device: where the snapshots lie; None leaves each beside its tensor.
-        pinned: page-locked host memory, which an accelerator reads and writes faster; only for snapshots on the CPU.
+        device: where the snapshots lie; a sequence of devices, one per tensor, splits them between several places, for
+            good; None leaves each beside its tensor.
+        pinned: those that lie on the CPU lie in page-locked memory, which an accelerator reads and writes faster and
+            without the host's waiting for each copy; ordinary memory where there is no CUDA.
 
     Raises:
-        ValueError: a length below 1, no tensors, or another type.
+        ValueError: a length below 1, no tensors, another type, or not one device per tensor.
     """
 
     optimizer: OptimizerState | None
@@ -52,7 +56,7 @@ class History:
         length: int,
         *,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+        device: Place | Sequence[Place] | None = None,
         pinned: bool = False,
     ) -> None:
         if length < 1:
@@ -63,7 +67,7 @@ class History:
             raise ValueError(f"history dtype {dtype} is not kept: use float32, float16 or bfloat16")
         self.optimizer = None
         self._length, self._pinned = length, pinned
-        self._like = tuple(torch.empty(0, dtype=dtype, device=device or each.device).expand(0) for each in like)
+        self._dtype, self._places = dtype, _places(like, device)
         self._shapes = tuple(torch.empty(each.shape, device="meta") for each in like)
         self._ring: deque[Snapshot] = deque()
         self._spare: list[tuple[Tensor, ...]] = []
@@ -86,6 +90,11 @@ class History:
     def length(self) -> int:
         """Snapshots kept at most."""
         return self._length
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the snapshots."""
+        return self._dtype
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -116,7 +125,7 @@ class History:
             self._drop_oldest()
         self.forget()
         buffers = self._take()
-        copy_(buffers, tensors)
+        self._fill(buffers, tensors)
         self._ring.append(Snapshot(step, buffers))
 
     def reset(self) -> None:
@@ -163,20 +172,50 @@ class History:
         else:
             self._spare.append(oldest.tensors)
 
+    def _fill(self, buffers: Tensors, tensors: Tensors) -> None:
+        if not self._pinned:
+            copy_(buffers, tensors)
+        elif all(each.device.type == "cuda" for each in tensors):
+            # All copies are on their way before the host waits for the last one.
+            with torch.no_grad():
+                torch._foreach_copy_(list(buffers), list(tensors), non_blocking=True)
+            wait_for(tensors)
+        else:
+            # A device may still have to read these buffers, which the host is about to write.
+            wait_for_all()
+            copy_(buffers, tensors)
+
     def _take(self) -> tuple[Tensor, ...]:
         if self._spare:
             return self._spare.pop()
         if self._pool is not None:
             return self._pool._take()
-        buffers = tuple(
-            torch.empty(
-                shape.shape, dtype=kind.dtype, device=kind.device, pin_memory=self._pinned and kind.device.type == "cpu"
-            )
-            for shape, kind in zip(self._shapes, self._like, strict=True)
-        )
+        buffers = self._allocate()
         self._nbytes += sum(each.nbytes for each in buffers)
-        self._storages |= {each.untyped_storage().data_ptr() for each in buffers if each.numel()}
+        self._storages |= {place for each in buffers if (place := each.untyped_storage().data_ptr())}
         return buffers
+
+    def _allocate(self) -> tuple[Tensor, ...]:
+        hosted = [self._pinned and place.type == "cpu" for place in self._places]
+        locked = iter(host_memory([each for each, host in zip(self._shapes, hosted, strict=True) if host], self._dtype))
+        return tuple(
+            next(locked) if host else torch.empty(shape.shape, dtype=self._dtype, device=place)
+            for shape, place, host in zip(self._shapes, self._places, hosted, strict=True)
+        )
+
+
+def _places(like: Tensors, device: Place | Sequence[Place] | None) -> tuple[torch.device, ...]:
+    """The device of each tensor's snapshots."""
+    if device is None:
+        return tuple(each.device for each in like)
+    if isinstance(device, str | torch.device):
+        return (torch.device(device),) * len(like)
+    if len(device) != len(like):
+        raise ValueError(
+            f"{len(device)} devices are given for the snapshots of {len(like)} tensors: give one device, or one per "
+            "tensor"
+        )
+    return tuple(map(torch.device, device))
 
 
 class Branch(History):
@@ -187,7 +226,7 @@ class Branch(History):
             raise ValueError(f"branch length {length} is too short: keep at least 1 snapshot")
         self.optimizer = parent.optimizer
         self._length, self._pinned = length, parent._pinned
-        self._like, self._shapes = parent._like, parent._shapes
+        self._dtype, self._places, self._shapes = parent._dtype, parent._places, parent._shapes
         self._ring = deque(list(parent)[-length:])
         self._spare = []
         self._storages = parent._storages

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Tensors: TypeAlias = Sequence[Float[Tensor, "..."]]
@@ -138,14 +138,23 @@ def distance(a: Tensors, b: Tensors) -> float:
 
 
 @torch.no_grad()
-def all_finite(tensors: Tensors) -> bool:
-    """Whether no element is NaN or infinite: one read of the data, one host synchronisation per device."""
-    extremes: dict[torch.device, list[Tensor]] = {}
+def finite(tensors: Tensors) -> Bool[Tensor, ""]:
+    """Whether no element is NaN or infinite, as a flag beside the first tensor: one read of the data, and the host does
+    not wait for it."""
+    extremes: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel():
             # The extremes of a tensor are finite exactly if all of it is: NaN propagates to both.
-            extremes.setdefault(tensor.device, []).extend(x.float() for x in torch.aminmax(tensor))
-    return all(bool(torch.isfinite(torch.stack(values)).all()) for values in extremes.values())
+            extremes.setdefault((tensor.device, tensor.dtype), []).extend(torch.aminmax(tensor))
+    flags = [torch.isfinite(torch.stack(values)).all() for values in extremes.values()]
+    if not flags:
+        return torch.ones((), dtype=torch.bool)
+    return flags[0] if len(flags) == 1 else torch.stack([flag.to(flags[0].device) for flag in flags]).all()
+
+
+def all_finite(tensors: Tensors) -> bool:
+    """Whether no element is NaN or infinite; waits for the device once."""
+    return bool(finite(tensors))
 
 
 def trainable(model: nn.Module, include: Callable[[str], bool] | None = None) -> dict[str, nn.Parameter]:
@@ -185,7 +194,8 @@ def _reduce(pairs: Iterator[tuple[Tensor, Tensor]], value: Callable[[Tensor, Ten
     for left, right in pairs:
         for index in blocks(left.shape, block_size(left.device)):
             x = left[index].reshape(-1).double()
-            y = x if right is left else right[index].reshape(-1).to(x.device, torch.float64)
+            # First to the device, then to float64, so that the narrower type travels.
+            y = x if right is left else right[index].reshape(-1).to(x.device).double()
             sums.append(value(x, y))
     if not sums:
         return 0.0

@@ -54,7 +54,7 @@ class Moments:
         request = require_request(self.needs, history, horizon, out)
         state = require_moments(history, request.now)
         motions = {key: self.rule(state, *key, horizon) for key in set(zip(state.groups, state.steps, strict=True))}
-        workspace = Workspace(request.now)
+        workspace = Workspace(request.out)
         for i, target in enumerate(request.out):
             motion = motions[state.groups[i], state.steps[i]]
             if motion.terms:
@@ -149,7 +149,7 @@ class Momentum:
         """See `Predictor.predict`."""
         request = require_request(self.needs, history, horizon, out)
         state = require_moments(history, request.now)
-        workspace = Workspace(request.now)
+        workspace = Workspace(request.out)
         for i, target in enumerate(request.out):
             hyper = state.hyper[state.groups[i]]
             decay = hyper.beta2**state.idle

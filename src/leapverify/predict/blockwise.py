@@ -18,7 +18,8 @@ class Workspace:
     """Float32 blocks on one device, allocated when first asked for: all the memory that a prediction adds.
 
     Args:
-        tensors: the tensors that will be walked; blocks are no larger than the largest of them.
+        tensors: the tensors that are written, on whose device all is computed wherever the inputs lie; blocks are no
+            larger than the largest of them.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -42,7 +43,9 @@ class Workspace:
         """The piece itself if it is float32 on this device, otherwise its values in the block of this name."""
         if piece.dtype == torch.float32 and piece.device == self.device:
             return piece
-        return self.like(slot, piece).copy_(piece)
+        # Out of host memory the copy takes its place in the device's queue and the host goes on; the narrower type
+        # travels. The other way round the host must wait, for it reads at once.
+        return self.like(slot, piece).copy_(piece, non_blocking=piece.device.type == "cpu")
 
 
 def apply(kernel: Kernel, out: Tensor, inputs: Sequence[Tensor], workspace: Workspace) -> None:
@@ -66,18 +69,19 @@ def apply(kernel: Kernel, out: Tensor, inputs: Sequence[Tensor], workspace: Work
 
 
 def reduce(
-    value: Callable[[Sequence[Tensor], Workspace], Tensor], inputs: Sequence[Sequence[Tensor]]
+    value: Callable[[Sequence[Tensor], Workspace], Tensor], inputs: Sequence[Sequence[Tensor]], out: Sequence[Tensor]
 ) -> list[list[float]]:
     """Sums over each tensor, added up over its blocks in float64; one host synchronisation for all of them.
 
     Args:
         value: gives the sums of one block, shape (n,), from float32 blocks of the inputs.
         inputs: lists of tensors, the same shapes in each.
+        out: tensors of these shapes that are written later, on whose device the sums are taken.
 
     Returns:
         n sums for each tensor.
     """
-    workspace = Workspace(inputs[0])
+    workspace = Workspace(out)
     sums = []
     for tensors in zip(*inputs, strict=True):
         parts = [

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from leapverify.history import History
+from leapverify.pinned import copy_ahead
 from leapverify.predict.blockwise import Workspace, apply, reduce
-from leapverify.predict.predictor import Needs, require_request
-from leapverify.weights import Tensors, copy_
+from leapverify.predict.predictor import Needs, Request, require_request
+from leapverify.weights import Tensors
 
 SIGN_BIT = -(2**31)
 """The sign of a float32, as the int32 that has no other bit."""
@@ -30,7 +31,7 @@ class Hold:
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
         """See `Predictor.predict`."""
         request = require_request(self.needs, history, horizon, out)
-        copy_(request.out, request.now)
+        copy_ahead(request.out, request.now)
         return request.out
 
 
@@ -50,9 +51,8 @@ class Random:
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
         """See `Predictor.predict`; the signs depend on the seed, the newest step and the horizon alone."""
         request = require_request(self.needs, history, horizon, out)
-        before = request.snapshots[1].tensors
-        squares = history.derived("squares of d1", lambda: reduce(_squared_step, (request.now, before)))
-        workspace = Workspace(request.now)
+        squares = self._squares(history, request)
+        workspace = Workspace(request.out)
         generator = torch.Generator(workspace.device).manual_seed(_mixed(self.seed, request.snapshots[0].step, horizon))
         for target, now, square in zip(request.out, request.now, squares, strict=True):
             radius = horizon / request.lags[1] * math.sqrt(sum(square) / max(now.numel(), 1))
@@ -62,6 +62,16 @@ class Random:
 
             apply(kernel, target, (now,), workspace)
         return request.out
+
+    @torch.no_grad()
+    def prepare(self, history: History, out: Tensors) -> None:
+        """See `Prepares.prepare`."""
+        self._squares(history, require_request(self.needs, history, 1, out))
+
+    def _squares(self, history: History, request: Request) -> list[list[float]]:
+        """|d1|^2 of each tensor."""
+        points = tuple(each.tensors for each in request.snapshots)
+        return history.derived(("squares of d1", request.device), lambda: reduce(_squared_step, points, request.out))
 
 
 def _mixed(seed: int, step: int, horizon: int) -> int:

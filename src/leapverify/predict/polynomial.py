@@ -21,7 +21,7 @@ from torch import Tensor
 
 from leapverify.history import History
 from leapverify.predict.blockwise import Kernel, Workspace, apply, reduce
-from leapverify.predict.predictor import Needs, require_request
+from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.weights import Tensors
 
 Coefficients: TypeAlias = Callable[[Sequence[int], int], tuple[float, ...]]
@@ -41,7 +41,7 @@ class Polynomial:
         """See `Predictor.predict`."""
         request = require_request(self.needs, history, horizon, out)
         kernel = combination(self.coefficients(request.lags, horizon))
-        workspace = Workspace(request.now)
+        workspace = Workspace(request.out)
         for target, *inputs in zip(request.out, *(each.tensors for each in request.snapshots), strict=True):
             apply(kernel, target, inputs, workspace)
         return request.out
@@ -60,13 +60,24 @@ class ClampedQuadratic:
         request = require_request(self.needs, history, horizon, out)
         points = tuple(each.tensors for each in request.snapshots)
         a, b = second_difference(request.lags)
-        squares = history.derived("squares of d1 and d2", lambda: reduce(_squares(a, b), points))
+        squares = self._known(history, request)
         s = horizon / request.lags[1]
-        workspace = Workspace(request.now)
+        workspace = Workspace(request.out)
         for square, target, *inputs in zip(squares, request.out, *points, strict=True):
             bend = s * s / 2 * _clamp(*square) if square else 0.0
             apply(combination((-s + bend * a, bend * b)), target, inputs, workspace)
         return request.out
+
+    @torch.no_grad()
+    def prepare(self, history: History, out: Tensors) -> None:
+        """See `Prepares.prepare`."""
+        self._known(history, require_request(self.needs, history, 1, out))
+
+    def _known(self, history: History, request: Request) -> list[list[float]]:
+        """|d1|^2 and |d2|^2 of each tensor."""
+        points = tuple(each.tensors for each in request.snapshots)
+        squares = _squares(*second_difference(request.lags))
+        return history.derived(("squares of d1 and d2", request.device), lambda: reduce(squares, points, request.out))
 
 
 def combination(factors: Sequence[float]) -> Kernel:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -52,7 +53,8 @@ class Predictor(Protocol):
             history: snapshots and, where needed, the optimizer state; neither is changed.
             horizon: K, steps, at least 1.
             out: tensors to write into, such as the model's own parameters; any floating type; none may share memory
-                with the history. None allocates float32 tensors.
+                with the history. All is computed on its device. None allocates float32 tensors beside the newest
+                snapshot.
 
         Returns:
             `out`, or the new tensors.
@@ -62,6 +64,31 @@ class Predictor(Protocol):
             ValueError: a horizon below 1, or an `out` that does not fit.
         """
         ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A predictor that has to read numbers from the device, once per history, before it can write."""
+
+    def prepare(self, history: History, out: Tensors) -> None:
+        """Read them now; predictions from this history into `out` then wait for nothing.
+
+        Args:
+            history: as for `predict`.
+            out: as for `predict`.
+
+        Raises:
+            Declined: too little history.
+        """
+        ...
+
+
+def prepare(predictors: Iterable[Predictor], history: History, out: Tensors) -> None:
+    """Have all predictors read what they need on the host, so that a queue of predictions is not cut up by it."""
+    for each in predictors:
+        if isinstance(each, Prepares):
+            with suppress(Declined):  # it says so again when it is asked for a prediction
+                each.prepare(history, out)
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,11 @@ class Request:
     def now(self) -> tuple[Tensor, ...]:
         """theta_t."""
         return self.snapshots[0].tensors
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed: on the device of what is written, wherever the snapshots lie."""
+        return self.out[0].device
 
     @property
     def lags(self) -> tuple[int, ...]:

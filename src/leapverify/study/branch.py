@@ -2,41 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leapverify.study.aside import Aside
 from leapverify.train.state import capture_rng, restore_rng
+
+
+class Standing:
+    """Where a run stands, put aside once and gone back to as often as wanted.
+
+    That is weights, buffers, moments, step counts, rates, training modes and random streams. On a GPU the moments are
+    copied beside whatever else it does: say `leave` before anything of this changes, `settle` before they are read.
+
+    Args:
+        model, optimizer: the run.
+        apart: weights that the caller brings back itself.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, apart: Sequence[Tensor] = ()) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._apart = {id(tensor) for tensor in apart}
+        self._moments, self._rest = Aside(), Aside()
+        self._left = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory that hold the tensors."""
+        return self._moments.nbytes + self._rest.nbytes
+
+    def keep(self) -> None:
+        """Put aside where the run stands now."""
+        weights = [each for each in self._model.parameters() if id(each) not in self._apart]
+        groups = self._optimizer.param_groups
+        states = [self._optimizer.state.get(each, {}) for group in groups for each in group["params"]]
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        # Looking at a model may write these, and writes them back: they cannot be read meanwhile.
+        self._rest.save([*weights, *self._model.buffers()])
+        self._rest.wait()
+        self._moments.save(moments)
+        self._known = set(self._optimizer.state)
+        self._rates = [group["lr"] for group in groups]
+        self._modes = [(module, module.training) for module in self._model.modules()]
+        self._streams = capture_rng()
+        self._left = False
+
+    def leave(self) -> None:
+        """Something of it is about to change."""
+        self.settle()
+        self._left = True
+
+    def settle(self) -> None:
+        """What is asked of the device from here on finds everything in its place."""
+        self._moments.wait()
+
+    def go_back(self) -> None:
+        """Start going back to where the run stood, if it has been left; any number of times."""
+        if not self._left:
+            return
+        self._left = False
+        self._moments.restore()
+        self._rest.restore()
+        self._rest.wait()
+        for parameter in [each for each in self._optimizer.state if each not in self._known]:
+            del self._optimizer.state[parameter]
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        for module, training in self._modes:
+            module.training = training
+        restore_rng(self._streams)
 
 
 @contextmanager
 def branch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Do anything to the model and its optimizer inside; weights, buffers, moments, rates and RNG streams come back.
-
-    Costs one copy of the weights and two of the moments for as long as it lasts.
-    """
-    tensors = [*model.parameters(), *model.buffers(), *_state_tensors(optimizer)]
-    with torch.no_grad():
-        kept = [tensor.detach().clone() for tensor in tensors]
-    rates = [group["lr"] for group in optimizer.param_groups]
-    training = model.training
-    streams = capture_rng()
+    """Do anything to the model and its optimizer inside; everything that `Standing` holds comes back."""
+    standing = Standing(model, optimizer)
+    standing.keep()
+    standing.leave()
     try:
         yield
     finally:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, kept, strict=True):
-                tensor.copy_(value)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        model.train(training)
-        restore_rng(streams)
-
-
-def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    states: list[dict[str, Any]] = [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
-    return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        standing.go_back()
+        standing.settle()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from leapverify.history import History, OptimizerState
 from leapverify.predict import Declined, Predictor, predictor
 from leapverify.records import CascadeLink, LossPoint
-from leapverify.study.branch import branch
+from leapverify.study.aside import WayBack
+from leapverify.study.branch import Standing
 from leapverify.study.config import CascadeConfig
 from leapverify.verify import Verifier
 from leapverify.weights import all_finite, distance, norm
@@ -43,6 +44,7 @@ class Cascader:
         train: does real steps on the model (for `trained`).
         state: the optimizer's present state at an effective step.
         settings: kinds, shapes and predictors.
+        way_back: theta_t's, where the sweep has one already.
     """
 
     def __init__(
@@ -55,22 +57,42 @@ class Cascader:
         train: TrainSteps,
         state: Callable[[int], OptimizerState],
         settings: CascadeConfig,
+        way_back: WayBack | None = None,
     ) -> None:
-        self._model, self._optimizer, self._parameters = model, optimizer, parameters
-        self._history, self._verifier = history, verifier
+        self._parameters, self._history, self._verifier = parameters, history, verifier
         self._train, self._state, self._settings = train, state, settings
+        self._way_back = way_back or WayBack(parameters, history)
+        self._standing = Standing(model, optimizer, apart=parameters)
+        self._size = 1.0
+        """norm(theta_t)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is put aside while cascades run, once some have been."""
+        return self._way_back.nbytes + self._standing.nbytes
 
     def run(self, start: Start) -> list[CascadeLink]:
         """All cascades of the settings from here."""
-        return list(self._links(start))
+        self._way_back.keep()
+        if "trained" in self._settings.kinds:
+            self._standing.keep()  # runs beside the first prediction and its verification
+        exact = self._way_back.exact
+        self._size = norm(self._parameters if exact else self._history[-1].tensors)
+        try:
+            return list(self._links(start))
+        finally:
+            self._standing.settle()
 
     def _links(self, start: Start) -> Iterator[CascadeLink]:
         names = {"chained": self._settings.predictors, "trained": self._settings.trained_predictors}
         for kind in self._settings.kinds:
             for name in names[kind]:
                 for depth, horizon in self._settings.shapes:
-                    with branch(self._model, self._optimizer):
+                    try:
                         yield from self._cascade(start, kind, name, depth, horizon)
+                    finally:
+                        self._way_back.back()
+                        self._standing.go_back()
 
     def _cascade(self, start: Start, kind: str, name: str, depth: int, horizon: int) -> Iterator[CascadeLink]:
         method = predictor(name)
@@ -78,7 +100,6 @@ class Cascader:
             yield from self._links_of(method, ring, _blank(start, kind, name, depth, horizon))
 
     def _links_of(self, method: Predictor, ring: History, blank: CascadeLink) -> Iterator[CascadeLink]:
-        origin = [tensor.float() for tensor in self._history[-1].tensors]
         before, real, horizon = blank.loss_start, 0, blank.horizon
         for link in range(1, blank.depth + 1):
             clock = time.perf_counter()
@@ -90,7 +111,8 @@ class Cascader:
                 return
             after = predicted
             if blank.kind == "chained":
-                self._chain(ring, horizon)
+                if link < blank.depth:  # nothing goes on from the last one
+                    self._chain(ring, horizon)
             else:
                 self._train_on(ring, blank.step + real, horizon)
                 real += horizon
@@ -100,13 +122,15 @@ class Cascader:
                 loss_predicted=predicted,
                 loss=after,
                 strict=predicted < before,
-                weight_drift=distance(self._parameters, origin) / norm(origin),
+                weight_drift=distance(self._parameters, self._history[-1].tensors) / self._size,
                 seconds=time.perf_counter() - clock,
             )
             before = after
 
     def _predict(self, method: Predictor, ring: History, horizon: int) -> tuple[str, float | None]:
         """Put the prediction into the model: its status and, where it has one, its held-out loss."""
+        if method.needs.optimizer_state:
+            self._standing.settle()
         try:
             method.predict(ring, horizon, out=self._parameters)
         except Declined:
@@ -126,6 +150,7 @@ class Cascader:
         gaps = min(ring.length - 1, horizon)
         marks = [round(horizon * index / gaps) for index in range(gaps + 1)] if gaps else [horizon]
         ring.reset()
+        self._standing.leave()
         done = 0
         for mark in marks:
             self._train(real_step + done + 1, landed + done + 1, mark - done)

@@ -4,8 +4,9 @@ from leapverify.verify.comparison import Comparison, compare, losses_of, mean_lo
 from leapverify.verify.criteria import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
 from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput
+from leapverify.verify.passes import Passes, Ran, fetch
 from leapverify.verify.sequential import Decision, PairedTest, paired_test
-from leapverify.verify.verifier import Measured, Verdict, Verifier
+from leapverify.verify.verifier import Measured, Trial, Verdict, Verifier
 
 __all__ = [
     "Comparison",
@@ -16,10 +17,14 @@ __all__ = [
     "LossOutput",
     "Measured",
     "PairedTest",
+    "Passes",
+    "Ran",
+    "Trial",
     "Verdict",
     "Verifier",
     "adaptive",
     "compare",
+    "fetch",
     "gain_fraction",
     "losses_of",
     "mean_loss_of",

@@ -8,15 +8,15 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from leapverify.undisturbed import undisturbed
 from leapverify.verify import criteria
-from leapverify.verify.heldout import Heldout, LossFunction, open_heldout, sequence_rows
+from leapverify.verify.heldout import Heldout, LossFunction, open_heldout
+from leapverify.verify.passes import Passes, Ran, fetch, forward
 from leapverify.verify.sequential import Decision, PairedTest
 
 logger = logging.getLogger(__name__)
@@ -60,13 +60,78 @@ class Verdict:
     seconds: float
 
 
-class _Ran(NamedTuple):
-    """What a number of forward passes gave."""
+class Trial:
+    """A prediction that stands trial: its losses on the fixed set, and the paired test as far as it has got.
 
-    losses: Float64[Tensor, " n"]
-    tokens: Float64[Tensor, " n"]
-    batches: tuple[Any, ...]
-    ends: tuple[int, ...]
+    Args:
+        now: the baseline.
+        ran: what the fixed set gave under the predicted weights.
+        sequences, budget, epsilon, alpha: see `Verifier`.
+        sigma: margin of `adaptive`, nats per token.
+
+    Raises:
+        ValueError: sigma is no standard deviation, or the loss function gives another number of losses for a batch
+            than it gave before.
+    """
+
+    def __init__(
+        self, now: Measured, ran: Ran, *, sequences: int, budget: int, epsilon: float, alpha: float, sigma: float
+    ) -> None:
+        criteria.adaptive(0.0, 0.0, sigma)
+        self._now, self._budget, self._epsilon, self._sigma = now, budget, epsilon, sigma
+        self._test, self._fed = PairedTest(alpha), 0
+        self._weights = now.tokens / now.tokens[:sequences].mean()
+        self.loss, self.finite = _mean(ran, sequences), bool(torch.isfinite(ran.losses).all())
+        self.passes, self.streams = len(ran.ends), ran.streams
+        self._paired = self.finite and bool(torch.isfinite(now.losses).all())
+        for begin, end in itertools.pairwise((0, *ran.ends)):
+            if self.open:
+                self._feed(ran.losses[begin:end])
+
+    @property
+    def open(self) -> bool:
+        """Whether further batches could still decide the paired test."""
+        undecided = self._paired and self.finite and self._test.decision is None
+        return undecided and self._fed < len(self._now.ends)
+
+    @property
+    def next_batch(self) -> Any:
+        """The batch that the test waits for while it is open."""
+        return self._now.batches[self._fed]
+
+    def take(self, ran: Ran) -> None:
+        """Take what the next batch gave under the predicted weights."""
+        self.passes, self.streams = self.passes + 1, ran.streams
+        self._feed(ran.losses)
+
+    def verdict(self, seconds: float) -> Verdict:
+        """What all criteria say, with the time that the caller has measured."""
+        now, finite, lower = self._now.loss, self.finite, self._test.bounds.lower
+        return Verdict(
+            loss=self.loss,
+            finite=finite,
+            strict=finite and criteria.strict(now, self.loss),
+            adaptive=finite and criteria.adaptive(now, self.loss, self._sigma),
+            proximity=finite and criteria.proximity(now, self.loss, self._epsilon),
+            paired=finite and self._test.decision is Decision.ACCEPT,
+            paired_lower=lower if finite and math.isfinite(lower) else None,
+            paired_sequences=self._test.count,
+            forward_passes=self.passes,
+            seconds=seconds,
+        )
+
+    def _feed(self, losses: Float64[Tensor, " b"]) -> None:
+        begin, end = (0, *self._now.ends)[self._fed : self._fed + 2]
+        if min(begin + len(losses), self._budget) != end:
+            raise ValueError(
+                f"the loss function gave other numbers of losses ({begin + len(losses)} by batch {self._fed + 1}) than "
+                f"for the baseline ({end}): return one loss for each sequence of a batch, whatever the weights"
+            )
+        losses = losses[: end - begin]
+        self._fed += 1
+        self.finite = bool(torch.isfinite(losses).all())
+        if self.finite:
+            self._test.update(((self._now.losses[begin:end] - losses) * self._weights[begin:end]).numpy())
 
 
 class Verifier:
@@ -117,19 +182,15 @@ class Verifier:
             ValueError: the held-out set has fewer sequences than the losses are reported over, or counts no token.
         """
         start = time.perf_counter()
-        with undisturbed(self.model):
-            ran = self._forward(self._open(), self.budget)
-        self._check(ran)
+        ran = self._run(self._open(), self.budget)
         losses, tokens = ran.losses[: self.budget], ran.tokens[: self.budget]
         ends = tuple(min(end, self.budget) for end in ran.ends)
-        return Measured(self._mean(ran), losses, tokens, ran.batches, ends, time.perf_counter() - start)
+        loss = _mean(ran, self.sequences)
+        return Measured(loss, losses, tokens, ran.batches, ends, time.perf_counter() - start)
 
     def loss_of(self) -> float:
         """Loss of the model's present weights over the fixed set only, token-weighted, nats per token."""
-        with undisturbed(self.model):
-            ran = self._forward(self._open(), self.sequences)
-        self._check(ran)
-        return self._mean(ran)
+        return _mean(self._run(self._open(), self.sequences), self.sequences)
 
     def verify(self, now: Measured, sigma: float) -> Verdict:
         """Judge the weights that the model now holds against the baseline.
@@ -148,64 +209,47 @@ class Verifier:
         """
         start = time.perf_counter()
         criteria.adaptive(0.0, 0.0, sigma)
-        with undisturbed(self.model):
-            ran = self._forward(now.batches, self.sequences)
-            loss, passes = self._mean(ran), len(ran.ends)
-            test, finite = PairedTest(self.alpha), bool(torch.isfinite(ran.losses).all())
-            if finite and bool(torch.isfinite(now.losses).all()):
-                passes, finite = self._pair(test, now, ran)
-        lower = test.bounds.lower
-        return Verdict(
-            loss=loss,
-            finite=finite,
-            strict=finite and criteria.strict(now.loss, loss),
-            adaptive=finite and criteria.adaptive(now.loss, loss, sigma),
-            proximity=finite and criteria.proximity(now.loss, loss, self.epsilon),
-            paired=finite and test.decision is Decision.ACCEPT,
-            paired_lower=lower if finite and math.isfinite(lower) else None,
-            paired_sequences=test.count,
-            forward_passes=passes,
-            seconds=time.perf_counter() - start,
+        (ran,), _ = fetch([self.run(now)])
+        trial = self.judge(now, ran, sigma)
+        while trial.open:
+            self.go_on(trial)
+        return trial.verdict(time.perf_counter() - start)
+
+    def run(self, now: Measured) -> Passes:
+        """Send the fixed set of a baseline through the weights that the model now holds; the host waits for nothing.
+
+        The first third of `verify`, for a caller with many predictions to verify: run them all, `fetch` once, then
+        `judge` each, and `go_on` with those that are still open, their weights in the model again.
+
+        Args:
+            now: what `measure` returned for theta_t.
+        """
+        return forward(self.model, self.loss, now.batches, self.sequences)
+
+    def judge(self, now: Measured, ran: Ran, sigma: float) -> Trial:
+        """Open the trial of a prediction with its losses on the fixed set; arguments and errors as of `verify`."""
+        return Trial(
+            now,
+            ran,
+            sequences=self.sequences,
+            budget=self.budget,
+            epsilon=self.epsilon,
+            alpha=self.alpha,
+            sigma=sigma,
         )
 
-    def _pair(self, test: PairedTest, now: Measured, ran: _Ran) -> tuple[int, bool]:
-        """Feed the test, first with what has been run; returns the forward passes in all, and whether all is finite."""
-        weights = now.tokens / now.tokens[: self.sequences].mean()
-        for index, (begin, end) in enumerate(itertools.pairwise((0, *now.ends))):
-            if index >= len(ran.ends):
-                more = self._forward(now.batches[index : index + 1], 1)
-                ran = _Ran(
-                    torch.cat([ran.losses, more.losses]), ran.tokens, ran.batches, (*ran.ends, begin + more.ends[0])
-                )
-            if min(ran.ends[index], self.budget) != end:
-                raise ValueError(
-                    f"the loss function gave other numbers of losses ({ran.ends[index]} by batch {index + 1}) than for "
-                    f"the baseline ({end}): return one loss for each sequence of a batch, whatever the weights"
-                )
-            losses = ran.losses[begin:end]
-            if not bool(torch.isfinite(losses).all()):
-                return len(ran.ends), False
-            if test.update(((now.losses[begin:end] - losses) * weights[begin:end]).numpy()) is not None:
-                break
-        return len(ran.ends), True
+    def go_on(self, trial: Trial) -> None:
+        """Run the next batch of an open trial, whose predicted weights the model holds, and look at the test again."""
+        (ran,), _ = fetch([forward(self.model, self.loss, [trial.next_batch], 1, trial.streams)])
+        trial.take(ran)
 
-    def _forward(self, batches: Iterable[Any], wanted: int) -> _Ran:
+    def _run(self, batches: Iterable[Any], wanted: int) -> Ran:
         """Forward batches until `wanted` sequences are covered; one transfer to the host, at the end."""
-        rows: list[tuple[Tensor, Tensor]] = []
-        used: list[Any] = []
-        ends: list[int] = []
-        for batch in batches:
-            rows.append(sequence_rows(self.loss(self.model, batch)))
-            used.append(batch)
-            ends.append((ends[-1] if ends else 0) + rows[-1][0].numel())
-            if ends[-1] >= wanted:
-                break
-        if not rows:
-            raise ValueError("the held-out set is empty (0 batches): give at least one batch")
-        losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
-        return _Ran(losses, tokens, tuple(used), tuple(ends))
+        (ran,), _ = fetch([forward(self.model, self.loss, batches, wanted)])
+        self._check(ran)
+        return ran
 
-    def _check(self, ran: _Ran) -> None:
+    def _check(self, ran: Ran) -> None:
         if ran.ends[-1] < self.sequences:
             raise ValueError(
                 f"the held-out set gives {ran.ends[-1]} losses where sequences = {self.sequences} are asked for: give "
@@ -214,6 +258,8 @@ class Verifier:
         if not float(ran.tokens[: self.sequences].sum()) > 0.0:
             raise ValueError(f"the first {self.sequences} held-out sequences count 0 tokens: give text, not padding")
 
-    def _mean(self, ran: _Ran) -> float:
-        losses, tokens = ran.losses[: self.sequences], ran.tokens[: self.sequences]
-        return float((losses * tokens).sum() / tokens.sum())
+
+def _mean(ran: Ran, sequences: int) -> float:
+    """Token-weighted mean loss of the first sequences."""
+    losses, tokens = ran.losses[:sequences], ran.tokens[:sequences]
+    return float((losses * tokens).sum() / tokens.sum())
