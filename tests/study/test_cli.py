@@ -51,6 +51,11 @@ WRONG = [
     (["sweep", "/nowhere"], "/nowhere is no run folder"),
     (["sweep", "/nowhere", "--horizons", "5,x"], "--horizons '5,x' are no positive numbers"),
     (["train"], "train"),
+    (["presets", "--gpu-gb", "0"], "--gpu-gb 0 is no size of a memory: give gigabytes above 0"),
+    (["presets", "--gpu-gb", "nan"], "--gpu-gb nan is no size of a memory"),
+    (["doctor", "--host-gb", "-8"], "--host-gb -8 is no size of a memory"),
+    (["doctor", "--host-gb", "inf"], "--host-gb inf is no size of a memory"),
+    (["presets", "--gpu-gb", "much"], "--gpu-gb"),
 ]
 
 
@@ -107,6 +112,27 @@ def test_presets_lists_all_with_their_cost(capsys):
     assert code == 0
     for text in ("tiny", "gpt2-124m", "124.44 M", "qwen2.5-1.5b", "1.54 B", "qwen2.5-7b", "7.62 B"):
         assert text in output
+
+
+def test_presets_say_what_fits_a_machine_that_is_only_thought_of(capsys):
+    code, output, _ = run(capsys, "presets", "--gpu-gb", "80", "--host-gb", "200")
+    assert code == 0
+    assert all(len(line) <= 110 for line in output.splitlines())
+    rows = output.split("what fits a GPU of 80 GB and 200 GB of host memory")[1].splitlines()
+    seven = next(number for number, row in enumerate(rows) if row.startswith("qwen2.5-7b"))
+    assert rows[seven].count("no:") == 3  # float32 weights, wherever the ring lies
+    assert rows[seven + 1].count("no:") == 1
+    assert "*" in rows[seven + 1]
+    small = run(capsys, "presets", "--gpu-gb", "40", "--host-gb", "100")[1]
+    assert small.count("no:") > output.count("no:")
+
+
+def test_doctor_says_which_setting_would_make_a_preset_fit(capsys, tmp_path):
+    code, output, _ = run(capsys, "doctor", "--out", str(tmp_path), "--gpu-gb", "24", "--host-gb", "100")
+    assert code == 0
+    line = next(line for line in output.splitlines() if "preset qwen2.5-1.5b" in line)
+    assert line.startswith("no")
+    assert "GB of GPU memory where 22.3 are to be had: set training.weights=bfloat16" in line
 
 
 def test_doctor_names_every_preset_and_why_not(capsys, tmp_path):

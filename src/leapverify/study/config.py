@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from leapverify.predict import predictor
+from leapverify.study.config_run import DataConfig, TrainingConfig
+from leapverify.study.section import Positive, Section
 from leapverify.train.models import ModelSpec
 
 Label = Literal["unknown", "chaotic", "transition", "stable"]
 ALL_REGIMES: tuple[Label, ...] = ("unknown", "chaotic", "transition", "stable")
 NON_CHAOTIC: tuple[Label, ...] = ("unknown", "transition", "stable")
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class ConfigError(ValueError):
@@ -26,64 +26,6 @@ def known_predictors(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         predictor(name)
     return names
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(Section):
-    """Text, tokens and the form of a sequence."""
-
-    source: str = "stdlib"
-    """stdlib | text:PATH | wikitext-103."""
-    tokenizer: str = "bytes"
-    """bytes, or a Hugging Face tokenizer by name or local folder."""
-    form: Literal["packed", "padded"] = "packed"
-    """packed: documents joined and cut into windows; padded: one passage a row."""
-    count_padding: bool = False
-    """Whether padded positions count in every loss (only with the padded form)."""
-
-
-class TrainingConfig(Section):
-    """The reference run (SPEC 6.1)."""
-
-    steps: Positive = 2000
-    """Optimizer steps."""
-    batch_size: Positive = 4
-    """Sequences a step."""
-    sequence_length: Annotated[int, Field(ge=8)] = 256
-    """Tokens a sequence."""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-5
-    """Peak of eta."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled, of all parameters."""
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Steps over which eta rises from 0 to its peak."""
-    lr_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The schedule's end, as a fraction of the peak."""
-    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the gradient; null: no clipping."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast over float32 weights on a GPU, float32 on a CPU."""
-    compile: bool = False
-    """Compile the model's body with torch.compile."""
-    init: Literal["per-seed", "shared"] = "per-seed"
-    """shared: every seed starts from the first seed's initialisation."""
-
-    @model_validator(mode="after")
-    def _warm_up_ends(self) -> Self:
-        if self.warmup_steps >= self.steps and self.schedule != "constant":
-            raise ValueError(
-                f"training.warmup_steps is {self.warmup_steps}, training.steps {self.steps}: "
-                "set training.warmup_steps below training.steps"
-            )
-        return self
 
 
 class ObserveConfig(Section):
@@ -198,9 +140,11 @@ class SweepConfig(Section):
     curve_every_steps: Positive | None = None
     """Also measure the held-out loss every so many steps: the resolution of steps gained."""
     moments: Literal["float32", "float16"] = "float32"
-    """The precision in which Adam's moments reach the predictors."""
-    history: Literal["float32", "float16", "bfloat16"] = "float32"
-    """The precision in which snapshots are kept for the predictors."""
+    """The precision in which Adam's moments reach the predictors: float32 as they are stored, float16 rounded."""
+    history: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """The precision in which snapshots are kept for the predictors; auto: that of the weights."""
+    ring: Literal["auto", "device", "host"] = "auto"
+    """Where those snapshots lie; auto: on the device as far as the memory plan has room, the rest in host memory."""
     momentum_scales: tuple[float, ...] = (1.0,)
     """Scales of `momentum`; of several, the best by the verifier is kept."""
 
@@ -244,6 +188,18 @@ class SnapshotConfig(Section):
     """all: every checkpoint's weights stay, so that `leapverify sweep` can go over them again."""
     optimizer: Literal["all", "last"] = "last"
     """all: with every checkpoint's Adam moments, which momentum and adam need."""
+    every: Positive | None = 1
+    """Checkpoints from one state that a stopped seed can go on from to the next; null: none is written, and a stopped
+    seed begins again."""
+
+    @model_validator(mode="after")
+    def _all_means_every(self) -> Self:
+        if self.every != 1 and "all" in (self.weights, self.optimizer):
+            raise ValueError(
+                f"snapshots.every is {self.every} while all checkpoints are to be kept: set snapshots.every=1, or "
+                "snapshots.weights=last and snapshots.optimizer=last"
+            )
+        return self
 
 
 class Switches(Section):

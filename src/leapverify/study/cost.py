@@ -2,77 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leapverify.study.config import StudyConfig
-from leapverify.train.models import parameter_count
+from leapverify.study.derived import history_length, weights_type
+from leapverify.study.folder import has_state, in_a_ring, needed_to_resume
+from leapverify.study.memory import MemoryPlan, Room, memory_plan
+from leapverify.study.memory_sizes import Shapes, model_shapes
 
-BYTES_TRAINED = 16
-"""Of a parameter in training: float32 weight, gradient and two moments."""
-BYTES_BRANCH = 12
-"""Of a parameter while a cascade runs: its weight and two moments, kept to go back to."""
-BYTES_HISTORY = {"float32": 4, "float16": 2, "bfloat16": 2}
-LOGIT_BYTES = 4 * 4
-"""Of a logit in a training step: its value, its float32 copy, its softmax and its gradient."""
-
+FLOAT = 4
 VOCABULARY = {"bytes": 256, "gpt2": 50257}
 """Of tokenizers that a bill can be made for without loading them."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The bill of a study; bytes are estimates from the sizes of the tensors."""
+    """The bill of a study; operations of all seeds, 6 per parameter and trained token, 2 per evaluated one."""
 
     parameters: int
     tokens: int
     """Training tokens of all seeds."""
     train_flops: float
+    evaluate_flops: float
+    """Of the loss curve, the baselines and the validation losses."""
     sweep_flops: float
     """Forward passes of the sweep, if every checkpoint is swept and no paired test stops early."""
-    memory_bytes: int
-    """Of one seed: weights, gradients, moments, history, backup, logits."""
+    cascade_flops: float
+    """Of the cascades, if they start from every checkpoint but the first, or as many as `cascade.max_starts` allows."""
+    plan: MemoryPlan
+    """Of one seed."""
     disk_bytes: int
-    """Of all seeds."""
+    """Of all seeds, at most at once."""
+
+    @property
+    def flops(self) -> float:
+        """Everything together."""
+        return self.train_flops + self.evaluate_flops + self.sweep_flops + self.cascade_flops
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of one seed, on the device and in host memory."""
+        return self.plan.device_bytes + self.plan.host_bytes
 
 
-def cost(config: StudyConfig, vocab_size: int) -> Cost:
-    """The bill, by 6 operations per parameter and token for training and 2 for a forward pass.
+def cost(config: StudyConfig, vocab_size: int, room: Room) -> Cost:
+    """The bill of a study.
 
     Args:
-        config: the study.
+        config: the study, after `effective`.
         vocab_size: the tokenizer's, where the model names none.
+        room: the memory that there is for its tensors.
     """
-    from leapverify.study.setup import history_length
-
-    t, v = config.training, config.verify
-    parameters = parameter_count(config.model, vocab_size, t.sequence_length)
-    seeds, checkpoints = len(config.seeds), len(config.checkpoint_steps)
+    t, seeds = config.training, len(config.seeds)
+    shapes = model_shapes(config, vocab_size)
     tokens = t.steps * t.batch_size * t.sequence_length
-    evaluations = len(config.sweep.predictors) * len(config.sweep.horizons) * checkpoints
-    history = history_length(config) * BYTES_HISTORY[config.sweep.history]
-    logits = t.batch_size * t.sequence_length * (config.model.vocab_size or vocab_size)
+    trained, evaluated = 6.0 * shapes.total * seeds, 2.0 * shapes.total * t.sequence_length * seeds
+    steps, verified = _cascade_work(config)
     return Cost(
-        parameters=parameters,
+        parameters=shapes.total,
         tokens=seeds * tokens,
-        train_flops=6.0 * parameters * tokens * seeds,
-        sweep_flops=2.0 * parameters * evaluations * v.budget * t.sequence_length * seeds,
-        memory_bytes=parameters * _bytes_a_parameter(config, history) + logits * LOGIT_BYTES,
-        disk_bytes=seeds * _disk_bytes(config, parameters, checkpoints, history_length(config)),
+        train_flops=trained * tokens,
+        evaluate_flops=evaluated * _evaluated(config),
+        sweep_flops=evaluated * _swept(config),
+        cascade_flops=trained * steps * t.batch_size * t.sequence_length + evaluated * verified,
+        plan=memory_plan(config, shapes, room),
+        disk_bytes=seeds * _disk_bytes(config, shapes),
     )
 
 
-def _bytes_a_parameter(config: StudyConfig, history: int) -> int:
-    """Training, history and the sweep's backup; what a cascade puts aside; the Lyapunov copy."""
-    put_aside = BYTES_BRANCH if config.cascade.kinds else 0
-    copy = BYTES_TRAINED if config.observe.lyapunov else 0
-    return BYTES_TRAINED + history + 4 + put_aside + copy
+def _evaluated(config: StudyConfig) -> int:
+    """Sequences of all losses that are measured beside the sweep."""
+    from leapverify.study.sweep import curve_steps
+
+    v, checkpoints = config.verify, config.checkpoint_steps
+    curve = curve_steps(config.training.steps, config.observe.interval_steps, config.sweep, config.cascade)
+    return len(curve - set(checkpoints)) * v.sequences + len(checkpoints) * (v.budget + v.val_sequences)
 
 
-def _disk_bytes(config: StudyConfig, parameters: int, checkpoints: int, history: int) -> int:
-    weights = checkpoints if config.snapshots.weights == "all" else min(checkpoints, history + 2)
-    states = checkpoints if config.snapshots.optimizer == "all" else min(checkpoints, 2)
-    fingerprints = 100 * config.model.hidden * 4 * (checkpoints + 1)
-    return parameters * (4 * weights + 8 * states) + fingerprints
+def _swept(config: StudyConfig) -> int:
+    """Sequences that the sweep runs, momentum once for each of its scales."""
+    s = config.sweep
+    variants = sum(len(s.momentum_scales) if name == "momentum" else 1 for name in s.predictors)
+    return variants * len(s.horizons) * len(config.checkpoint_steps) * config.verify.budget
+
+
+def _cascade_work(config: StudyConfig) -> tuple[int, int]:
+    """Real steps and verified sequences of the cascades."""
+    c, after_first = config.cascade, len(config.checkpoint_steps) - 1
+    starts = after_first if c.max_starts is None else min(after_first, c.max_starts)
+    links = sum(depth for depth, _ in c.shapes)
+    trained = len(c.trained_predictors) if "trained" in c.kinds else 0
+    chained = len(c.predictors) if "chained" in c.kinds else 0
+    real = trained * sum(depth * length for depth, length in c.shapes)
+    return starts * real, starts * links * (chained + 2 * trained) * config.verify.sequences
+
+
+def _disk_bytes(config: StudyConfig, shapes: Shapes) -> int:
+    weights = shapes.total * weights_type(config).itemsize
+    snapshots, states = _most_files(config, config.checkpoint_steps, history_length(config))
+    copies = snapshots + 2 * states + (3 * states if config.observe.lyapunov else 0)
+    fingerprints = 100 * shapes.hidden * FLOAT * (len(config.checkpoint_steps) + 1)
+    return weights * copies + fingerprints
+
+
+def _most_files(config: StudyConfig, steps: Sequence[int], length: int) -> tuple[int, int]:
+    """Snapshots and states that lie on the disk at once, at most: a checkpoint's are written before older ones go."""
+    s = config.snapshots
+    kept: tuple[set[int], set[int]] = set(), set()
+    most = [0, 0]
+    for number, step in enumerate(steps, start=1):
+        written = (s.weights == "all" or in_a_ring(number, s.every, length), has_state(number, s.every))
+        needed = needed_to_resume(steps[:number], length, s.every)
+        for index, keeps_all in enumerate((s.weights == "all", s.optimizer == "all")):
+            before = kept[index] | ({step} if written[index] else set())
+            most[index] = max(most[index], len(before))
+            kept[index].clear()
+            kept[index].update(before if keeps_all else before & needed[index])
+    return most[0], most[1]
 
 
 def vocabulary_of(config: StudyConfig) -> int:

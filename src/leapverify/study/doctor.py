@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from leapverify.study.checklist import owed_lines
 from leapverify.study.cost import cost, vocabulary_of
 from leapverify.study.environment import cpu_count, cpu_name, disk_free_bytes, memory_bytes, versions
+from leapverify.study.machine import Machine, duration
+from leapverify.study.memory import GB, MemoryPlan
+from leapverify.study.overview import gigabytes
 from leapverify.study.presets import PRESETS
 
-GB = 1e9
-CPU_FLOPS_PER_CORE = 15e9
-"""A rough float32 rate of one core, only to tell minutes from weeks."""
-GPU_FLOPS = 100e12
 LONGEST_S = 7 * 24 * 3600.0
 
 
@@ -28,13 +28,15 @@ class Finding:
     text: str
 
 
-def examine(folder: Path) -> list[Finding]:
+def examine(folder: Path, machine: Machine) -> list[Finding]:
     """Look at hardware, libraries and every preset.
 
     Args:
         folder: where studies would be written.
+        machine: what the presets would run on: this one, or one with other memory.
     """
-    return [*_hardware(folder), *_libraries(), *(_preset(name, folder) for name in PRESETS)]
+    found = [_preset(name, folder, machine) for name in PRESETS]
+    return [*_hardware(folder), *_libraries(), Finding("presets on", True, machine.words), *found, *_owed()]
 
 
 def _hardware(folder: Path) -> Iterator[Finding]:
@@ -65,28 +67,33 @@ def _libraries() -> Iterator[Finding]:
     yield Finding("browser (checks of the report)", browser is not None, browser or "none found: only tests need one")
 
 
-def _preset(name: str, folder: Path) -> Finding:
-    import torch
-
+def _preset(name: str, folder: Path, machine: Machine) -> Finding:
     config = PRESETS[name](None)
-    bill = cost(config, vocabulary_of(config))
-    gpu = torch.cuda.is_available()
-    room = torch.cuda.get_device_properties(0).total_memory if gpu else memory_bytes() or 0
-    place = "GPU memory" if gpu else "memory"
+    bill = cost(config, vocabulary_of(config), machine.room)
     free = disk_free_bytes(folder)
-    seconds = (bill.train_flops + bill.sweep_flops) / (GPU_FLOPS if gpu else CPU_FLOPS_PER_CORE * cpu_count())
-    problems = []
-    if bill.memory_bytes > room:
-        problems.append(f"needs {bill.memory_bytes / GB:.1f} GB of {place}, there are {room / GB:.1f}")
+    seconds = bill.flops / machine.flops
+    problems = [bill.plan.problem] if bill.plan.problem else []
     if bill.disk_bytes > free:
         problems.append(f"needs {bill.disk_bytes / GB:.1f} GB of disk, {free / GB:.1f} are free")
     if seconds > LONGEST_S:
-        problems.append(f"would take about {seconds / 86400:.0f} days here")
-    fine = f"runs here; by operations alone about {_duration(seconds)}"
-    return Finding(f"preset {name}", not problems, "; ".join(problems) or fine)
+        problems.append(f"would take up to {duration(seconds)} here")
+    return Finding(f"preset {name}", not problems, "; ".join(problems) or f"{_fit(bill.plan)}; {_time(seconds)}")
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 3600:
-        return f"{max(1, round(seconds / 60))} minutes"
-    return f"{seconds / 3600:.0f} hours"
+def _fit(plan: MemoryPlan) -> str:
+    if plan.room.device_bytes is None:
+        return f"fits in {gigabytes(plan.host_bytes)} GB of memory"
+    near = plan.ring_places.count("device")
+    where = {0: "in host memory", len(plan.ring_places): "on the GPU"}.get(near, "split")
+    device, host = gigabytes(plan.device_bytes), gigabytes(plan.host_bytes)
+    return f"fits in {device} GB on the GPU and {host} GB of host memory, ring {where}"
+
+
+def _time(seconds: float) -> str:
+    return f"by operations alone at most {duration(seconds)} for all seeds"
+
+
+def _owed() -> Iterator[Finding]:
+    """Measurements on a GPU that are still to be made."""
+    for line in owed_lines():
+        yield Finding("owed on a GPU", False, line)

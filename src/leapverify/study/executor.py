@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from leapverify.storage import Damaged, NotWritten
 from leapverify.study.progress import Progress, Watcher
@@ -38,6 +38,14 @@ class StudyError(RuntimeError):
     """A study that cannot go on; the message names what happened and the remedy."""
 
 
+class Paused(StudyError):
+    """A study that stopped because its time was over, where the same command goes on; nothing is lost."""
+
+
+Deadline: TypeAlias = float | None
+"""Seconds since the epoch after which a seed stops at its next state; None: it never does."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One call of `work(watcher, **arguments)`."""
@@ -54,6 +62,8 @@ class Failure:
     message: str
     wrong_use: bool
     """Whether other settings are the remedy, not another try."""
+    paused: bool = False
+    """Whether only its time was over."""
 
     def __str__(self) -> str:
         return self.message
@@ -111,7 +121,7 @@ def failure_message(error: BaseException) -> str:
 def failure_of(error: BaseException) -> Failure:
     """What an error that ended a seed means for whoever asked for the seed."""
     wrong_use = isinstance(error, ValueError) and not isinstance(error, Damaged | NotWritten)
-    return Failure(failure_message(error), wrong_use)
+    return Failure(failure_message(error), wrong_use, isinstance(error, Paused))
 
 
 def _in_this_process(tasks: Sequence[Task], watcher: Watcher) -> dict[int, Failure]:

@@ -169,24 +169,42 @@ def load_study(path: Path | str) -> Study:
     return Study(path)
 
 
-def needed_to_resume(steps: Sequence[int], length: int) -> tuple[set[int], set[int]]:
+def has_state(number: int, every: int | None) -> bool:
+    """Whether a state is written at checkpoint `number`, counted from 1: at each `every`-th one, never for None."""
+    return every is not None and number % every == 0
+
+
+def in_a_ring(number: int, every: int | None, length: int) -> bool:
+    """Whether the snapshot of checkpoint `number` belongs to the history of a state, that of its own or a later one."""
+    return every is not None and -number % every < length
+
+
+def needed_to_resume(steps: Sequence[int], length: int, every: int | None = 1) -> tuple[set[int], set[int]]:
     """The checkpoints whose snapshots, and those whose optimizer states, a resume may need.
 
     Kept are the last two states, and one generation back a state whose history shares no snapshot with theirs: a
-    damaged snapshot then costs a few checkpoints, not the run. That older state stands at every (length + 1)-th
-    checkpoint.
+    damaged snapshot then costs a few checkpoints, not the run. Where states stand so far apart that the last two share
+    none, those two are enough.
 
     Args:
         steps: the checkpoints so far, ascending.
         length: snapshots that a history holds.
+        every: checkpoints from one state to the next; None: there is none.
     """
-    places = range(len(steps))
-    anchors = [place for place in places if place % (length + 1) == length]
-    apart = [place for place in anchors if place <= len(steps) - 2 - length]
-    oldest = apart[-1] if apart else 0
-    states = {place for place in anchors if place >= oldest} | set(places[-2:])
-    snapshots = {place for state in states for place in range(max(0, state - length + 1), state + 1)}
-    return {steps[place] for place in snapshots}, {steps[place] for place in states}
+    if every is None:
+        return set(), set()
+    numbers = range(1, len(steps) + 1)
+    states = [number for number in numbers if has_state(number, every)]
+    kept = set(states[-2:])
+    if every < length and len(states) > 1:
+        stride = -(-(length + 1) // every) * every
+        anchors = [number for number in states if number % stride == 0]
+        apart = [number for number in anchors if number <= states[-2] - length]
+        kept |= {number for number in anchors if number >= (apart[-1] if apart else 1)}
+    snapshots = {number for state in kept for number in range(max(1, state - length + 1), state + 1)}
+    # Those of the state to come.
+    snapshots |= set(range(max(1, len(steps) // every * every + every - length + 1), len(steps) + 1))
+    return {steps[number - 1] for number in snapshots}, {steps[number - 1] for number in kept}
 
 
 def keep_only(folder: Path, steps: Collection[int]) -> None:

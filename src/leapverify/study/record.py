@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -12,27 +14,21 @@ from torch import Tensor
 from leapverify.observe import Thresholds, classify_regimes, loss_curvature, similarity, straightness
 from leapverify.observe.similarity import Kind
 from leapverify.records import Checkpoint, LossPoint
-from leapverify.storage import Damaged, sweep_leftovers, write_json
+from leapverify.storage import sweep_leftovers, write_json
 from leapverify.study.cascade import Cascader, Start
 from leapverify.study.clock import PARTS, Clock
 from leapverify.study.config import StudyConfig
-from leapverify.study.executor import StudyError, exclusive
-from leapverify.study.folder import Rows, SeedFolder, keep_only, needed_to_resume
+from leapverify.study.derived import SAMPLED
+from leapverify.study.executor import Deadline, Paused, StudyError, exclusive
+from leapverify.study.folder import Rows, SeedFolder
 from leapverify.study.lyapunov import Shadow
 from leapverify.study.progress import Progress, Watcher
+from leapverify.study.saving import Saver
 from leapverify.study.settings import effective
 from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
 from leapverify.study.sweep import Sweeper, SweepPoint, curve_steps
-from leapverify.train.state import (
-    load_snapshot,
-    load_state,
-    save_snapshot,
-    save_state,
-    snapshot_path,
-    snapshot_steps,
-)
+from leapverify.train.survival import Survival, UpdateSample
 from leapverify.verify import recent_sigma
-from leapverify.weights import copy_
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +38,21 @@ REPORT_EVERY_STEPS = 20
 
 
 def record_seed(
-    watcher: Watcher, *, config: StudyConfig, thresholds: Thresholds, seed: int, run: Path, device: str, threads: int
+    watcher: Watcher,
+    *,
+    config: StudyConfig,
+    thresholds: Thresholds,
+    seed: int,
+    run: Path,
+    device: str,
+    threads: int,
+    deadline: Deadline = None,
 ) -> None:
     """Train one seed to its end, from where an earlier call stopped.
 
     Raises:
         StudyError: the loss is no number any more, or another study holds the folder.
+        Paused: the deadline passed; the seed goes on from there when it is called again.
         ValueError: text, tokenizer or model cannot be had.
     """
     folder = SeedFolder(run, seed)
@@ -55,17 +60,36 @@ def record_seed(
         if folder.done:
             watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
             return
+        require_time(deadline, seed, 0)
         sweep_leftovers(folder.path)
         config = effective(config)
         apparatus = build(config, seed, device, open_corpus(config))
-        Recorder(apparatus, thresholds, folder, watcher).run()
+        Recorder(apparatus, thresholds, folder, watcher, deadline).run()
+
+
+def require_time(deadline: Deadline, seed: int, step: int) -> None:
+    """Stop a seed that stands where it can go on, once its time is over.
+
+    Raises:
+        Paused: it is.
+    """
+    if deadline is not None and time.time() > deadline:
+        raise Paused(f"its time is over at step {step} of seed {seed}: give the same command again to go on")
 
 
 class Recorder:
     """Trains, observes, sweeps and saves one seed."""
 
-    def __init__(self, apparatus: Apparatus, thresholds: Thresholds, folder: SeedFolder, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        apparatus: Apparatus,
+        thresholds: Thresholds,
+        folder: SeedFolder,
+        watcher: Watcher,
+        deadline: Deadline = None,
+    ) -> None:
         self._a, self._thresholds, self._folder, self._watcher = apparatus, thresholds, folder, watcher
+        self._deadline = deadline
         self._config = apparatus.config
         self._steps = self._config.training.steps
         self._tensors = list(apparatus.moved.values())
@@ -83,17 +107,20 @@ class Recorder:
             apparatus.train,
             apparatus.optimizer_state,
             self._config.cascade,
+            way_back=self._sweeper.way_back,
         )
         self._curve_at = curve_steps(
             self._steps, self._config.observe.interval_steps, self._config.sweep, self._config.cascade
         )
+        self._sample = UpdateSample(
+            apparatus.optimizer, apparatus.parameters.values(), elements=SAMPLED, seed=apparatus.seed
+        )
         self._shadow = self._make_shadow()
+        self._saver = Saver(apparatus, folder, self._shadow, self._note)
 
     def run(self) -> None:
         """Every step from the last whole state to the end."""
         start = self._resume()
-        if start == 0:
-            self._fingerprints[0] = self._a.fingerprinter()
         interval = self._config.observe.interval_steps
         self._clock.start(self._elapsed_s)
         losses = torch.zeros((), device=self._a.device)
@@ -106,6 +133,8 @@ class Recorder:
             if step % interval == 0:
                 self._checkpoint(step, float(losses) / interval)
                 losses.zero_()
+                if step < self._steps and self._saver.holds_state(step // interval):
+                    require_time(self._deadline, self._a.seed, step)
             elif step % REPORT_EVERY_STEPS == 0:
                 self._tell(step, "train")
         self._finish()
@@ -115,7 +144,8 @@ class Recorder:
         if self._shadow is not None:
             with self._clock.part("lyapunov"):
                 self._shadow.step_with(lambda model, optimizer: a.step(model, optimizer, batch, rate))
-        with self._clock.part("train"):
+        leads_to_a_checkpoint = step % self._config.observe.interval_steps == 0
+        with self._clock.part("train"), self._sample if leads_to_a_checkpoint else contextlib.nullcontext():
             return a.step(a.model, a.optimizer, batch, rate)
 
     def _checkpoint(self, step: int, train_loss: float) -> None:
@@ -126,6 +156,7 @@ class Recorder:
             )
         with self._clock.part("observe"):
             similarities = self._observe(step)
+            survival = self._sample.read()
         with self._clock.part("evaluate"):
             now = self._a.verifier.measure()
             val_loss = self._a.validator.loss_of()
@@ -144,15 +175,15 @@ class Recorder:
         with self._clock.part("lyapunov"):
             exponent = self._exponent()
         with self._clock.part("snapshot"):
-            self._save(step)
+            self._saver.save(step, step // self._config.observe.interval_steps)
         self._rows.checkpoints.append(
-            self._row(step, regime, similarities, train_loss, now.loss, val_loss, exponent, heldout)
+            self._row(step, regime, similarities, train_loss, now.loss, val_loss, exponent, heldout, survival)
         )
         speed = self._config.observe.interval_steps / max(self._clock["train"], 1e-9)
         # The seconds of writing this row can only stand in the next one.
         self._clock.next_interval()
         with self._clock.part("snapshot"):
-            self._commit()
+            self._saver.commit(self._rows, self._fingerprints)
         self._tell(step, "checkpoint", speed)
 
     def _observe(self, step: int) -> dict[str, float | None]:
@@ -193,6 +224,7 @@ class Recorder:
         val_loss: float,
         exponent: float | None,
         heldout: list[float],
+        survival: Survival,
     ) -> Checkpoint:
         t = self._config.training
         return Checkpoint(
@@ -213,6 +245,8 @@ class Recorder:
             lyapunov=exponent,
             tokens=step * t.batch_size * t.sequence_length,
             elapsed_s=self._clock.elapsed_s,
+            update_survival=survival.share,
+            update_projection=survival.projection,
             **{f"{part}_s": self._clock[part] for part in PARTS},
         )
 
@@ -222,89 +256,16 @@ class Recorder:
             return None
         return straightness(history[-1].tensors, history[-2].tensors, history[-3].tensors)
 
-    def _save(self, step: int) -> None:
-        """Weights first, then the optimizer: the second is what a resume looks for."""
-        save_snapshot(self._folder.snapshots, step, dict(self._a.parameters))
-        save_state(snapshot_path(self._folder.states, step), self._a.model, self._a.optimizer, step=step, weights=False)
-        if self._shadow is not None:
-            path = snapshot_path(self._folder.path / "shadow", step)
-            save_state(path, self._shadow.model, self._shadow.optimizer, step=step)
-
-    def _commit(self) -> None:
-        """Write the rows, then let go of what a resume does not need any more."""
-        self._folder.write_fingerprints(self._fingerprints, self._a.fingerprinter.identity)
-        self._folder.write_rows(self._rows)
-        steps = [row.step for row in self._rows.checkpoints]
-        snapshots, states = needed_to_resume(steps, self._a.history.length)
-        if self._config.snapshots.weights == "last":
-            keep_only(self._folder.snapshots, snapshots)
-        if self._config.snapshots.optimizer == "last":
-            keep_only(self._folder.states, states)
-        keep_only(self._folder.path / "shadow", states)
-
     def _resume(self) -> int:
-        """Put back the newest whole state and everything that led to it; 0 where there is none."""
-        try:
-            rows = self._folder.read_rows()
-        except Damaged as error:
-            self._note(f"{error}; this seed begins again")
-            return 0
-        recorded = {row.step for row in rows.checkpoints}
-        for step in reversed(snapshot_steps(self._folder.states)):
-            if step not in recorded:
-                continue
-            try:
-                self._restore(step, rows.until(step))
-            except Damaged as error:
-                self._note(f"{error}; going back to an earlier checkpoint")
-                self._a.history.reset()
-                continue
-            self._note(f"going on from step {step}")
-            return step
-        if rows.checkpoints:
-            self._note("no checkpoint is whole: beginning again")
-            # A file that was read before a damaged one has changed the untrained state.
-            fresh = build(self._config, self._a.seed, str(self._a.device), open_corpus(self._config))
-            self._a.model.load_state_dict(fresh.model.state_dict())
-            self._a.optimizer.state.clear()
-            torch.manual_seed(self._a.seed)
+        """Stand where an earlier call stopped; the step, 0 at the beginning."""
+        found = self._saver.resume()
+        if found is None:
+            self._fingerprints[0] = self._a.fingerprinter()
             self._shadow = self._make_shadow()
-        return 0
-
-    def _restore(self, step: int, rows: Rows) -> None:
-        length, steps = self._a.history.length, [row.step for row in rows.checkpoints]
-        weights: dict[str, Tensor] = {}
-        for earlier in steps[-length:]:
-            weights = load_snapshot(self._folder.snapshots, earlier)
-            self._a.history.push(earlier, [weights[name] for name in self._a.moved])
-        fingerprints = self._read_fingerprints([row.step for row in rows.checkpoints])
-        if self._shadow is not None:
-            path = snapshot_path(self._folder.path / "shadow", step)
-            load_state(path, self._shadow.model, self._shadow.optimizer)
-        # Last, for it sets the random streams.
-        state = snapshot_path(self._folder.states, step)
-        load_state(state, self._a.model, self._a.optimizer, weights=weights)
-        self._fingerprints = {at: value for at, value in fingerprints.items() if at <= step}
-        self._rows = rows
-        self._elapsed_s = rows.checkpoints[-1].elapsed_s
-
-    def _read_fingerprints(self, steps: list[int]) -> dict[int, Tensor]:
-        """The fingerprints so far; taken again from the snapshots where their file is damaged.
-
-        Raises:
-            Damaged: neither the file nor every snapshot is whole.
-        """
-        try:
-            return self._folder.read_fingerprints()
-        except Damaged as error:
-            untrained = build(self._config, self._a.seed, str(self._a.device), open_corpus(self._config))
-            found = {0: untrained.fingerprinter()}
-            for step in steps:
-                weights = load_snapshot(self._folder.snapshots, step)
-                copy_(list(untrained.parameters.values()), [weights[name] for name in untrained.parameters])
-                found[step] = untrained.fingerprinter()
-            self._note(f"{error}; the fingerprints are taken again from the snapshots")
-            return found
+            self._saver = Saver(self._a, self._folder, self._shadow, self._note)
+            return 0
+        self._rows, self._fingerprints, self._elapsed_s = found.rows, found.fingerprints, found.elapsed_s
+        return found.step
 
     def _make_shadow(self) -> Shadow | None:
         if not self._config.observe.lyapunov:

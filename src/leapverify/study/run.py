@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from leapverify.storage import Damaged, NotWritten, read_json, write_json, write
 from leapverify.study import cascade, sweep
 from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.environment import cpu_count, describe, resolve_device
-from leapverify.study.executor import Failure, StudyError, Task, exclusive, run_tasks
+from leapverify.study.executor import Deadline, Failure, Paused, StudyError, Task, exclusive, run_tasks
 from leapverify.study.folder import (
     CASCADES,
     CHECKPOINTS,
@@ -44,6 +46,7 @@ def run_study(
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     watcher: Watcher = ignore,
+    minutes: float | None = None,
 ) -> Study:
     """Run a study, or go on with one that was stopped, and write its report.
 
@@ -58,12 +61,14 @@ def run_study(
         device: auto, cpu or cuda.
         settings: dotted keys, such as {"training.lr": 1e-3}.
         watcher: is told how every seed gets on.
+        minutes: after so many every seed stops at its next state; None: it runs to its end.
 
     Returns: the finished study.
 
     Raises:
         ConfigError: wrong settings, or `out` holds something else.
         StudyError: a seed failed; what it had is kept.
+        Paused: the minutes are over; the same call goes on.
     """
     config = preset if isinstance(preset, StudyConfig) else preset_named(preset, steps)
     changes = dict(settings or {})
@@ -71,10 +76,34 @@ def run_study(
         changes["seeds"] = list(seeds)
     if isinstance(preset, StudyConfig) and steps is not None:
         changes["training.steps"] = steps
-    return _run(with_settings(config, changes), Path(out or f"runs/{config.preset}"), device, watcher)
+    config = with_settings(config, changes)
+    return _run(config, Path(out or f"runs/{config.preset}"), device, watcher, deadline_of(config, minutes))
 
 
-def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher) -> Study:
+def deadline_of(config: StudyConfig, minutes: float | None) -> Deadline:
+    """The time after which the seeds of a study stop.
+
+    Raises:
+        ConfigError: no positive number of minutes, or a study that keeps nothing to go on from.
+    """
+    if minutes is None:
+        return None
+    if not 0 < minutes < math.inf:
+        raise ConfigError(f"--minutes {minutes:g} is no time to work: give a positive number of minutes")
+    if config.snapshots.every is None:
+        raise ConfigError(
+            "--minutes stops where a study can go on, and snapshots.every is null, which keeps no such place: "
+            "set snapshots.every, or leave --minutes out"
+        )
+    return time.time() + 60 * minutes
+
+
+def minutes_until(deadline: Deadline) -> float | None:
+    """What is left, for a further study under the same deadline; never nothing, since one that is done may say so."""
+    return None if deadline is None else max(0.01, (deadline - time.time()) / 60)
+
+
+def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher, deadline: Deadline) -> Study:
     device = resolve_device(device)
     require_free(config, out)
     if finished(config, out):
@@ -83,12 +112,16 @@ def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher) -> Study
     with exclusive(out, patience_s=5.0):
         claim(config, out)
         workers, threads = layout(config, device, out)
+        from leapverify.study.planning import plan_of, say_plan
         from leapverify.study.setup import parameters_of
+
+        say_plan(plan_of(config, device, workers), config, out, watcher)
 
         present = describe(device, threads=threads, workers=workers)
         _write_environment(out, {**present, "parameters": parameters_of(effective(config))})
         thresholds = resolve_thresholds(config, out)
-        failures = _record(config, out, device, workers, threads, thresholds, watcher)
+        arguments = {"config": config, "thresholds": thresholds, "run": out, "device": device, "threads": threads}
+        failures = _record(config, out, workers, {**arguments, "deadline": deadline}, watcher)
         complete = [seed for seed in config.seeds if seed not in failures]
         if complete:
             join_records(out, complete)
@@ -165,10 +198,13 @@ def raise_failures(failures: Mapping[int, Failure]) -> None:
 
     Raises:
         ConfigError: all of them for wrong use.
+        Paused: all of them because their time was over.
         StudyError: any of them for another reason.
     """
     if not failures:
         return
+    if all(failure.paused for failure in failures.values()):
+        raise Paused(str(next(iter(failures.values()))))
     text = "; ".join(f"seed {seed}: {failure}" for seed, failure in failures.items())
     raise ConfigError(text) if all(failure.wrong_use for failure in failures.values()) else StudyError(text)
 
@@ -238,13 +274,12 @@ def _read_if_whole(path: Path) -> dict[str, Any]:
 
 
 def _record(
-    config: StudyConfig, out: Path, device: str, workers: int, threads: int, thresholds: Thresholds, watcher: Watcher
+    config: StudyConfig, out: Path, workers: int, arguments: dict[str, Any], watcher: Watcher
 ) -> dict[int, Failure]:
     from leapverify.study.record import record_seed
 
     steps = config.training.steps
     todo = [seed for seed in config.seeds if not _whole(SeedFolder(out, seed), steps, watcher)]
-    arguments = {"config": config, "thresholds": thresholds, "run": out, "device": device, "threads": threads}
     tasks = [Task(seed, record_seed, {**arguments, "seed": seed}) for seed in todo]
     return run_tasks(tasks, workers=min(workers, max(1, len(todo))), watcher=watcher)
 

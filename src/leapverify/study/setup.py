@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.history import History, OptimizerState
-from leapverify.observe import Fingerprinter, ProbeSet, paper_probes
-from leapverify.predict import predictor
+from leapverify.observe import Fingerprinter
 from leapverify.study.config import StudyConfig
+from leapverify.study.derived import autocast_of, history_length, history_type, moves, open_probes, weights_type
+from leapverify.study.machine import machine
+from leapverify.study.memory import memory_plan
+from leapverify.study.memory_sizes import shapes_of
+from leapverify.train.compiled import Losses
 from leapverify.train.corpus import Corpus, prepare
-from leapverify.train.loop import compile_body, train_step
-from leapverify.train.losses import sequence_losses
+from leapverify.train.loop import train_step
 from leapverify.train.models import build_model, parameter_count
 from leapverify.train.optim import build_optimizer
+from leapverify.train.prefetch import Batches
 from leapverify.train.schedule import Schedule
 from leapverify.train.tokenizers import load_tokenizer
-from leapverify.train.windows import Batch, Windows, batch_indices
+from leapverify.train.windows import Batch
 from leapverify.verify import Verifier
 from leapverify.weights import trainable
 
@@ -58,11 +61,6 @@ def check_input(config: StudyConfig) -> None:
     parameters_of(config)
 
 
-def open_probes(config: StudyConfig) -> ProbeSet:
-    """The configured probes."""
-    return ProbeSet.from_file(Path(config.observe.probes)) if config.observe.probes else paper_probes()
-
-
 def parameters_of(config: StudyConfig) -> int | None:
     """The parameters of the configured model, counted without allocating it; None for a pretrained one.
 
@@ -94,7 +92,8 @@ class Apparatus:
     """Those that predictions move: what the history holds."""
     optimizer: torch.optim.AdamW
     schedule: Schedule
-    windows: Windows
+    batches: Batches
+    losses: Losses
     fingerprinter: Fingerprinter
     verifier: Verifier
     """Measures on held-out text; decisions read this one."""
@@ -109,20 +108,12 @@ class Apparatus:
 
     def batch(self, step: int) -> Batch:
         """What step number `step` trains on."""
-        indices = batch_indices(len(self.windows), self.config.training.batch_size, step, self.seed)
-        return self.windows.batch(indices).to(self.device)
+        return self.batches(step)
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, lr: float) -> Tensor:
         """One optimizer step; the loss stays on the device."""
-        return train_step(
-            model,
-            optimizer,
-            batch,
-            lr,
-            grad_clip=self.config.training.grad_clip,
-            autocast=self.autocast,
-            count_padding=self.config.data.count_padding,
-        )
+        clip = self.config.training.grad_clip
+        return train_step(model, optimizer, batch, lr, grad_clip=clip, loss=self.losses.mean)
 
     def train(self, first_batch: int, first_step: int, count: int) -> None:
         """`count` real steps: batches from number `first_batch` on, at the rates of the steps from `first_step` on."""
@@ -138,21 +129,15 @@ class Apparatus:
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
         """An optimizer as the configuration says."""
-        t = self.config.training
-        return build_optimizer(parameters, t.lr, t.betas, t.eps, t.weight_decay, self.device)
+        return optimizer_of(self.config, parameters, self.device, self.seed)
 
 
-def autocast_of(config: StudyConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or on a GPU unless float32 is asked for."""
-    precision = config.training.precision
-    wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if wanted else None
-
-
-def history_length(config: StudyConfig) -> int:
-    """Snapshots that the predictors, the cascades and straightness need."""
-    names = {*config.sweep.predictors, *config.cascade.predictors, *config.cascade.trained_predictors}
-    return max([3, *(predictor(name).needs.snapshots for name in names)])
+def optimizer_of(
+    config: StudyConfig, parameters: Iterable[nn.Parameter], device: torch.device, seed: int
+) -> torch.optim.AdamW:
+    """The configured AdamW; the seed is that of stochastic rounding."""
+    t = config.training
+    return build_optimizer(parameters, t.lr, t.betas, t.eps, t.weight_decay, device, rounding=t.rounding, seed=seed)
 
 
 def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Apparatus:
@@ -164,17 +149,17 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         seed=config.seeds[0] if t.init == "shared" else seed,
         vocab_size=tokenizer.vocab_size,
         sequence_length=t.sequence_length,
+        dtype=weights_type(config),
     ).to(place)
-    if t.compile:
-        compile_body(model)
     torch.manual_seed(seed)
     parameters = trainable(model)
-    moved = trainable(model, _inner(model)) if config.sweep.moved == "no-norms-embeddings" else parameters
-    optimizer = build_optimizer(parameters.values(), t.lr, t.betas, t.eps, t.weight_decay, place)
+    moved = trainable(model, moves(config, model))
+    optimizer = optimizer_of(config, parameters.values(), place, seed)
     v, autocast = config.verify, autocast_of(config, place)
     heldout = _batches(corpus.heldout, config, v.budget, place)
     val = _batches(corpus.val, config, v.val_sequences, place)
-    loss = partial(sequence_losses, count_padding=config.data.count_padding, autocast=autocast)
+    windows = corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size)
+    losses = Losses(count_padding=config.data.count_padding, autocast=autocast, mode=t.compile)
     return Apparatus(
         config=config,
         seed=seed,
@@ -184,7 +169,8 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         moved=moved,
         optimizer=optimizer,
         schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
-        windows=corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size),
+        batches=Batches(windows, t.batch_size, seed, place),
+        losses=losses,
         fingerprinter=Fingerprinter(
             model,
             open_probes(config),
@@ -196,22 +182,25 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
             autocast=autocast,
         ),
         verifier=Verifier(
-            model, heldout, loss, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
+            model, heldout, losses.sequences, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
         ),
-        validator=Verifier(model, val, loss, sequences=v.val_sequences, budget=v.val_sequences),
-        history=History(list(moved.values()), history_length(config), dtype=getattr(torch, config.sweep.history)),
+        validator=Verifier(model, val, losses.sequences, sequences=v.val_sequences, budget=v.val_sequences),
+        history=History(
+            list(moved.values()),
+            history_length(config),
+            dtype=history_type(config),
+            device=ring_devices(config, model, place),
+            pinned=place.type == "cuda",
+        ),
     )
 
 
-def _inner(model: nn.Module) -> Callable[[str], bool]:
-    """Keeps the names of parameters that belong neither to a norm nor to an embedding."""
-    outer = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if isinstance(module, nn.Embedding) or "Norm" in type(module).__name__
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    return lambda name: name not in outer
+def ring_devices(config: StudyConfig, model: nn.Module, place: torch.device) -> list[torch.device] | None:
+    """Where the snapshots of each moved tensor lie, by the memory plan; None: beside the tensor."""
+    if place.type == "cpu":
+        return None
+    plan = memory_plan(config, shapes_of(model, moves(config, model)), machine().room)
+    return [place if where == "device" else torch.device("cpu") for where in plan.ring_places]
 
 
 def _batches(tokens: Any, config: StudyConfig, count: int, device: torch.device) -> list[Batch]:
