@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Exit codes: 0 done, 2 wrong use, 1 failure."""
+"""The command line: parse, call, print. Exit codes: 0 done, 1 failure, 2 wrong use, 3 its time was over."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from leapverify.cli_findings import findings
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -21,7 +23,7 @@ app = typer.Typer(
     help="The instrument for training trajectories: regimes, weight prediction, verified leaps.",
 )
 
-OUT_OF_USE, FAILED, INTERRUPTED = 2, 1, 130
+OUT_OF_USE, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
 
 MOST_SEEDS = 1000
 
@@ -45,6 +47,9 @@ def study(
     ] = None,
     lyapunov: Annotated[bool, typer.Option("--lyapunov", help="Record the local Lyapunov exponent.")] = False,
     ladder: Annotated[bool, typer.Option("--ladder", help="Also with each switch of the paper's artefacts.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
+    ] = None,
 ) -> None:
     """Train several seeds by the paper's protocol and write a report; given again, it goes on where it was."""
     from leapverify.study.config import ConfigError
@@ -61,7 +66,10 @@ def study(
         raise ConfigError(f"--steps {steps} is not a positive number of steps: give for instance --steps 1000")
     config = with_settings(preset_named(name, steps), changes)
     folder = out or Path("runs") / name
-    _watched(config, folder, lambda watcher: _study(config, folder, device, watcher, ladder))
+    _watched(config, folder, lambda watcher: _study(config, folder, device, watcher, ladder, minutes))
+
+
+app.command()(findings)
 
 
 @app.command()
@@ -138,42 +146,40 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run fol
     print(f"report: {build_report(folder)}")
 
 
-@app.command()
-def presets() -> None:
-    """List the presets and what each costs."""
-    from leapverify.study.cost import cost, vocabulary_of
-    from leapverify.study.presets import PRESETS
+GpuGb = Annotated[float | None, typer.Option("--gpu-gb", help="GPU memory, 10^9 bytes; this machine's unless given.")]
+HostGb = Annotated[float | None, typer.Option("--host-gb", help="Host memory; this machine's unless given.")]
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("preset", "parameters", "seeds × steps", "tokens", "FLOPs train", "FLOPs sweep", "memory", "disk"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "preset" else "right")
-    for name, make in PRESETS.items():
-        config = make(None)
-        bill = cost(config, vocabulary_of(config))
-        table.add_row(
-            name,
-            _scaled(bill.parameters),
-            f"{len(config.seeds)} × {config.training.steps}",
-            _scaled(bill.tokens),
-            f"{bill.train_flops:.1e}",
-            f"{bill.sweep_flops:.1e}",
-            f"{bill.memory_bytes / 1e9:.2f} GB",
-            f"{bill.disk_bytes / 1e9:.2f} GB",
-        )
+
+@app.command()
+def presets(gpu_gb: GpuGb = None, host_gb: HostGb = None) -> None:
+    """List the presets: what each costs, and in which precision it fits this machine or another."""
+    from leapverify.study.machine import machine
+    from leapverify.study.overview import overview
+
     wide = Console()
     wide.width = max(wide.width, 110)
-    wide.print(table)
-    print("memory: of one seed, estimated; disk: of all seeds; FLOPs sweep: at most, if no paired test stops early")
+    for sheet in overview(machine(gpu_gb, host_gb)):
+        table = Table(box=None, pad_edge=False)
+        for number, heading in enumerate(sheet.headings):
+            table.add_column(heading, no_wrap=True, justify="left" if number < sheet.left else "right")
+        for row in sheet.rows:
+            table.add_row(*row)
+        wide.print(sheet.title, style="bold", highlight=False)
+        wide.print(table)
+        wide.print(sheet.note, "", sep="\n", highlight=False)
 
 
 @app.command()
 def doctor(
     folder: Annotated[Path, typer.Option("--out", help="Where studies would be written.")] = Path("runs"),
+    gpu_gb: GpuGb = None,
+    host_gb: HostGb = None,
 ) -> None:
     """Say what this machine can run, and why not the rest."""
     from leapverify.study.doctor import examine
+    from leapverify.study.machine import machine
 
-    for finding in examine(folder):
+    for finding in examine(folder, machine(gpu_gb, host_gb)):
         print(f"{'ok' if finding.fine else 'no'}  {finding.subject:32}{finding.text}")
 
 
@@ -270,13 +276,15 @@ def _guarded(call: Callable[[], Any]) -> int:
 def _explained(error: BaseException) -> tuple[str, int]:
     """One sentence for an error, and the exit code."""
     from leapverify.storage import Damaged, NotWritten
-    from leapverify.study.executor import failure_message
+    from leapverify.study.executor import Paused, failure_message
 
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "stopped; give the same command again to go on", FAILED
     # Usage errors have no public class that all versions of typer share, but they all can format themselves.
     if (describe := getattr(error, "format_message", None)) is not None:
         return f"{describe().rstrip('.')}: leapverify --help shows how it is used", OUT_OF_USE
+    if isinstance(error, Paused):
+        return str(error), PAUSED
     wrong_use = isinstance(error, ValueError) and not isinstance(error, Damaged | NotWritten)
     return failure_message(error), OUT_OF_USE if wrong_use else FAILED
 
@@ -288,13 +296,14 @@ def _log() -> None:
     logging.basicConfig(level=level, format="%(message)s")
 
 
-def _study(config: Any, folder: Path, device: str, watcher: Any, ladder: bool) -> None:
+def _study(config: Any, folder: Path, device: str, watcher: Any, ladder: bool, minutes: float | None) -> None:
     from leapverify.study.ladder import run_ladder
-    from leapverify.study.run import run_study
+    from leapverify.study.run import deadline_of, minutes_until, run_study
 
-    run_study(config, folder, device=device, watcher=watcher)
+    deadline = deadline_of(config, minutes)
+    run_study(config, folder, device=device, watcher=watcher, minutes=minutes)
     if ladder:
-        run_ladder(config, folder, device=device, watcher=watcher)
+        run_ladder(config, folder, device=device, watcher=watcher, minutes=minutes_until(deadline))
 
 
 def _watched(config: Any, folder: Path, work: Callable[[Any], None]) -> None:
@@ -314,10 +323,3 @@ def _race(config: Any, folder: Path) -> None:
         found = run_race(config, folder, watcher=shown.update)
     print("\n".join(found.verdicts))
     print(f"report: {folder / 'report.html'}")
-
-
-def _scaled(count: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count:.0f}"

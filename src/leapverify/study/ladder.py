@@ -14,11 +14,11 @@ from leapverify.analysis.over_seeds import OverSeeds, summarise
 from leapverify.report import build_report
 from leapverify.storage import write_text
 from leapverify.study.config import SWITCH_SETTINGS, ConfigError, StudyConfig
-from leapverify.study.executor import StudyError
 from leapverify.study.folder import Study
-from leapverify.study.progress import Progress, Watcher, ignore
-from leapverify.study.run import run_study
+from leapverify.study.progress import Watcher, ignore
+from leapverify.study.run import deadline_of
 from leapverify.study.settings import with_settings
+from leapverify.study.side_by_side import run_each
 
 BASE, ALL = "none", "all"
 MOMENTUM = ("momentum", "adam", "adam-constant")
@@ -57,21 +57,30 @@ def variants(config: StudyConfig) -> Mapping[str, StudyConfig]:
     return {**alone, ALL: together}
 
 
-def run_ladder(config: StudyConfig, out: Path, *, device: str = "auto", watcher: Watcher = ignore) -> Path:
+def run_ladder(
+    config: StudyConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    watcher: Watcher = ignore,
+    minutes: float | None = None,
+) -> Path:
     """Run every variant below `out`/ladder (the study in `out` being the first rung) and write one table of them.
 
     Returns: tables/ladder.md, beside ladder.csv.
+
+    Raises:
+        Paused: the minutes are over; the same call goes on.
     """
-    base = Study(out)
+    base, deadline = Study(out), deadline_of(config, minutes)
     rungs = list(rungs_of(BASE, base))
-    for name, variant in variants(config).items():
-        watcher(Progress(config.seeds[0], 0, config.training.steps, "note", note=f"ladder: {name}"))
-        try:
-            rungs += rungs_of(name, run_study(variant, out / "ladder" / name, device=device, watcher=watcher))
-        except (StudyError, ConfigError) as error:
-            # One variant that cannot run must not cost the table of the others.
-            failed = summarise({}, n=0, missing=" ".join(str(error).split()))
-            rungs += [dataclasses.replace(rung, variant=name, value=failed) for rung in rungs_of(BASE, base)]
+    ran = run_each(variants(config), out / "ladder", what="ladder", device=device, watcher=watcher, deadline=deadline)
+    for name, study in ran:
+        if isinstance(study, Study):
+            rungs += rungs_of(name, study)
+            continue
+        failed = summarise({}, n=0, missing=study)
+        rungs += [dataclasses.replace(rung, variant=name, value=failed) for rung in rungs_of(BASE, base)]
     write_text(out / "tables" / "ladder.csv", as_csv(rungs))
     path = out / "tables" / "ladder.md"
     write_text(path, as_markdown(rungs))

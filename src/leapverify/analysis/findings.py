@@ -1,0 +1,34 @@
+"""The paper's findings, one by one: what each would take, what was measured, and the verdict that follows.
+
+Every verdict comes from its rule and the numbers; the rules were written before the studies were run.
+"""
+
+from __future__ import annotations
+
+from leapverify.analysis.findings_data import Evidence
+from leapverify.analysis.findings_horizon import horizon_findings
+from leapverify.analysis.findings_predict import predict_findings
+from leapverify.analysis.findings_regimes import regime_findings
+from leapverify.analysis.findings_rule import Finding
+from leapverify.analysis.findings_seeds import seed_findings
+from leapverify.analysis.findings_skill import skill_findings
+
+
+def judge_findings(evidence: Evidence) -> list[Finding]:
+    """Every claim in the order of the paper.
+
+    Args:
+        evidence: the base study and its variations; what is missing leaves its claims undecided.
+    """
+    return [
+        *regime_findings(evidence),
+        *seed_findings(evidence),
+        *predict_findings(evidence),
+        *horizon_findings(evidence),
+        *skill_findings(evidence),
+    ]
+
+
+def decisive_intervals(findings: list[Finding]) -> int:
+    """How many intervals the verdicts rest on: of so many at 95 %, one in twenty may miss by chance."""
+    return sum(len(finding.bars) for finding in findings)

@@ -1,0 +1,60 @@
+"""The command `findings`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def findings(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PRESET KEY=VALUE", help="A preset (tiny unless given), then settings."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Of the base study, such as 42-49; the variations take the first four.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; the warm-up keeps its share.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder; runs/findings-PRESET unless given.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Run these variations only, such as base,constant; all are judged.")
+    ] = None,
+    skip: Annotated[str | None, typer.Option(help="Run all but these.")] = None,
+    doc: Annotated[Path | None, typer.Option(help="A Markdown file whose marked part is to hold the results.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; run nothing.")] = False,
+) -> None:
+    """Which of the paper's findings stand without its artefacts? Run a study's variations and judge each claim."""
+    # Inside, because the command line imports this command.
+    from leapverify.cli import parse_names, parse_seeds, split_words
+    from leapverify.study.findings import plan
+    from leapverify.study.presets import preset as preset_named
+    from leapverify.study.settings import parse_settings
+    from leapverify.study.variations import as_lines
+
+    name, pairs = split_words(words)
+    numbers = parse_seeds(seeds) if seeds is not None else None
+    names = [parse_names(value, option) if value else None for value, option in ((only, "--only"), (skip, "--skip"))]
+    planned = plan(preset_named(name, steps), parse_settings(pairs), numbers, *names)
+    if dry_run:
+        print("\n".join(as_lines(planned.wanted)))
+        return
+    _findings(planned, out or Path("runs") / f"findings-{name}", device, minutes, doc)
+
+
+def _findings(planned: Any, folder: Path, device: str, minutes: float | None, doc: Path | None) -> None:
+    from rich.console import Console
+
+    from leapverify.study.findings import run_findings
+    from leapverify.terminal import view
+
+    base = planned.every[0].config
+    with view(Console(stderr=True), base.seeds, base.training.steps) as shown:
+        found = run_findings(planned, folder, device=device, watcher=shown.update, minutes=minutes, doc=doc)
+    print("\n".join(found.verdicts))
+    print(f"findings: {folder / 'tables' / 'findings.md'}")

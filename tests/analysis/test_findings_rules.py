@@ -1,0 +1,135 @@
+"""Rules: what an interval decides, and the statistics behind it."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leapverify.analysis.findings_rule import (
+    FALLS,
+    OPEN,
+    STANDS,
+    Bar,
+    Estimate,
+    Quantity,
+    finding,
+    holm,
+    mean_over_seeds,
+    nothing,
+    rate_over_seeds,
+    share_over_seeds,
+    spread_over_seeds,
+    verdict_of,
+)
+
+
+def bar(low, high, line=0.0, above=True, seeds=4) -> Bar:
+    return Bar(Quantity("x", Estimate((low + high) / 2, low, high, 10, seeds)), line, above)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "above", "verdict"),
+    [
+        (0.1, 0.2, True, STANDS),
+        (-0.2, -0.1, True, FALLS),
+        (-0.1, 0.1, True, OPEN),
+        (0.0, 0.1, True, OPEN),
+        (0.1, 0.2, False, FALLS),
+        (-0.2, -0.1, False, STANDS),
+    ],
+)
+def test_only_a_whole_interval_beyond_the_line_decides(low, high, above, verdict):
+    assert bar(low, high, above=above).verdict == verdict
+
+
+def test_fewer_than_three_seeds_decide_nothing_and_it_says_so():
+    few = bar(0.1, 0.2, seeds=2)
+    assert few.verdict == OPEN
+    assert few.reading == "open: fewer than 3 seeds"
+    assert bar(0.1, 0.2, seeds=3).verdict == STANDS
+
+
+def test_a_quantity_that_is_not_there_decides_nothing():
+    assert Bar(Quantity("x", nothing("was not run")), 0.0).verdict == OPEN
+    assert verdict_of([]) == OPEN
+
+
+def test_a_claim_stands_by_all_conditions_and_falls_by_any_or_by_all():
+    met, missed, open_ = bar(0.1, 0.2), bar(-0.2, -0.1), bar(-0.1, 0.1)
+    assert verdict_of([met, met]) == STANDS
+    assert verdict_of([met, open_]) == OPEN
+    assert verdict_of([met, missed]) == FALLS
+    assert verdict_of([met, missed], "all") == OPEN
+    assert verdict_of([missed, missed], "all") == FALLS
+
+
+def test_what_explains_a_difference_is_said_only_where_there_is_one():
+    def made(one):
+        return finding("k", "claim", "Table 1", "control", [one], explains="the schedule")
+
+    assert made(bar(-0.2, -0.1)).explains == "the schedule"
+    assert made(bar(0.1, 0.2)).explains == ""
+    assert made(bar(-0.1, 0.2)).explains == ""
+
+
+def test_of_several_explanations_those_of_the_missed_conditions_are_said():
+    bars = [bar(0.1, 0.2), bar(-0.2, -0.1), bar(-0.3, -0.1)]
+    assert finding("k", "c", "s", "x", bars, explains=("one", "two", "three")).explains == "two; three"
+    assert finding("k", "c", "s", "x", bars[:1], explains=("one",)).explains == ""
+
+
+def test_the_rule_names_the_line_that_the_code_uses():
+    rule = finding("k", "c", "s", "x", [bar(0, 1, line=0.25), bar(0, 1, line=3, above=False)], explains="").rule
+    assert rule.startswith("Stands if *x* is above 0.25 and *x* is below 3.00, each with its whole interval;")
+
+
+def test_holm_on_a_worked_example():
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert adjusted == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_keeps_the_order_and_lies_within_bonferroni(values):
+    raw = {str(place): p for place, p in enumerate(values)}
+    adjusted = holm(raw)
+    for name, p in raw.items():
+        assert p <= adjusted[name] <= min(1.0, len(values) * p) + 1e-12
+    ordered = sorted(raw, key=lambda name: raw[name])
+    assert [adjusted[name] for name in ordered] == sorted(adjusted.values())
+
+
+def test_the_interval_of_a_spread_covers_the_true_one_as_often_as_it_says():
+    chance = np.random.default_rng(0)
+    draws = [spread_over_seeds(chance.normal(5.0, 2.0, size=4).tolist()) for _ in range(3000)]
+    covered = np.mean([found.low <= 2.0 <= found.high for found in draws])
+    # 0.95 with a standard error of 0.004.
+    assert covered == pytest.approx(0.95, abs=0.016)
+
+
+def test_a_relative_spread_is_the_spread_over_the_mean():
+    values = [2.0, 2.1, 2.3, 1.9]
+    plain, relative = spread_over_seeds(values), spread_over_seeds(values, relative=True)
+    assert relative.value == pytest.approx(np.std(values, ddof=1) / np.mean(values))
+    assert relative.high / relative.value == pytest.approx(plain.high / plain.value)
+    assert spread_over_seeds([2.0]).value is None
+
+
+def test_shares_that_all_agree_get_the_rule_of_three():
+    found = share_over_seeds({1: 1.0, 2: 1.0, 3: 1.0}, 30)
+    assert (found.low, found.high) == pytest.approx((0.9, 1.1))
+    clipped = rate_over_seeds({1: 1.0, 2: 1.0, 3: 1.0}, 30)
+    assert (clipped.low, clipped.high) == pytest.approx((0.9, 1.0))
+
+
+def test_a_seed_without_a_number_is_left_out():
+    found = mean_over_seeds({1: 1.0, 2: math.nan, 3: 2.0}, 3)
+    assert (found.value, found.seeds) == (1.5, 2)
+
+
+def test_numbers_are_written_with_their_unit_once():
+    quantity = Quantity("x", Estimate(0.5, 0.25, 0.75, 1200, 4), "predictions", ".0f", 100, " %")
+    assert quantity.text == "50 % (95 % 25 to 75 %; 4 seeds, 1,200 predictions)"
+    assert Quantity("x", Estimate(-0.0001, -0.1, 0.1, 3, 3), form="+.0f", scale=100, unit=" points").here == "0 points"
+    assert Quantity("x", nothing("was not run")).text == "none: was not run"
