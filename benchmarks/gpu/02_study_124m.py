@@ -18,7 +18,7 @@ def study(sitting: Sitting) -> Mapping[str, Any]:
     seeds = [42] if sitting.reduced else [42, 43, 44, 45, 46]
     every = 2 if sitting.reduced else 5
     config = sitting.config("gpt2-124m", seeds=seeds, cascade__max_starts=2, snapshots__every=every)
-    return study_result(sitting.study(config, "study"))
+    return study_result(sitting, sitting.study(config, "study"))
 
 
 PARTS = (Part("study", study),)

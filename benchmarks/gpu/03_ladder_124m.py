@@ -22,7 +22,7 @@ def _config(sitting: Sitting) -> Any:
 
 
 def base(sitting: Sitting) -> Mapping[str, Any]:
-    return study_result(sitting.study(_config(sitting), "ladder"))
+    return study_result(sitting, sitting.study(_config(sitting), "ladder"))
 
 
 def ladder(sitting: Sitting) -> Mapping[str, Any]:

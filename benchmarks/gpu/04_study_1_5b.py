@@ -1,7 +1,7 @@
 """Job 4: the study of Qwen2.5-1.5B, one seed and then two more, each of which has to end within its call.
 
-A state with its ring is 43 GB, and the older one stays until the newer is whole: more than the disk of a lent machine
-holds, so that none is written. Where there is room, `--set snapshots.every=10` makes a seed go on across calls.
+A state with its ring is 37 GB, and the older one stays until the newer is whole: more than many machines' disks have
+free, so that none is written. Where there is room, `--set snapshots.every=10` makes a seed go on across calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def config(sitting: Sitting, seed: int = 42) -> StudyConfig:
 
 
 def study(sitting: Sitting, seed: int) -> Mapping[str, Any]:
-    return study_result(sitting.study(config(sitting, seed), f"run-{seed}"))
+    return study_result(sitting, sitting.study(config(sitting, seed), f"run-{seed}"))
 
 
 PARTS = tuple(Part(f"seed {seed}", partial(study, seed=seed), minutes=MINUTES) for seed in (42, 43, 44))

@@ -12,7 +12,7 @@ from job import BENCHMARKS, Part, Sitting, found, run_job
 CASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "predict": (("--layers", "12"), ("--layers", "1", "--repeats", "1"), 7),
     "observe": ((), ("--model", "tiny", "--repeats", "1"), 20),
-    "sweep": ((), ("--repeats", "1"), 3),
+    "sweep": ((), ("--repeats", "1", "--models", "tiny (2 x 64)"), 3),
     "leap": ((), ("--layers", "1", "--repeats", "1", "--steps", "60"), 5),
 }
 """Script -> words at full size, words at reduced size, repetitions at full size."""

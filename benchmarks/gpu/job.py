@@ -110,7 +110,7 @@ class Sitting:
     @property
     def minutes_left(self) -> float:
         """Of this call; never nothing, since what is finished may say so."""
-        return max(0.01, (self.deadline - time.time()) / 60)
+        return max(1e-6, (self.deadline - time.time()) / 60)
 
     def config(self, name: str, steps: int | None = None, **settings: Any) -> StudyConfig:
         """A preset with the text that was named, at full or reduced size.

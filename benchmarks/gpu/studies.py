@@ -6,19 +6,23 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from job import found, plain
+from job import Sitting, found, plain
+from timing import as_accelerator, rates
 
 from leapverify.analysis.acceptance import acceptance, averages
 from leapverify.analysis.costs import costs
 from leapverify.analysis.over_seeds import summarise
+from leapverify.study.cost import vocabulary_of
+from leapverify.study.floors import Floors, seconds
 from leapverify.study.folder import Study
+from leapverify.study.settings import effective
 
 SUMMARY = ("mean", "std", "low", "high", "n", "reason")
 CELL = ("regime", "predictor", "horizon", *SUMMARY)
 
 
-def study_result(study: Study) -> Mapping[str, Any]:
-    """Losses, regimes, acceptance, cascades and seconds; n counts the seeds."""
+def study_result(sitting: Sitting, study: Study) -> Mapping[str, Any]:
+    """Losses, regimes, acceptance, cascades, seconds, and the steps beside their floor; n counts the seeds."""
     rows = study.checkpoints
     last = rows[-1].step
     final = {row.seed: row.val_loss for row in rows if row.step == last}
@@ -41,7 +45,7 @@ def study_result(study: Study) -> Mapping[str, Any]:
         update_projection=_mean([row.update_projection for row in rows]),
         seconds={cost.part: cost.seconds for cost in costs(rows)},
         seconds_of_training={cost.part: cost.of_training for cost in costs(rows)},
-        tokens_per_s=_tokens_per_s(study),
+        training_step=_training_step(sitting, study),
     )
 
 
@@ -63,11 +67,21 @@ def _cascades(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _tokens_per_s(study: Study) -> float | None:
-    """Of the training steps alone."""
-    t, steps = study.config.training, len(study.checkpoints) * study.config.observe.interval_steps
+def _training_step(sitting: Sitting, study: Study) -> dict[str, float] | None:
+    """Seconds of a step, over all of them, and the least that it can take at the rates that the device shows now."""
+    config, t = effective(study.config), study.config.training
     trained = sum(row.train_s for row in study.checkpoints)
-    return steps * t.batch_size * t.sequence_length / trained if trained else None
+    if not trained:
+        return None
+    step_s = trained / (len(study.checkpoints) * study.config.observe.interval_steps)
+    device = as_accelerator(rates(sitting.device, small=sitting.reduced, repeats=3))
+    floor_s = seconds(Floors(config, [], vocab_size=vocabulary_of(config)).training_step(), device)
+    return {
+        "step_s": step_s,
+        "floor_s": floor_s,
+        "share_of_floor": floor_s / step_s,
+        "tokens_per_s": t.batch_size * t.sequence_length / step_s,
+    }
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -39,7 +39,8 @@ def findings(
 
     name, pairs = split_words(words)
     numbers = parse_seeds(seeds) if seeds is not None else None
-    names = [parse_names(value, option) if value else None for value, option in ((only, "--only"), (skip, "--skip"))]
+    options = (("--only", only), ("--skip", skip))
+    names = [None if value is None else parse_names(value, option) for option, value in options]
     planned = plan(preset_named(name, steps), parse_settings(pairs), numbers, *names)
     if dry_run:
         print("\n".join(as_lines(planned.wanted)))
@@ -50,6 +51,7 @@ def findings(
 def _findings(planned: Any, folder: Path, device: str, minutes: float | None, doc: Path | None) -> None:
     from rich.console import Console
 
+    from leapverify.study.executor import StudyError
     from leapverify.study.findings import run_findings
     from leapverify.terminal import view
 
@@ -58,3 +60,6 @@ def _findings(planned: Any, folder: Path, device: str, minutes: float | None, do
         found = run_findings(planned, folder, device=device, watcher=shown.update, minutes=minutes, doc=doc)
     print("\n".join(found.verdicts))
     print(f"findings: {folder / 'tables' / 'findings.md'}")
+    if found.failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
+        raise StudyError(f"the findings are written without what could not be run ({reasons})")

@@ -291,6 +291,7 @@ def read(path: Path, record: type[Record]) -> list[Record]:
     if found != wanted or not table.schema.equals(schema_of(record)):
         columns = "" if found != wanted else " with other columns"
         raise Damaged(
-            f"{path} holds {found}{columns} where {wanted} is needed: it was written by another version; {_REMEDY}"
+            f"{path} holds {found}{columns} where {wanted} is needed: it was written by another version; "
+            f"with another --out, {_REMEDY}"
         )
     return [record(**row) for row in table.to_pylist()]

@@ -70,7 +70,7 @@ class PlainView:
 
 
 class LiveTable:
-    """A table that is drawn anew while it is entered."""
+    """A table that is drawn anew while it is entered; already its making draws it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -95,10 +95,10 @@ class LiveView(LiveTable):
     """A bar per seed with loss, similarity, regime, speed and time left."""
 
     def __init__(self, console: Console, seeds: tuple[int, ...], steps: int) -> None:
-        super().__init__(console)
         self._steps = steps
         self._latest: dict[int, Progress] = {seed: Progress(seed, 0, steps, "waiting") for seed in seeds}
         self._started: dict[int, tuple[float, int]] = {}
+        super().__init__(console)
 
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""
@@ -169,9 +169,9 @@ class LiveRace(LiveTable):
     """A bar per seed with its stage, the run that is going on, the last reported loss and the time left."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console)
         self._latest: dict[int, RaceProgress] = {}
         self._started: dict[int, tuple[float, float]] = {}
+        super().__init__(console)
 
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""

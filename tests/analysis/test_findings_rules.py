@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from leapverify.analysis.findings_rule import (
     FALLS,
@@ -121,6 +122,21 @@ def test_shares_that_all_agree_get_the_rule_of_three():
     assert (found.low, found.high) == pytest.approx((0.9, 1.1))
     clipped = rate_over_seeds({1: 1.0, 2: 1.0, 3: 1.0}, 30)
     assert (clipped.low, clipped.high) == pytest.approx((0.9, 1.0))
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=12, unique=True))
+def test_the_interval_of_a_mean_is_students(values):
+    found = mean_over_seeds(dict(enumerate(values)), len(values))
+    wanted = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(wanted, abs=1e-9)
+    one = mean_over_seeds({1: 0.5}, 1)
+    assert (one.value, one.low, one.reason) == (0.5, None, "too few seeds have it")
+
+
+def test_shares_that_all_agree_get_the_rule_of_three_whatever_their_value():
+    third = 5 / 28
+    found = rate_over_seeds(dict.fromkeys(range(4), third), 112)
+    assert (found.low, found.high) == pytest.approx((third - 3 / 112, third + 3 / 112))
 
 
 def test_a_seed_without_a_number_is_left_out():

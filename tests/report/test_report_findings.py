@@ -42,13 +42,18 @@ def tables(text: str) -> list[list[str]]:
 def test_the_table_of_verdicts_comes_first_with_a_row_a_claim(found):
     text = as_markdown(found)
     first = tables(text)[0]
-    assert text.startswith("| claim | verdict here | decisive control | n |")
+    assert text.startswith("| claim | verdict here | measured (95 % over seeds) | decisive control | n |")
     assert len(first) == 2 + len(found)
     for line, finding in zip(first[2:], found, strict=True):
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert cells[0] == finding.claim
         assert cells[1] == f"**{finding.verdict}**"
-        assert cells[3] == finding.n
+        assert cells[3] == finding.control
+        # What made the verdict, with its interval and its n.
+        made = [bar.quantity for bar in finding.bars if bar.verdict == finding.verdict] or list(finding.measured)
+        assert cells[2].startswith(f"{made[0].name}: {made[0].here}")
+        assert made[0].interval in cells[2]
+        assert cells[4] == made[0].behind
 
 
 def test_every_claim_has_its_own_table_with_all_its_quantities(found):

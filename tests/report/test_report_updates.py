@@ -90,7 +90,7 @@ def test_a_study_without_samples_says_nothing_of_them(full_run, maker, tmp_path)
 )  # fmt: skip
 def test_the_summary_warns_of_low_survival_and_knows_unbiased_rounding(tmp_path, maker, projection, said):
     text = texts(findings(Analysis(load_run(sampled(tmp_path, maker, projection=projection)))))
-    assert "Updates that survive. At stable checkpoints only 23 % (95 % " in text
+    assert "Updates that survive. At stable checkpoints only 23.3 % (95 % " in text
     assert said in text
     assert ("told apart from" in text) is (projection < 0.9)
 
@@ -102,7 +102,7 @@ def test_the_summary_is_silent_where_half_survives(tmp_path, maker):
 
 def test_one_seed_has_no_interval_and_the_summary_says_so(tmp_path, maker):
     text = texts(findings(Analysis(load_run(sampled(tmp_path, maker, {1: [0.9, 0.1, 0.2]})))))
-    assert "only 15 % (one seed, no interval) of the weights" in text
+    assert "only 15.0 % (one seed, no interval) of the weights" in text
 
 
 def test_the_page_shows_their_course(tmp_path, maker):

@@ -126,7 +126,7 @@ def test_what_is_no_result_of_a_gpu_leaves_the_job_owed(tmp_path: Path, changes:
 
 def test_a_job_that_is_half_done_says_what_is_left(tmp_path: Path) -> None:
     tree = _tree(tmp_path, _result(left=["sweep", "leap"]))
-    assert owed_lines(tree)[0].startswith("01 kernels: 2030-01-02, a GPU, abc; owed: sweep, leap; python ")
+    assert owed_lines(tree)[0].startswith("01 kernels      2030-01-02, a GPU, abc; owed: sweep, leap: python ")
 
 
 def test_a_package_without_its_source_tree_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +174,7 @@ def test_a_study_stops_and_goes_on(job: Job, without_pages: None, tmp_path: Path
     assert (code, result["left"], len(result["calls"])) == (0, [], 2)
     figures = result["parts"]["study"]["figures"]
     assert figures["steps"] == 40
+    assert 0 < figures["training_step"]["floor_s"] < figures["training_step"]["step_s"]
     assert figures["checkpoints_by_regime"] == {"unknown": 1, "stable": 3}
     assert {row["criterion"] for row in figures["acceptance"]} == {"strict", "proximity", "paired"}
     assert {row["kind"] for row in figures["cascades"]} == {"chained", "trained"}
@@ -203,7 +204,7 @@ def test_the_largest_model_runs_with_either_rounding_and_its_cascades(job: Job, 
     assert (code, result["left"]) == (0, [])
     assert result["calls"][1]["parts"] == ["stochastic"]
     for part in result["parts"].values():
-        assert {row["predictor"] for row in part["figures"]["cascades"]} == {"linear", "quadratic-paper", "hold"}
+        assert {row["predictor"] for row in part["figures"]["cascades"]} == {"linear", "hold"}
     survival = {name: part["figures"]["update_survival"] for name, part in result["parts"].items()}
     assert all(value is None or 0 <= value <= 1 for value in survival.values())
 
@@ -215,7 +216,8 @@ def test_what_cannot_go_on_fits_a_call_by_its_floor(number: int, monkeypatch: py
     options = shared.options_of(JOBS[number - 1], ["--device", "cpu"])
     config = _script(number).config(shared.Sitting(JOBS[number - 1], options, 0.0, Path()))
     device = next(each for each in ACCELERATORS if each.name.startswith("H200"))
-    floor_s = Floors(config, [13] * 100).study(device, starts=config.cascade.max_starts)
+    # At 7B a part of the ring lies in host memory; the floor of all of it there is above that of a part.
+    floor_s = Floors(config, [13] * 100, host_ring=number == 5).study(device, starts=config.cascade.max_starts)
     assert config.snapshots.every is None
     assert floor_s / 0.6 / 60 < shared.MINUTES
 

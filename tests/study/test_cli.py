@@ -51,6 +51,8 @@ WRONG = [
     (["sweep", "/nowhere"], "/nowhere is no run folder"),
     (["sweep", "/nowhere", "--horizons", "5,x"], "--horizons '5,x' are no positive numbers"),
     (["train"], "train"),
+    (["study", "tiny", "snapshots.every=null"], "snapshots.every is null while all checkpoints are to be kept"),
+    (["study", "--minutes", "0"], "--minutes 0 is no time to work"),
     (["presets", "--gpu-gb", "0"], "--gpu-gb 0 is no size of a memory: give gigabytes above 0"),
     (["presets", "--gpu-gb", "nan"], "--gpu-gb nan is no size of a memory"),
     (["doctor", "--host-gb", "-8"], "--host-gb -8 is no size of a memory"),

@@ -15,6 +15,7 @@ from leapverify.study.cascade import Cascader, Start, complete
 from leapverify.study.config import CascadeConfig
 from leapverify.study.cost import cost
 from leapverify.study.lyapunov import Shadow
+from leapverify.study.memory import Room
 from leapverify.study.presets import preset
 from leapverify.study.sweep import curve_steps
 from leapverify.verify import Verifier
@@ -186,7 +187,8 @@ def test_the_curve_covers_every_t_plus_k_and_nothing_beyond_the_end():
 
 
 def test_the_presets_have_the_papers_sizes():
-    assert cost(preset("gpt2-124m"), 50257).parameters == 124_439_808
-    assert round(cost(preset("qwen2.5-1.5b"), 151936).parameters / 1e9, 2) == 1.54
-    assert round(cost(preset("qwen2.5-7b"), 152064).parameters / 1e9, 2) == 7.62
-    assert 1e5 <= cost(preset("tiny"), 256).parameters <= 5e5
+    room = Room(80 * 10**9, 200 * 10**9)
+    assert cost(preset("gpt2-124m"), 50257, room).parameters == 124_439_808
+    assert round(cost(preset("qwen2.5-1.5b"), 151936, room).parameters / 1e9, 2) == 1.54
+    assert round(cost(preset("qwen2.5-7b"), 152064, room).parameters / 1e9, 2) == 7.62
+    assert 1e5 <= cost(preset("tiny"), 256, room).parameters <= 5e5

@@ -180,10 +180,36 @@ def test_a_variation_that_cannot_run_does_not_cost_the_others(ran):
     run, out, _ = ran
     (out / "rate-half").mkdir()
     (out / "rate-half" / "foreign.txt").write_text("not a study")
-    run(["rate-half", "base"])
+    assert run(["rate-half", "base"]).failed.keys() == {"rate-half"}
     tree = json.loads((out / "tables" / "findings.json").read_text())
     assert "is not empty and holds no study" in tree["missing"]["rate-half"]
     assert "base" not in tree["missing"]
+
+
+def test_a_folder_of_something_else_is_refused_and_the_findings_in_it_stay(ran, tmp_path):
+    run, out, _ = ran
+    before = (out / "tables" / "findings.md").read_bytes()
+    (out / "base" / "config.yaml").rename(tmp_path / "kept.yaml")
+    text = (tmp_path / "kept.yaml").read_text()
+    (out / "base" / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.002"))
+    with pytest.raises(ConfigError, match="base holds a study with another configuration"):
+        run(["constant"])
+    (tmp_path / "kept.yaml").rename(out / "base" / "config.yaml")
+    assert (out / "tables" / "findings.md").read_bytes() == before
+    planned = findings.plan(preset("tiny"), {}, None, ["base"])
+    with pytest.raises(ConfigError, match=r"kept\.txt is a file, and findings need a folder"):
+        findings.run_findings(planned, _file(tmp_path / "kept.txt"), device="cpu")
+    with pytest.raises(ConfigError, match="base holds a single study: name another --out"):
+        findings.run_findings(planned, out / "base", device="cpu")
+    missing = findings.plan(preset("tiny"), {"data.source": "text:/nowhere/at/all"}, None, ["base"])
+    with pytest.raises(ConfigError, match="/nowhere/at/all does not exist"):
+        findings.run_findings(missing, tmp_path / "new", device="cpu")
+    assert not (tmp_path / "new").exists()
+
+
+def _file(path):
+    path.write_text("a file")
+    return path
 
 
 def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypatch):
@@ -208,3 +234,7 @@ def test_a_wrong_name_is_wrong_use(capsys):
         cli.main(["findings", "--dry-run", "--only", "bas"])
     assert left.value.code == 2
     assert "did you mean base?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        cli.main(["findings", "--dry-run", "--only", ""])
+    assert left.value.code == 2
+    assert "--only '' is no list of different names" in capsys.readouterr().err

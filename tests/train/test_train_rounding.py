@@ -249,6 +249,34 @@ def test_the_compiled_block_is_the_eager_one() -> None:
         assert not torch.equal(b, before)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
+def test_the_kernel_is_compiled_for_no_form_of_tensor_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a limit of variants (8) torch would run all further ones as they are written."""
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(rounding, "block_size", lambda device: 900)
+    monkeypatch.setattr(rounding, "_compiled", lambda: kernel)
+    kernel = torch.compile(adamw_block_, dynamic=True, backend=backend)
+    shapes = [(30, 30), (97, 30), (30,), (10, 30), (30, 90), (1, 30), (1,), (), (3, 4, 5), (2, 3, 2, 2), (64, 64)]
+    generator = torch.Generator().manual_seed(6)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    start = [*(each.bfloat16() for each in start), *(each.clone() for each in start[:3])]
+    ends = []
+    for compiled in (False, True):
+        weights = [nn.Parameter(each.clone()) for each in start]
+        optimizer = StochasticAdamW(weights, compiled=compiled)
+        for step in (1, 2):
+            give_gradients(weights, step=step)
+            optimizer.step()
+        ends.append(weights)
+    assert all(map(torch.equal, *ends))
+    assert 0 < len(graphs) <= 6
+
+
 # Random bits, state and company
 
 

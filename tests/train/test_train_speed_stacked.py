@@ -66,6 +66,18 @@ def test_a_stack_of_one_is_the_model() -> None:
     assert not torch.equal(stack.weights(0)["transformer.wte.weight"], before["transformer.wte.weight"])
 
 
+def test_what_is_frozen_stays_as_it_is() -> None:
+    models = [language_model(seed) for seed in range(2)]
+    for model in models:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    stack = Stacked(models, lambda parameters: build_optimizer(parameters, 1.0))
+    stack.step(torch.zeros(2, 2, 12, dtype=torch.int64), 1e-2)
+    for seed, model in enumerate(models):
+        moved = {name for name, value in model.named_parameters() if not torch.equal(value, stack.weights(seed)[name])}
+        assert "transformer.wte.weight" not in moved
+        assert "transformer.h.0.mlp.c_fc.weight" in moved
+
+
 def test_what_cannot_be_stacked_is_refused() -> None:
     def adamw(parameters: list[Any]) -> torch.optim.Optimizer:
         return build_optimizer(parameters, 1.0)
@@ -74,5 +86,13 @@ def test_what_cannot_be_stacked_is_refused() -> None:
         Stacked([], adamw)
     with pytest.raises(ValueError, match="model 1 has other parameters than model 0: stack models of one"):
         Stacked([language_model(0), language_model(0, layers=1)], adamw)
+    with pytest.raises(ValueError, match="model 1 has other parameters than model 0"):
+        Stacked([language_model(0), language_model(1).bfloat16()], adamw)
+    half = language_model(1)
+    half.get_input_embeddings().weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="model 1 has other parameters than model 0"):
+        Stacked([language_model(0), half], adamw)
+    with pytest.raises(ValueError, match=r"model.layers.0.self_attn draws dropout masks"):
+        Stacked([language_model(0, family="qwen2", dropout=0.1)], adamw)
     with pytest.raises(ValueError, match=r"transformer.drop draws dropout masks, .* set dropout to 0"):
         Stacked([language_model(0, dropout=0.1)], adamw)

@@ -77,6 +77,23 @@ def test_a_batch_moves_as_a_whole(windows: Windows) -> None:
     assert {moved.tokens.device.type, moved.mask.device.type, moved.counted.device.type} == {"meta"}
 
 
+@pytest.mark.parametrize(("device", "ahead"), [("meta", True), ("cpu", False)])
+def test_the_host_reads_no_batch_that_is_still_on_its_way(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch, device: str, ahead: bool
+) -> None:
+    """From a GPU to the host, a copy that nobody waits for would be read before it has arrived."""
+    asked: list[bool] = []
+    plain = torch.Tensor.to
+
+    def to(tensor: torch.Tensor, *args: object, non_blocking: bool = False) -> torch.Tensor:
+        asked.append(non_blocking)
+        return plain(tensor, *args, non_blocking=non_blocking)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    windows.batch([0, 1]).to(device)
+    assert set(asked) == {ahead}
+
+
 def test_a_batch_without_padding_counts_everything() -> None:
     batch = make_batch(torch.zeros(2, 4, dtype=torch.int64))
     assert batch.counted is None

@@ -1,6 +1,7 @@
 """The paper's findings, one by one: what each would take, what was measured, and the verdict that follows.
 
-Every verdict comes from its rule and the numbers; the rules were written before the studies were run.
+Every verdict comes from its rule and the numbers; which rules were changed after numbers had been seen says
+docs/findings.md.
 """
 
 from __future__ import annotations

@@ -28,8 +28,19 @@ def recorded(checkpoints: Sequence[Checkpoint]) -> bool:
     return any(row.update_survival is not None for row in checkpoints)
 
 
+RATE_FLOOR = 0.01
+"""Of a run's largest eta: below it updates are too small for float32 as well, and what is lost moves nothing."""
+
+
+def watched(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints whose eta is at least a hundredth of the largest at any of them."""
+    peak = max((row.lr for row in checkpoints), default=0.0)
+    return [row for row in checkpoints if row.lr >= RATE_FLOOR * peak]
+
+
 def survival(checkpoints: Sequence[Checkpoint], regime: str) -> Survival:
-    """What survived in the steps that led to the checkpoints of a regime; values that are not finite are left out."""
+    """What survived in the steps that led to the `watched` checkpoints of a regime; infinite values are left out."""
+    checkpoints = watched(checkpoints)
     share, projection = (_over_seeds(checkpoints, regime, name) for name in ("update_survival", "update_projection"))
     return Survival(regime, share, projection)
 

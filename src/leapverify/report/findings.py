@@ -21,13 +21,18 @@ BEGIN, END = "<!-- findings: begin, written by `leapverify findings --doc` -->",
 def verdict_lines(found: Sequence[Finding]) -> list[str]:
     """One line a claim, for the terminal."""
     width = max(len(finding.key) for finding in found)
-    return [f"{finding.key:{width}}  {finding.verdict:12}  {_decisive(finding)}" for finding in found]
+    return [f"{finding.key:{width}}  {finding.verdict:12}  {_measured(_decided(finding))}" for finding in found]
 
 
-def _decisive(finding: Finding) -> str:
+def _decided(finding: Finding) -> Quantity:
     """What decided: of a claim that falls the first condition that was missed, else the first of all."""
     decided = [bar.quantity for bar in finding.bars if bar.verdict == finding.verdict]
-    return _measured((decided or list(finding.measured))[0])
+    return (decided or list(finding.measured))[0]
+
+
+def _brief(quantity: Quantity) -> str:
+    interval = f" ({quantity.interval})" if quantity.interval else ""
+    return f"{quantity.name}: {quantity.here}{interval}"
 
 
 def as_markdown(found: Sequence[Finding], about: Iterable[str] = (), level: int = 2) -> str:
@@ -38,9 +43,10 @@ def as_markdown(found: Sequence[Finding], about: Iterable[str] = (), level: int 
         about: paragraphs on what was run, after the table.
         level: of the headings of claims.
     """
-    lines = ["| claim | verdict here | decisive control | n |", "|---|---|---|---|"]
+    lines = ["| claim | verdict here | measured (95 % over seeds) | decisive control | n |", "|---|---|---|---|---|"]
     for finding in found:
-        cells = (finding.claim, f"**{finding.verdict}**", finding.control, finding.n)
+        decided = _decided(finding)
+        cells = (finding.claim, f"**{finding.verdict}**", _brief(decided), finding.control, decided.behind)
         lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
     lines += ["", multiplicity(found)]
     for paragraph in about:
@@ -74,9 +80,10 @@ def multiplicity(found: Sequence[Finding]) -> str:
     decided = sum(finding.verdict != "not decided" for finding in found)
     claims, intervals = counted(len(found), "claim"), decisive_intervals(list(found))
     return (
-        f"{claims}, {decided} decided, by {intervals} intervals over seeds at 95 %. They are not corrected for their "
-        "number: of twenty such intervals one misses by chance. The verdict that rests on p-values "
-        "(nothing-better) has Holm's. Rows without a need are there to be read; they decide nothing."
+        f"{claims}, {decided} decided. The rules rest on {intervals} intervals over seeds at 95 %, not corrected for "
+        "their number: of twenty such intervals one misses by chance. The verdict that rests on p-values "
+        "(nothing-better) has Holm's. Shown is the first condition that made the verdict; the others are below, and so "
+        "are rows without a need, which are there to be read and decide nothing."
     )
 
 

@@ -162,8 +162,8 @@ def updates(analysis: Analysis) -> list[Finding]:
     if found is None or found.share.mean is None or found.share.mean >= FEW_SURVIVE:
         return []
     share, along = found.share, found.projection
-    text = f"At {found.regime} checkpoints only {100 * found.share.mean:.0f} %"
-    text += f"{interval_text(share.low, share.high, '.0f', scale=100.0, unit=' %')} of the weights that the optimizer "
+    text = f"At {found.regime} checkpoints only {100 * found.share.mean:.1f} %"
+    text += f"{interval_text(share.low, share.high, '.1f', scale=100.0, unit=' %')} of the weights that the optimizer "
     text += "meant to move changed when they were stored"
     if along.mean is None:
         return [Finding("Updates that survive", f"{text}; cannot say how far they moved: {along.reason}.")]

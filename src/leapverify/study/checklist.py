@@ -127,7 +127,7 @@ def owed_lines(tree: Path | None = None) -> list[str]:
         missing = owed(tree)
     except ValueError as error:
         return [str(error)]
-    return [f"{each.job.number:02d} {each.job.name}: {each.text}; {each.job.command}" for each in missing]
+    return [f"{each.job.number:02d} {each.job.name:12} {each.text}: {each.job.command}" for each in missing]
 
 
 def table(tree: Path) -> str:

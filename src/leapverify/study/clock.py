@@ -8,15 +8,18 @@ from contextlib import contextmanager
 
 import torch
 
+from leapverify.study.stopwatch import Stopwatch
+
 PARTS = ("train", "observe", "evaluate", "sweep", "cascade", "snapshot", "lyapunov")
 
 
 class Clock:
-    """Seconds per part since the last checkpoint, and over all."""
+    """Seconds per part since the last checkpoint, and over all; on a GPU those of its queue, which is never cut up."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._spent: dict[str, float] = {}
+        self._watches: list[tuple[str, Stopwatch]] = []
         self._before, self._start = 0.0, time.perf_counter()
 
     def start(self, before_s: float) -> None:
@@ -29,9 +32,12 @@ class Clock:
 
     def next_interval(self) -> None:
         """Forget the parts of the interval that has ended."""
-        self._spent = {}
+        self._spent, self._watches = {}, []
 
     def __getitem__(self, part: str) -> float:
+        for name, watch in self._watches:
+            self._spent[name] = self._spent.get(name, 0.0) + watch.seconds
+        self._watches = []
         return self._spent.get(part, 0.0)
 
     @property
@@ -41,16 +47,8 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the block's seconds to a part.
-
-        Training steps do not wait for the device; whatever follows them does, so that a GPU's queue is not cut up.
-        """
-        if self._device.type == "cuda" and name != "train":
-            start = time.perf_counter()
-            torch.cuda.synchronize()
-            self._spent["train"] = self["train"] + time.perf_counter() - start
-        start = time.perf_counter()
+        """Count the block's seconds to a part; nothing waits for the device until a part is asked for."""
+        watch = Stopwatch(self._device)
         yield
-        if self._device.type == "cuda" and name != "train":
-            torch.cuda.synchronize()
-        self._spent[name] = self[name] + time.perf_counter() - start
+        watch.stop()
+        self._watches.append((name, watch))

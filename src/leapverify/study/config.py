@@ -196,8 +196,8 @@ class SnapshotConfig(Section):
     def _all_means_every(self) -> Self:
         if self.every != 1 and "all" in (self.weights, self.optimizer):
             raise ValueError(
-                f"snapshots.every is {self.every} while all checkpoints are to be kept: set snapshots.every=1, or "
-                "snapshots.weights=last and snapshots.optimizer=last"
+                f"snapshots.every is {'null' if self.every is None else self.every} while all checkpoints are to be "
+                "kept: set snapshots.every=1, or snapshots.weights=last and snapshots.optimizer=last"
             )
         return self
 

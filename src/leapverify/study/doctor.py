@@ -94,6 +94,6 @@ def _time(seconds: float) -> str:
 
 
 def _owed() -> Iterator[Finding]:
-    """Measurements on a GPU that are still to be made."""
+    """Measurements on a GPU that are still to be made, a line each."""
     for line in owed_lines():
-        yield Finding("owed on a GPU", False, line)
+        yield Finding("gpu check-list", False, line)

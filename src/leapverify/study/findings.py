@@ -13,9 +13,9 @@ from leapverify.analysis.findings_rule import Finding
 from leapverify.report.findings import require_marks, verdict_lines, write_findings
 from leapverify.report.section import hardware
 from leapverify.storage import Damaged, read_json
-from leapverify.study.config import StudyConfig
+from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.progress import Watcher, ignore
-from leapverify.study.run import deadline_of
+from leapverify.study.run import deadline_of, finished, rehearse, require_free
 from leapverify.study.variations import Variation, as_lines, base_config, chosen, run_variations, variations
 
 
@@ -35,6 +35,8 @@ class Judged:
     findings: Sequence[Finding]
     path: Path
     """findings.md, beside findings.csv and findings.json."""
+    failed: Mapping[str, str]
+    """Variations that were to run and could not, and why."""
 
     @property
     def verdicts(self) -> list[str]:
@@ -80,17 +82,38 @@ def run_findings(
     Returns: the findings, also below `out`/tables.
 
     Raises:
-        ValueError: the document has no marks, or a setting cannot be used.
+        ValueError: the document has no marks, `out` holds something else, or a setting cannot be used.
         Paused: the minutes are over; the same call goes on.
     """
     if doc is not None:
         require_marks(doc)
     deadline = deadline_of(planned.every[0].config, minutes)
+    _require_own(planned, out)
+    todo = [each.config for each in planned.wanted if not finished(each.config, out / each.name)]
+    if todo:
+        rehearse(todo[0])
     evidence = run_variations(planned.wanted, planned.every, out, device=device, watcher=watcher, deadline=deadline)
     found = judge_findings(evidence)
     about = list(_about(planned, evidence, out))
     path = write_findings(found, out / "tables", about=about, missing=evidence.missing, doc=doc)
-    return Judged(found, path)
+    wanted = {each.name for each in planned.wanted}
+    return Judged(found, path, {name: why for name, why in evidence.missing.items() if name in wanted})
+
+
+def _require_own(planned: Plan, out: Path) -> None:
+    """Refuse a folder that is no folder, a study's own, or one with variations of other settings.
+
+    Raises:
+        ConfigError: it is; nothing has been run or written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, and findings need a folder: name another --out")
+    if (out / "config.yaml").is_file():
+        raise ConfigError(f"{out} holds a single study: name another --out for the findings")
+    for each in planned.every:
+        # Those that are only read, too: a claim must not be judged by studies with different settings.
+        if (out / each.name / "config.yaml").is_file():
+            require_free(each.config, out / each.name)
 
 
 def _about(planned: Plan, evidence: Evidence, out: Path) -> list[str]:

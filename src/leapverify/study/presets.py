@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from leapverify.predict import predictor
 from leapverify.study.config import (
     ALL_REGIMES,
     CascadeConfig,
@@ -52,14 +53,23 @@ def tiny(steps: int | None = None) -> StudyConfig:
 
 
 def _paper(
-    name: str, model: ModelSpec, tokenizer: str, steps: int | None, *, states_every: int | None = 1, **training: Any
+    name: str,
+    model: ModelSpec,
+    tokenizer: str,
+    steps: int | None,
+    *,
+    states_every: int | None = 1,
+    largest_ring: int = 4,
+    **training: Any,
 ) -> StudyConfig:
     steps = steps or 2000
+    kept = [each for each in SweepConfig().predictors if predictor(each).needs.snapshots <= largest_ring]
     return StudyConfig(
         preset=name,
         data=DataConfig(source="wikitext-103", tokenizer=tokenizer),
         model=model,
         training=TrainingConfig(steps=steps, warmup_steps=_warmup_steps(steps), **training),
+        sweep=SweepConfig(predictors=tuple(kept)),
         snapshots=SnapshotConfig(every=states_every),
     )
 
@@ -72,18 +82,21 @@ def gpt2_124m(steps: int | None = None) -> StudyConfig:
 def qwen_1_5b(steps: int | None = None) -> StudyConfig:
     """The paper's Qwen 2.5-1.5B: 28 layers, 1536 wide, 12 heads.
 
-    A state with its ring is 43 GB, so that one is written at every tenth checkpoint only.
+    A ring of three snapshots serves all of the paper's predictors. A state with its ring is 37 GB, so that one is
+    written at every tenth checkpoint only.
     """
-    return _paper("qwen2.5-1.5b", qwen_1_5b_spec(), "Qwen/Qwen2.5-1.5B", steps, states_every=10)
+    return _paper("qwen2.5-1.5b", qwen_1_5b_spec(), "Qwen/Qwen2.5-1.5B", steps, states_every=10, largest_ring=3)
 
 
 def qwen_7b(steps: int | None = None) -> StudyConfig:
     """The paper's Qwen 2.5-7B: 28 layers, 3584 wide, 28 heads.
 
     Weights, gradients and moments in bfloat16, the only way in which they fit one GPU of 80 GB; the report says how
-    many updates survive that. Nothing is written that a stopped seed could go on from.
+    many updates survive that. Everything is measured in the stream, from a ring of three snapshots: nothing is written
+    that a stopped seed could go on from.
     """
-    return _paper("qwen2.5-7b", qwen_7b_spec(), "Qwen/Qwen2.5-7B", steps, states_every=None, weights="bfloat16")
+    stream: dict[str, Any] = {"states_every": None, "largest_ring": 3, "weights": "bfloat16"}
+    return _paper("qwen2.5-7b", qwen_7b_spec(), "Qwen/Qwen2.5-7B", steps, **stream)
 
 
 PRESETS: Mapping[str, Callable[[int | None], StudyConfig]] = {

@@ -28,7 +28,7 @@ from leapverify.study.settings import effective
 from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
 from leapverify.study.sweep import Sweeper, SweepPoint, curve_steps
 from leapverify.train.survival import Survival, UpdateSample
-from leapverify.verify import recent_sigma
+from leapverify.verify import Passes, recent_sigma
 
 logger = logging.getLogger(__name__)
 
@@ -60,21 +60,27 @@ def record_seed(
         if folder.done:
             watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
             return
-        require_time(deadline, seed, 0)
+        require_time(deadline, seed)
         sweep_leftovers(folder.path)
         config = effective(config)
         apparatus = build(config, seed, device, open_corpus(config))
         Recorder(apparatus, thresholds, folder, watcher, deadline).run()
 
 
-def require_time(deadline: Deadline, seed: int, step: int) -> None:
+def require_time(deadline: Deadline, seed: int, step: int | None = None) -> None:
     """Stop a seed that stands where it can go on, once its time is over.
+
+    Args:
+        deadline: when that is.
+        seed: which.
+        step: where it stands; None: it has not been looked at in this call.
 
     Raises:
         Paused: it is.
     """
     if deadline is not None and time.time() > deadline:
-        raise Paused(f"its time is over at step {step} of seed {seed}: give the same command again to go on")
+        where = f"before seed {seed} went on" if step is None else f"at step {step} of seed {seed}"
+        raise Paused(f"its time is over {where}: give the same command again to go on")
 
 
 class Recorder:
@@ -97,6 +103,8 @@ class Recorder:
         self._fingerprints: dict[int, Tensor] = {}
         self._clock = Clock(apparatus.device)
         self._elapsed_s = 0.0
+        self._sent: dict[int, Passes] = {}
+        """Forward passes of the loss curve since the last checkpoint, by step."""
         self._sweeper = Sweeper(self._tensors, apparatus.history, apparatus.verifier, self._config.sweep)
         self._cascader = Cascader(
             apparatus.model,
@@ -128,8 +136,7 @@ class Recorder:
             losses += self._step(step)
             if step in self._curve_at and step % interval:
                 with self._clock.part("evaluate"):
-                    loss = self._a.verifier.loss_of()
-                self._rows.curve.append(LossPoint(self._a.seed, step, loss))
+                    self._sent[step] = self._a.verifier.send()
             if step % interval == 0:
                 self._checkpoint(step, float(losses) / interval)
                 losses.zero_()
@@ -158,6 +165,7 @@ class Recorder:
             similarities = self._observe(step)
             survival = self._sample.read()
         with self._clock.part("evaluate"):
+            self._fetch_curve()
             now = self._a.verifier.measure()
             val_loss = self._a.validator.loss_of()
         regime = self._regime(step, similarities)
@@ -185,6 +193,12 @@ class Recorder:
         with self._clock.part("snapshot"):
             self._saver.commit(self._rows, self._fingerprints)
         self._tell(step, "checkpoint", speed)
+
+    def _fetch_curve(self) -> None:
+        """The losses since the last checkpoint, for which nobody has waited so far."""
+        losses = self._a.verifier.losses_of(list(self._sent.values()))
+        self._rows.curve += [LossPoint(self._a.seed, *point) for point in zip(self._sent, losses, strict=True)]
+        self._sent.clear()
 
     def _observe(self, step: int) -> dict[str, float | None]:
         """Take the fingerprint of this checkpoint and compare it with the one before."""

@@ -100,7 +100,7 @@ def deadline_of(config: StudyConfig, minutes: float | None) -> Deadline:
 
 def minutes_until(deadline: Deadline) -> float | None:
     """What is left, for a further study under the same deadline; never nothing, since one that is done may say so."""
-    return None if deadline is None else max(0.01, (deadline - time.time()) / 60)
+    return None if deadline is None else max(1e-6, (deadline - time.time()) / 60)
 
 
 def _run(config: StudyConfig, out: Path, device: str, watcher: Watcher, deadline: Deadline) -> Study:

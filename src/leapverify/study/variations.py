@@ -22,6 +22,7 @@ from leapverify.analysis.findings_data import (
     Evidence,
     Records,
 )
+from leapverify.analysis.findings_directions import beyond_first
 from leapverify.study.config import ALL_REGIMES, ConfigError, StudyConfig
 from leapverify.study.folder import Study
 from leapverify.study.progress import Watcher
@@ -223,10 +224,13 @@ def _records(study: Study) -> Records:
     from leapverify.study.setup import parameters_of
 
     config = study.config
+    prints = {
+        seed: {step: values.numpy() for step, values in study.fingerprints(seed).items()} for seed in config.seeds
+    }
     return Records(
         checkpoints=study.checkpoints,
         predictions=study.predictions,
-        measures=study.seeds,
+        measures=[*study.seeds, *beyond_first(prints)],
         peak=config.training.lr,
         warmup=config.training.warmup_steps,
         steps=config.training.steps,

@@ -19,7 +19,8 @@ CAUSAL = "causal"
 def causal_attention(model: nn.Module) -> nn.Module:
     """The same model, attending as described above; models that are not of transformers, or not on sdpa, stay.
 
-    A 2-D attention mask is not looked at any more: rows must be padded at their ends, if at all.
+    A 2-D attention mask is not looked at any more: rows must be padded at their ends, if at all. Nor may a cache of
+    keys be gone on from with more than one token a pass.
     """
     parts: Any = model
     if getattr(getattr(parts, "config", None), "_attn_implementation", None) == "sdpa":

@@ -37,7 +37,10 @@ def stochastic_round_(out: Tensor, value: Tensor, noise: Tensor) -> None:
 
 
 def stream_seed(seed: int, step: int, tensor: int, block: int) -> int:
-    """The seed of the random bits of one block of one tensor in one step: 63 bits, no two streams related."""
+    """The seed of the random bits of one block of one tensor in one step: 63 bits of a hash of all four.
+
+    A CPU's generator takes the lower 32 only: of N blocks about N^2 / 2^33 pairs draw the same bits there.
+    """
     digest = hashlib.blake2b(f"{seed} {step} {tensor} {block}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -131,7 +134,11 @@ class StochasticAdamW(torch.optim.AdamW):
         assert parameter.grad is not None
         tensors = (parameter, state["exp_avg"], state["exp_avg_sq"], parameter.grad)
         for block, index in enumerate(blocks(parameter.shape, block_size(device))):
-            theta, m, v, gradient = (each[index] for each in tensors)
+            pieces = [each[index] for each in tensors]
+            if all(each.is_contiguous() for each in pieces):
+                # Flat, lest a compiled kernel be made again for every form of tensor, and given up after a few.
+                pieces = [each.view(-1) for each in pieces]
+            theta, m, v, gradient = pieces
             bits = None
             if rounded:
                 generator.manual_seed(stream_seed(seed, step, tensor, block))

@@ -25,6 +25,8 @@ MakeOptimizer = Callable[[list[Any]], torch.optim.Optimizer]
 class Stacked:
     """Models of one architecture and their optimizer, stacked; the models themselves are left as they are.
 
+    What is frozen in them stays frozen.
+
     Args:
         models: one per seed; their present weights are copied.
         make_optimizer: an optimizer over the stacked parameters that works element by element, such as AdamW, and
@@ -33,7 +35,8 @@ class Stacked:
         autocast: precision of the forward pass; the weights' own by default.
 
     Raises:
-        ValueError: no model, models of different shapes, or a model that would draw dropout masks.
+        ValueError: no model, parameters of different shapes or types or frozen in one model only, or a model that
+            would draw dropout masks.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Stacked:
     ) -> None:
         _check(models)
         stacked, self._buffers = stack_module_state(list(models))
-        self.parameters: dict[str, Tensor] = {name: nn.Parameter(value.detach()) for name, value in stacked.items()}
+        self.parameters: dict[str, Tensor] = {
+            name: nn.Parameter(value.detach(), requires_grad=value.requires_grad) for name, value in stacked.items()
+        }
         self.optimizer = make_optimizer(list(self.parameters.values()))
         # Only lends its structure: in a call, the weights of a seed stand in the place of its own.
         self._call = _Call(models[0], autocast)
@@ -103,10 +108,18 @@ class _Call(nn.Module):
 def _check(models: Sequence[nn.Module]) -> None:
     if not models:
         raise ValueError("0 models leave nothing to stack: give at least one")
-    shapes = [{name: tuple(value.shape) for name, value in model.named_parameters()} for model in models]
-    for number, each in enumerate(shapes):
-        if each != shapes[0]:
+    kinds = [
+        {name: (value.shape, value.dtype, value.requires_grad) for name, value in model.named_parameters()}
+        for model in models
+    ]
+    for number, each in enumerate(kinds):
+        if each != kinds[0]:
             raise ValueError(f"model {number} has other parameters than model 0: stack models of one architecture")
-    drops = [name for name, part in models[0].named_modules() if isinstance(part, nn.Dropout) and part.p > 0]
+    drops = [name for name, part in models[0].named_modules() if _drops(part)]
     if drops:
         raise ValueError(f"{drops[0]} draws dropout masks, which stacked models cannot share: set dropout to 0")
+
+
+def _drops(part: nn.Module) -> bool:
+    share = part.p if isinstance(part, nn.Dropout) else getattr(part, "attention_dropout", 0.0)
+    return isinstance(share, int | float) and share > 0

@@ -36,8 +36,10 @@ class Batch:
         return always if self.counted is None else (*always, self.counted)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device; itself if it is there. From page-locked memory, nobody waits for the copy."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch on a device; itself if it is there. From page-locked memory to a GPU, nobody waits for the copy."""
+        # The other way round the host would read what has not arrived.
+        ahead = torch.device(device).type != "cpu"
+        return self._each(lambda tensor: tensor.to(device, non_blocking=ahead))
 
     def pinned(self) -> Batch:
         """The batch in page-locked memory, from which a GPU fetches it by itself."""

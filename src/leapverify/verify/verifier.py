@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,7 +190,18 @@ class Verifier:
 
     def loss_of(self) -> float:
         """Loss of the model's present weights over the fixed set only, token-weighted, nats per token."""
-        return _mean(self._run(self._open(), self.sequences), self.sequences)
+        return self.losses_of([self.send()])[0]
+
+    def send(self) -> Passes:
+        """Send the fixed set through the model as it is now, without waiting for what comes out."""
+        return forward(self.model, self.loss, self._open(), self.sequences)
+
+    def losses_of(self, sent: Sequence[Passes]) -> list[float]:
+        """What `loss_of` would have returned at each `send`; one transfer for all of them."""
+        found, _ = fetch(sent)
+        for ran in found:
+            self._check(ran)
+        return [_mean(ran, self.sequences) for ran in found]
 
     def verify(self, now: Measured, sigma: float) -> Verdict:
         """Judge the weights that the model now holds against the baseline.
