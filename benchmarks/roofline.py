@@ -82,7 +82,7 @@ def parts(floors: Floors) -> dict[str, Phases]:
         f"fingerprint, {len(floors.probe_lengths)} probes, {sum(floors.probe_lengths)} tokens": floors.fingerprint(),
         "prediction, linear": floors.prediction("linear"),
         "prediction, adam": floors.prediction("adam"),
-        f"sweep, {len(floors.candidates())} predictions, fixed set each": floors.sweep(),
+        "sweep, every prediction, fixed set each": floors.sweep(),
         f"sweep, whole budget of {v.budget} each": floors.sweep(v.budget),
         "all cascades from one start": floors.cascade(),
     }
