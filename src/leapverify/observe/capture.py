@@ -15,7 +15,7 @@ from leapverify.observe.packing import Batch
 _PACKABLE = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"})
 """Families of transformers that take a 4-D mask and position ids, both tested against one probe at a time."""
 
-_MASKED = frozenset({"sdpa", "eager", "causal"})
+_MASKED = frozenset({"sdpa", "eager", "leapverify-causal"})
 """Attentions that keep to a 4-D mask; the last one is the reference runs' own: sdpa, with no mask unless given one."""
 
 

@@ -159,6 +159,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
     heldout = _batches(corpus.heldout, config, v.budget, place)
     val = _batches(corpus.val, config, v.val_sequences, place)
     windows = corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size)
+    ring = ring_devices(config, model, place)
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast, mode=t.compile)
     return Apparatus(
         config=config,
@@ -189,8 +190,8 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
             list(moved.values()),
             history_length(config),
             dtype=history_type(config),
-            device=ring_devices(config, model, place),
-            pinned=place.type == "cuda",
+            device=ring,
+            pinned=ring is not None and any(each.type == "cpu" for each in ring),
         ),
     )
 

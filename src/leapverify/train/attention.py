@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-CAUSAL = "causal"
+CAUSAL = "leapverify-causal"
 """Name of the attention: `sdpa`, and no mask unless a whole 4-D one is given."""
 
 
