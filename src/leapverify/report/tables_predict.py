@@ -98,10 +98,10 @@ def updates(analysis: Analysis) -> Table:
         rows.append(cells)
     note = (
         f"Weights in {stored_as(analysis.run)}. Changed: of a sample of the weights that the optimizer meant to move "
-        "in the step that led to a checkpoint, the share whose stored value is another one. Movement: <stored change, "
-        "u> / <u, u>, with u the update that AdamW meant; 1 is as meant, at least in the mean. Where weights hardly "
-        "move, a prediction may pass for that reason alone, whatever K is. Mean within each seed, then over seeds. "
-        f"{SPREAD}"
+        "in the step that led to a checkpoint, the share whose stored value is another one. Movement: stored change "
+        "· u / u · u, with u the update that AdamW meant; 1 is as meant, at least in the mean. Where weights hardly "
+        "move, a prediction may pass for that reason alone, whatever K is. Checkpoints at which eta is below a "
+        f"hundredth of its peak are left out. Mean within each seed, then over seeds. {SPREAD}"
     )
     columns = [Column("regime", False), Column("changed, %"), Column("movement along the update")]
     return Table("updates", "Updates that survive being stored", note, columns, t.grouped(rows, 0))
