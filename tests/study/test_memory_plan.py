@@ -106,7 +106,7 @@ def test_without_a_gpu_everything_is_host_memory():
     [
         ("qwen2.5-7b", 80, 200, {"sweep.ring": "device"}),
         ("qwen2.5-7b", 80, 200, {"training.weights": "float32"}),
-        ("qwen2.5-7b", 80, 140, {}),
+        ("qwen2.5-7b", 80, 120, {}),
         ("qwen2.5-7b", 64.5, 130, {"verify.batch_sequences": 128, "verify.budget": 256}),
         ("qwen2.5-1.5b", 40, 100, {"sweep.ring": "device"}),
         ("qwen2.5-1.5b", 24, 100, {}),
