@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leapverify.cli_findings import findings
+from leapverify.cli_words import parse_names, parse_numbers, parse_seeds, split_words
 
 app = typer.Typer(
     add_completion=False,
@@ -24,8 +25,6 @@ app = typer.Typer(
 )
 
 OUT_OF_USE, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
-
-MOST_SEEDS = 1000
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -181,72 +180,6 @@ def doctor(
 
     for finding in examine(folder, machine(gpu_gb, host_gb)):
         print(f"{'ok' if finding.fine else 'no'}  {finding.subject:32}{finding.text}")
-
-
-def split_words(words: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The preset's name (tiny unless given) and the key=value pairs.
-
-    Raises:
-        ConfigError: more than one word is no pair.
-    """
-    from leapverify.study.config import ConfigError
-
-    plain = [word for word in words or [] if "=" not in word]
-    if len(plain) > 1:
-        raise ConfigError(f"{plain[1]!r} is neither a preset nor key=value: give one preset")
-    return plain[0] if plain else "tiny", [word for word in words or [] if "=" in word]
-
-
-def parse_names(text: str, option: str) -> list[str]:
-    """`convex,noise` as names.
-
-    Raises:
-        ConfigError: an empty one, or one twice.
-    """
-    from leapverify.study.config import ConfigError
-
-    names = [part.strip() for part in text.split(",")]
-    if not all(names) or len({*names}) != len(names):
-        raise ConfigError(f"{option} {text!r} is no list of different names: write them with commas between")
-    return names
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`42-46`, `42,44` or both, as numbers.
-
-    Raises:
-        ConfigError: not of that form, an empty range, or a seed twice.
-    """
-    from leapverify.study.config import ConfigError
-
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigError(f"--seeds {text!r} is no list of seeds: write for instance 42-46 or 42,44")
-        span = range(int(first), int(last if dash else first) + 1)
-        if not span:
-            raise ConfigError(f"--seeds {text!r} counts downwards: write the smaller seed first")
-        if len(found) + len(span) > MOST_SEEDS:
-            raise ConfigError(f"--seeds {text!r} are {len(found) + len(span)} seeds or more: name at most {MOST_SEEDS}")
-        found.extend(span)
-    if len(set(found)) != len(found):
-        raise ConfigError(f"--seeds {text!r} names a seed twice: name each once")
-    return found
-
-
-def parse_numbers(text: str, option: str) -> list[int]:
-    """`5,10,25` as numbers.
-
-    Raises:
-        ConfigError: not positive numbers with commas between them.
-    """
-    from leapverify.study.config import ConfigError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{option} {text!r} are no positive numbers: write for instance 5,10,25")
-    return [int(part) for part in parts]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from leapverify.cli_words import parse_names, parse_seeds, split_words
+
 
 def findings(
     words: Annotated[
@@ -30,8 +32,6 @@ def findings(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; run nothing.")] = False,
 ) -> None:
     """Which of the paper's findings stand without its artefacts? Run a study's variations and judge each claim."""
-    # Inside, because the command line imports this command.
-    from leapverify.cli import parse_names, parse_seeds, split_words
     from leapverify.study.findings import plan
     from leapverify.study.presets import preset as preset_named
     from leapverify.study.settings import parse_settings

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.cli import main, parse_seeds
+from leapverify.cli import main
+from leapverify.cli_words import parse_seeds
 from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.settings import dump_config
 from micro import MICRO

@@ -1,4 +1,4 @@
-"""The parts of a study by themselves: branch, cascade, Lyapunov shadow, cost, curve."""
+"""The parts of a study by themselves: its standing, cascade, Lyapunov shadow, cost, curve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from leapverify.history import History, OptimizerState
 from leapverify.records import LossPoint
-from leapverify.study.branch import branch
+from leapverify.study.branch import Standing
 from leapverify.study.cascade import Cascader, Start, complete
 from leapverify.study.config import CascadeConfig
 from leapverify.study.cost import cost
@@ -43,19 +43,17 @@ def a_run(steps: int = 3):
     return model, optimizer, step
 
 
-def test_a_branch_leaves_no_trace_even_when_it_fails():
+def test_going_back_leaves_no_trace_of_steps_rates_and_modes():
     model, optimizer, step = a_run()
     before = everything(model, optimizer)
-
-    def fail() -> None:
-        with branch(model, optimizer):
-            optimizer.param_groups[0]["lr"] = 7.0
-            model.eval()
-            step()
-            raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError, match="in the middle"):
-        fail()
+    standing = Standing(model, optimizer)
+    standing.keep()
+    standing.leave()
+    optimizer.param_groups[0]["lr"] = 7.0
+    model.eval()
+    step()
+    standing.go_back()
+    standing.settle()
     assert all(torch.equal(a, b) for a, b in zip(before, everything(model, optimizer), strict=True))
     assert optimizer.param_groups[0]["lr"] == 1e-2
     assert model.training

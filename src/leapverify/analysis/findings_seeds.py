@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, stdev
@@ -23,6 +22,7 @@ from leapverify.analysis.findings_rule import (
     nothing,
     spread_over_seeds,
 )
+from leapverify.analysis.pairs import mean_over_pairs
 from leapverify.analysis.seeds import first_entries
 from leapverify.records import Checkpoint, SeedMeasure
 
@@ -216,15 +216,9 @@ def _over_pairs(study: Records | None, measure: str, of: Of, why: str) -> Estima
     for row in rows:
         value = of(row)
         if row.step == last and value is not None and row.seed_a is not None and row.seed_b is not None:
-            values[row.seed_a, row.seed_b] = values[row.seed_b, row.seed_a] = value
-    seeds = sorted({seed for pair in values for seed in pair})
-
-    def mean(drawn: Sequence[int]) -> float | None:
-        # A seed drawn twice makes no pair with itself.
-        known = [values[pair] for pair in itertools.combinations(drawn, 2) if pair in values]
-        return fmean(known) if known else None
-
-    return estimate(seeds, mean, len(values) // 2).through(lambda value: min(1.0, value)) if seeds else nothing(why)
+            values[row.seed_a, row.seed_b] = value
+    seeds, mean = mean_over_pairs(values)
+    return estimate(seeds, mean, len(values)).through(lambda value: min(1.0, value)) if seeds else nothing(why)
 
 
 def boundaries_coincide(evidence: Evidence) -> Finding:

@@ -5,9 +5,10 @@ This answers what the paper leaves open (its section 2.1: direct comparison of f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,23 @@ PROCRUSTES_SHUFFLES = 50
 """Shuffles behind the null of the Procrustes distance, which costs a singular value decomposition each."""
 
 Pair = tuple[int, int]
+
+
+def mean_over_pairs(values: Mapping[Pair, float]) -> tuple[list[int], Callable[[Sequence[int]], float | None]]:
+    """The seeds of some pairs, and the mean over the pairs of any seeds drawn from them.
+
+    Pairs share seeds, so an interval draws seeds, not pairs; a seed drawn twice makes no pair with itself.
+
+    Args:
+        values: (seed, seed) -> value, each pair once.
+    """
+    both = {**values, **{(b, a): value for (a, b), value in values.items()}}
+
+    def mean(drawn: Sequence[int]) -> float | None:
+        known = [both[pair] for pair in combinations(drawn, 2) if pair in both]
+        return fmean(known) if known else None
+
+    return sorted({seed for pair in values for seed in pair}), mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from leapverify.analysis.acceptance import Rate
 from leapverify.analysis.over_seeds import Bootstrap, OverSeeds, summarise
+from leapverify.analysis.pairs import mean_over_pairs
 from leapverify.statistics import Interval
 
 FEWEST_SEEDS = 3
@@ -75,18 +74,10 @@ def beyond(rate: Rate, control: Rate) -> tuple[OverSeeds, str | None]:
 def pairs_interval(values: Mapping[tuple[int, int], float]) -> tuple[Interval | None, int]:
     """Bootstrap interval over seeds of the mean over pairs of seeds, and how many seeds there are.
 
-    Pairs share seeds, so seeds are drawn, not pairs; a seed drawn twice makes no pair with itself.
-
     Args:
         values: (seed, seed) -> value, each pair once.
     """
-    both = {**values, **{(b, a): value for (a, b), value in values.items()}}
-    seeds = sorted({seed for pair in values for seed in pair})
-
-    def mean(drawn: Sequence[int]) -> float | None:
-        known = [both[pair] for pair in itertools.combinations(drawn, 2) if pair in both]
-        return fmean(known) if known else None
-
+    seeds, mean = mean_over_pairs(values)
     return Bootstrap().interval(seeds, mean), len(seeds)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,16 +74,3 @@ class Standing:
         for module, training in self._modes:
             module.training = training
         restore_rng(self._streams)
-
-
-@contextmanager
-def branch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Do anything to the model and its optimizer inside; everything that `Standing` holds comes back."""
-    standing = Standing(model, optimizer)
-    standing.keep()
-    standing.leave()
-    try:
-        yield
-    finally:
-        standing.go_back()
-        standing.settle()

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from leapverify.study.section import Positive, Section
-
-Compile = Literal["off", "default", "reduce-overhead"]
+from leapverify.train.compiled import Mode
 
 
 class DataConfig(Section):
@@ -52,7 +51,7 @@ class TrainingConfig(Section):
     """How weights, gradients and moments are stored; bfloat16 leaves nothing in float32, and passes run in it too."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """Of a step's result where the weights are bfloat16."""
-    compile: Compile = "off"
+    compile: Mode = "off"
     """default: losses through torch.compile; reduce-overhead: and replayed as CUDA graphs on a GPU."""
     init: Literal["per-seed", "shared"] = "per-seed"
     """shared: every seed starts from the first seed's initialisation."""
