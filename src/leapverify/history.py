@@ -11,8 +11,11 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from leapverify.averages import PowerAverages
+from leapverify.milestones import Milestones
 from leapverify.optimizer_state import GroupHyper, OptimizerState
 from leapverify.pinned import host_memory, wait_for, wait_for_all
+from leapverify.surroundings import Gradients, Layout, Selection
 from leapverify.weights import Tensors, copy_, require_same_shapes
 
 __all__ = ["GroupHyper", "History", "OptimizerState", "Snapshot"]
@@ -49,6 +52,19 @@ class History:
 
     optimizer: OptimizerState | None
     """State of the optimizer at the newest step, set by the caller before predicting."""
+    layout: Layout | None = None
+    """Which tensors these are; set once by the caller, like all that follows, for the predictors that ask for it."""
+    selection: Selection | None = None
+    """Held-out losses of candidates."""
+    gradients: Gradients | None = None
+    """Gradients on fresh training batches."""
+    recent: History | None = None
+    """The weights after the newest steps one by one; the caller pushes to it too."""
+    averages: PowerAverages | None = None
+    """Running averages, fed by `push`; the caller sets empty ones where a predictor needs them."""
+    milestones: Milestones | None = None
+    """Early states, fed by `push`; the caller sets an empty archive where a predictor needs it, and pushes the state
+    that the run began with."""
 
     def __init__(
         self,
@@ -127,6 +143,9 @@ class History:
         buffers = self._take()
         self._fill(buffers, tensors)
         self._ring.append(Snapshot(step, buffers))
+        for each in (self.averages, self.milestones):
+            if each is not None:
+                each.push(step, buffers)
 
     def reset(self) -> None:
         """Forget the snapshots and the optimizer state, keep the buffers."""
@@ -134,6 +153,9 @@ class History:
             self._drop_oldest()
         self.forget()
         self.optimizer = None
+        for each in (self.averages, self.milestones, self.recent):
+            if each is not None:
+                each.reset()
 
     def branch(self, length: int | None = None) -> Branch:
         """A history that goes on from the newest snapshots without copying them, for predictions on predictions.
@@ -225,6 +247,8 @@ class Branch(History):
         if length < 1:
             raise ValueError(f"branch length {length} is too short: keep at least 1 snapshot")
         self.optimizer = parent.optimizer
+        # What follows from real steps alone (`recent` and its like) does not go on in thought.
+        self.layout, self.selection, self.gradients = parent.layout, parent.selection, parent.gradients
         self._length, self._pinned = length, parent._pinned
         self._dtype, self._places, self._shapes = parent._dtype, parent._places, parent._shapes
         self._ring = deque(list(parent)[-length:])

@@ -112,6 +112,31 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Benched:
+    """What the bench adds to one `Prediction`: its cost, and what is left of its gain after more real steps."""
+
+    seed: int
+    step: int
+    predictor: str
+    horizon: int
+    """K, steps."""
+    any_horizon: bool
+    """Whether the predictor gives the same state for every K; its rows then repeat one measurement."""
+    predict_tokens: float
+    """Cost of the prediction, forward-token equivalents: copies, selection losses, gradients."""
+    verify_tokens: float
+    """Cost of its verification, forward-token equivalents."""
+    persist_steps: int | None
+    """R, real steps trained on; null where the loss was not lowered or this checkpoint passed over."""
+    loss_real: float | None
+    """Held-out loss after R steps from theta_t."""
+    loss_leapt: float | None
+    """Held-out loss after the same R steps from the predicted state, same batches and rates; null if not finite."""
+    persistence: float | None
+    """(loss_real - loss_leapt) / (L_t - L_hat): the share of the gain that is still there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CascadeLink:
     """One link of one cascade."""
 

@@ -220,7 +220,7 @@ class Attempter:
                 _add_rest(target, tried.kept, history[-1].tensors)
             finite = all_finite(target)
         # Reads its snapshots and moments, writes once, and is read once for NaN: copies are one read and one write.
-        read = chosen.needs.snapshots + (2 if chosen.needs.optimizer_state else 0)
+        read = chosen.needs.reach + (2 if chosen.needs.optimizer_state else 0)
         self._ledger.passes("predict", (read + 2) / 2 + (2.0 if rounded else 0.0))
         if not finite:
             raise _NonFinite

@@ -219,7 +219,7 @@ def _require_heldout(
 
 def _snapshots(policy: Policy | None) -> int:
     names = policy.predictors if policy else ()
-    return max([STRAIGHT, *(predictor(name).needs.snapshots for name in names)])
+    return max([STRAIGHT, *(predictor(name).needs.reach for name in names)])
 
 
 def _budget(options: Options, policy: Policy | None) -> float | None:

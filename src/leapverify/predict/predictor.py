@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,32 @@ class Needs:
     snapshots: int
     """Snapshots, the newest included."""
     optimizer_state: bool = False
-    """Whether Adam's moments are read."""
+    """Whether Adam's moments are read (`History.optimizer`)."""
+    upto: int = 0
+    """Snapshots that are read where the history holds them; 0: no more than `snapshots`."""
+    even: bool = False
+    """Whether the snapshots must lie evenly spaced."""
+    recent: int = 0
+    """Weights after consecutive optimizer steps, the newest included (`History.recent`); 0: none."""
+    averages: bool = False
+    """Whether running averages of the trajectory are read (`History.averages`)."""
+    milestones: tuple[float, ...] = ()
+    """Shares of t at which early states are read (`History.milestones`)."""
+    layout: bool = False
+    """Whether the tensors' names and the model's heads are read (`History.layout`)."""
+    selection: bool = False
+    """Whether held-out losses of candidates are read (`History.selection`)."""
+    gradients: bool = False
+    """Whether gradients on fresh training batches are read (`History.gradients`)."""
+    whole: bool = False
+    """Whether a tensor's elements are read together, so that shards of it will not do."""
+    horizon: bool = True
+    """Whether the prediction depends on K; False: it is the same state for every K."""
+
+    @property
+    def reach(self) -> int:
+        """Snapshots that are read at most: what a history is to hold."""
+        return max(self.snapshots, self.upto)
 
 
 @runtime_checkable
@@ -60,7 +86,7 @@ class Predictor(Protocol):
             `out`, or the new tensors.
 
         Raises:
-            Declined: too little history or no optimizer state.
+            Declined: something that it needs is not there, or what is there does not serve it.
             ValueError: a horizon below 1, or an `out` that does not fit.
         """
         ...
@@ -95,8 +121,9 @@ def prepare(predictors: Iterable[Predictor], history: History, out: Tensors) -> 
 class Request:
     """A checked call: all that a predictor computes from."""
 
+    history: History
     snapshots: tuple[Snapshot, ...]
-    """The newest ones, newest first, as many as are needed."""
+    """The newest ones, newest first: as many as are needed, and up to as many as are of use."""
     horizon: int
     out: Sequence[Tensor]
 
@@ -115,20 +142,65 @@ class Request:
         """Steps from each snapshot to the newest: 0, Delta, ..."""
         return tuple(self.snapshots[0].step - snapshot.step for snapshot in self.snapshots)
 
+    @property
+    def spacing(self) -> int:
+        """Steps between snapshots that lie evenly spaced."""
+        return self.lags[1]
+
+
+def missing(needs: Needs, history: History) -> str | None:
+    """What a history lacks that a predictor needs, as the reason for declining; None: nothing.
+
+    Whether early states lie near enough to the shares of t that are asked for, only the prediction itself finds out.
+    """
+    if len(history) < needs.snapshots:
+        return f"needs {needs.snapshots} snapshots, the history holds {len(history)}"
+    if needs.even and len(gaps := _gaps(history, needs.reach)) > 1:
+        return f"needs evenly spaced snapshots, these lie {', '.join(map(str, gaps))} steps apart"
+    if needs.recent and (lack := _no_recent(needs.recent, history)):
+        return lack
+    lacking = (
+        (needs.averages and history.averages is None, "running averages, this history keeps none"),
+        (bool(needs.milestones) and history.milestones is None, "states of early steps, this history keeps none"),
+        (needs.layout and history.layout is None, "the names of the tensors, the history has none"),
+        (needs.selection and history.selection is None, "held-out losses, there is nothing to measure on"),
+        (needs.gradients and history.gradients is None, "gradients, there is nothing to train on"),
+    )
+    return next((f"needs {what}" for lacks, what in lacking if lacks), None)
+
 
 def require_request(needs: Needs, history: History, horizon: int, out: Tensors | None) -> Request:
     """Check the arguments of `predict` and give what it computes from.
 
     Raises:
-        Declined: fewer snapshots than needed.
+        Declined: something is missing (not looked at: the optimizer state, see `require_moments`).
         ValueError: a horizon below 1, or an `out` that does not fit.
     """
     if horizon < 1:
         raise ValueError(f"horizon {horizon} is too short: predict at least 1 step on")
-    if len(history) < needs.snapshots:
-        raise Declined(f"needs {needs.snapshots} snapshots, the history holds {len(history)}")
-    snapshots = tuple(history[-1 - age] for age in range(needs.snapshots))
-    return Request(snapshots, horizon, _buffers(history, snapshots[0].tensors, out))
+    reason = missing(needs, history)
+    if reason is not None:
+        raise Declined(reason)
+    snapshots = tuple(history[-1 - age] for age in range(min(needs.reach, len(history))))
+    return Request(history, snapshots, horizon, _buffers(history, snapshots[0].tensors, out))
+
+
+def _gaps(history: History, reach: int) -> list[int]:
+    """The different distances between the newest snapshots, in steps."""
+    return sorted({after - before for before, after in itertools.pairwise(history.steps[-reach:])})
+
+
+def _no_recent(count: int, history: History) -> str | None:
+    """Why the consecutive newest steps are not there; None if they are."""
+    recent = history.recent
+    if recent is None or len(recent) < count:
+        held = 0 if recent is None else len(recent)
+        return f"needs the weights after the last {count} steps one by one, the history holds {held} of them"
+    newest = history.steps[-1]
+    wanted = tuple(range(newest - count + 1, newest + 1))
+    if recent.steps[-count:] != wanted:
+        return f"needs the weights after steps {wanted[0]} to {newest} one by one, these are of {recent.steps[-count:]}"
+    return None
 
 
 def require_moments(history: History, tensors: Tensors) -> OptimizerState:

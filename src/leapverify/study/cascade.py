@@ -96,7 +96,7 @@ class Cascader:
 
     def _cascade(self, start: Start, kind: str, name: str, depth: int, horizon: int) -> Iterator[CascadeLink]:
         method = predictor(name)
-        with self._history.branch(method.needs.snapshots) as ring:
+        with self._history.branch(method.needs.reach) as ring:
             yield from self._links_of(method, ring, _blank(start, kind, name, depth, horizon))
 
     def _links_of(self, method: Predictor, ring: History, blank: CascadeLink) -> Iterator[CascadeLink]:

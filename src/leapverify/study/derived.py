@@ -46,7 +46,7 @@ def autocast_of(config: StudyConfig, device: torch.device) -> torch.dtype | None
 def history_length(config: StudyConfig) -> int:
     """Snapshots that the predictors, the cascades and straightness need."""
     names = {*config.sweep.predictors, *config.cascade.predictors, *config.cascade.trained_predictors}
-    return max([3, *(predictor(name).needs.snapshots for name in names)])
+    return max([3, *(predictor(name).needs.reach for name in names)])
 
 
 def moves(config: StudyConfig, model: nn.Module) -> Callable[[str], bool] | None:

@@ -111,7 +111,7 @@ class Floors:
         """Every input that the predictor declares read once, the prediction written once."""
         needs = predictor(name).needs
         moments = 2 * self.moment_element * self.model.parameters if needs.optimizer_state else 0
-        return (self._snapshots(needs.snapshots) + Work(bytes=moments + self.weights),)
+        return (self._snapshots(needs.reach) + Work(bytes=moments + self.weights),)
 
     def push(self) -> Phases:
         """The weights into the ring."""

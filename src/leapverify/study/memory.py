@@ -299,7 +299,7 @@ class _Sizes:
         """Inputs that are not float32 beside their results, the result, and two values in between; or sums of squares
         in float64 from two inputs."""
         names = {*self.config.sweep.predictors, *self.config.cascade.predictors}
-        inputs = max([3, *(predictor(name).needs.snapshots for name in names)])
+        inputs = max([3, *(predictor(name).needs.reach for name in names)])
         loaded = 0 if self.stored == self.weight == FLOAT and not self.cuda else inputs + 1
         block = min(self._block, max(self.shapes.moved))
         return block * max(FLOAT * (loaded + 2), 3 * 2 * FLOAT)
@@ -338,6 +338,6 @@ def branch_snapshots(config: StudyConfig) -> int:
     c = config.cascade
     depth = max((depth for depth, _ in c.shapes), default=0)
     # The last link of a chain is not pushed: nothing goes on from it.
-    chained = [min(predictor(name).needs.snapshots, depth - 1) for name in c.predictors] if "chained" in c.kinds else []
-    trained = [predictor(name).needs.snapshots for name in c.trained_predictors] if "trained" in c.kinds else []
+    chained = [min(predictor(name).needs.reach, depth - 1) for name in c.predictors] if "chained" in c.kinds else []
+    trained = [predictor(name).needs.reach for name in c.trained_predictors] if "trained" in c.kinds else []
     return max([0, *chained, *trained]) if depth else 0

@@ -63,7 +63,7 @@ def _paper(
     **training: Any,
 ) -> StudyConfig:
     steps = steps or 2000
-    kept = [each for each in SweepConfig().predictors if predictor(each).needs.snapshots <= largest_ring]
+    kept = [each for each in SweepConfig().predictors if predictor(each).needs.reach <= largest_ring]
     return StudyConfig(
         preset=name,
         data=DataConfig(source="wikitext-103", tokenizer=tokenizer),
