@@ -4,10 +4,23 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/tiny
 
-.PHONY: study test lint format bench wheel clean
+.PHONY: study nowcast test lint format bench wheel clean
 
 study: $(VENV)/.core
 	$(BIN)/leapverify study --out $(OUT)
+
+# What the package ships as `introspection` and `wnn`, from three groups of runs that share neither seeds nor text
+# (docs/nowcast.md). A few minutes.
+HISTORY := $(BIN)/leapverify study tiny --device cpu snapshots.weights=all snapshots.optimizer=last sweep.regimes=[] \
+	sweep.predictors=[hold] sweep.curve_every_steps=null cascade.kinds=[]
+LEARNT := src/leapverify/predict/learnt
+
+nowcast: $(VENV)/.core
+	$(HISTORY) --seeds 100-103 'data.source=stdlib-tests#1/2' --out runs/nowcast-train
+	$(HISTORY) --seeds 110-111 'data.source=stdlib-tests#2/2' --out runs/nowcast-heldout
+	$(HISTORY) --seeds 42-45 data.source=stdlib --out runs/nowcast-test
+	for name in introspection wnn; do $(BIN)/leapverify nowcast train $$name --train runs/nowcast-train \
+		--heldout runs/nowcast-heldout --test runs/nowcast-test --out $(LEARNT)/$$name.safetensors || exit 1; done
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto

@@ -199,7 +199,7 @@ def measured(config: StudyConfig, text: Path, folder: Path, device: str = "cpu")
     config = with_settings(config, {"data.source": f"text:{text}"})
     with Meter(device) as meter:
         places: list[tuple[Any, str, str]] = [
-            (setup, "build_model", BUILDING),
+            (setup, "first_model", BUILDING),
             (Apparatus, "step", TRAINING),
             (Sweeper, "sweep", CHECKPOINT),
             (Verifier, "measure", CHECKPOINT),

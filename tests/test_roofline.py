@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from leapverify.history import History
-from leapverify.predict import names, predictor
+from leapverify.predict import CATALOGUE, predictor
 from leapverify.study.config import StudyConfig
 from leapverify.study.floors import ACCELERATORS, Accelerator, Floors, seconds, total
 from leapverify.study.operations import Architecture, Tokens, Work, architecture, backward, forward, probes, rows
@@ -23,7 +23,11 @@ from leapverify.train.models import ModelSpec, build_model
 from leapverify.train.windows import make_batch
 from leapverify.weights import trainable
 
+BESIDE = ("averages", "milestones", "selection", "gradients")
 ROOT = Path(__file__).resolve().parent.parent
+SWEPT = [name for name in CATALOGUE if name not in ("nino", "nino-mlp") and not predictor(name).needs.recent]
+SWEPT = [name for name in SWEPT if not any(getattr(predictor(name).needs, need) for need in BESIDE)]
+"""Those that read snapshots and moments alone."""
 SPECS = {
     "gpt2": ModelSpec(layers=2, hidden=64, heads=4, context=32),
     "gpt2, narrow inside": ModelSpec(layers=1, hidden=32, heads=2, intermediate=48, context=32),
@@ -106,7 +110,7 @@ def _moved(config: StudyConfig, name: str, *, host: bool) -> Work:
     return total(Floors(config, [12], vocab_size=VOCABULARY, host_ring=host).prediction(name))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", SWEPT)
 @pytest.mark.parametrize("history", ["float32", "bfloat16"])
 def test_predictions_move_what_the_predictor_declares(name: str, history: str) -> None:
     settings = {"sweep.history": history, "model.layers": 1, "training.sequence_length": 32}
@@ -114,8 +118,8 @@ def test_predictions_move_what_the_predictor_declares(name: str, history: str) -
     model = build_model(config.model, seed=0, vocab_size=VOCABULARY, sequence_length=32)
     parameters = list(trainable(model).values())
     needs = predictor(name).needs
-    ring = History(parameters, needs.snapshots, dtype=getattr(torch, history))
-    for step in range(needs.snapshots):
+    ring = History(parameters, needs.reach, dtype=getattr(torch, history))
+    for step in range(needs.reach):
         ring.push(step, parameters)
     moments = 2 * needs.optimizer_state * sum(each.nbytes for each in parameters)
     weights = sum(each.nbytes for each in parameters)

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ASSETS = ("py.typed", "report/page.html", "report/page.css", "report/page.js", "report/paper.json")
+ASSETS = (
+    "py.typed",
+    "predict/learnt/introspection.json",
+    "predict/learnt/introspection.safetensors",
+    "predict/learnt/wnn.json",
+    "predict/learnt/wnn.safetensors",
+    "report/page.html",
+    "report/page.css",
+    "report/page.js",
+    "report/paper.json",
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from leapverify.cli_bench import bench
 from leapverify.cli_findings import findings
+from leapverify.cli_nowcast import nowcast
+from leapverify.cli_predictors import predictors
 from leapverify.cli_words import parse_names, parse_numbers, parse_seeds, split_words
 
 app = typer.Typer(
@@ -69,6 +72,9 @@ def study(
 
 
 app.command()(findings)
+app.command()(predictors)
+app.add_typer(nowcast, name="nowcast")
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -81,6 +87,9 @@ def race(
     optimizers: Annotated[str | None, typer.Option(help="Of adamw,muon,sgd; all unless given.")] = None,
     arms: Annotated[
         str | None, typer.Option(help="Such as leap-auto,wsd; the baseline and what they need are added.")
+    ] = None,
+    predictors: Annotated[
+        str | None, typer.Option(help="Such as rre,nino-mlp:PATH, or all: two arms each, verified and unconditional.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Such as 0-7 or 0,2; paired, every arm runs on each.")] = None,
     data: Annotated[str | None, typer.Option(help="Text of fine-tuning: stdlib-prose, text:PATH ...")] = None,
@@ -102,7 +111,7 @@ def race(
 
     name, pairs = split_words(words)
     changes = parse_settings([*pairs, *(settings or [])])
-    listed = {"tasks": tasks, "optimizers": optimizers, "arms": arms}
+    listed = {"tasks": tasks, "optimizers": optimizers, "arms": arms, "predictors": predictors}
     changes |= {key: parse_names(value, f"--{key}") for key, value in listed.items() if value is not None}
     changes |= {"seeds": parse_seeds(seeds)} if seeds is not None else {}
     changes |= {key: value for key, value in {"data": data, "device": device}.items() if value is not None}

@@ -184,8 +184,11 @@ class History:
         self._derived.clear()
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor shares memory with a snapshot."""
-        return tensor.untyped_storage().data_ptr() in self._storages
+        """Whether a tensor shares memory with a snapshot, or with what predictors read beside snapshots."""
+        beside = (self.recent, self.averages, self.milestones, self._pool)
+        return tensor.untyped_storage().data_ptr() in self._storages or any(
+            each is not None and each.holds(tensor) for each in beside
+        )
 
     def _drop_oldest(self) -> None:
         oldest = self._ring.popleft()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +20,11 @@ class Milestone:
 
 
 class Milestones:
-    """The first state and later ones, thinned so that their steps grow geometrically towards the newest.
+    """The first state and later ones, thinned so that they lie about evenly over the steps so far.
 
     Of `count` states the first and the newest always stay. Where room is needed, the state goes whose neighbours are
-    nearest to one another by the ratio of their steps: what is kept then covers every share of t about equally well.
+    nearest to one another. A gap made so is at most 2 / (count - 1) of all steps at that time, the mean over its
+    choices: where states are pushed at least so often, one is kept within t / (count - 1) steps of every share of t.
 
     Args:
         count: states kept at most, at least 3.
@@ -38,9 +38,14 @@ class Milestones:
             raise ValueError(f"{count} milestones cannot be thinned: keep at least 3")
         self._count = count
         self._kept: list[Milestone] = []
+        self._spare: list[tuple[Tensor, ...]] = []
+        self._storages: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __iter__(self) -> Iterator[Milestone]:
+        return iter(self._kept)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -60,7 +65,9 @@ class Milestones:
         """
         if self._kept and step <= self._kept[-1].step:
             raise ValueError(f"step {step} does not follow step {self._kept[-1].step}: push increasing steps")
-        buffers = self._room(like or tensors)
+        if len(self._kept) == self._count:
+            self._thin(step)
+        buffers = self._spare.pop() if self._spare else self._allocate(like or tensors)
         copy_(buffers, tensors)
         self._kept.append(Milestone(step, buffers))
 
@@ -75,18 +82,21 @@ class Milestones:
         return min(self._kept, key=lambda each: abs(each.step - step))
 
     def reset(self) -> None:
-        """Forget all states."""
+        """Forget all states, keep the buffers."""
+        self._spare.extend(each.tensors for each in self._kept)
         self._kept.clear()
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor shares memory with a kept state."""
-        place = tensor.untyped_storage().data_ptr()
-        return any(place == each.untyped_storage().data_ptr() != 0 for one in self._kept for each in one.tensors)
+        return tensor.untyped_storage().data_ptr() in self._storages
 
-    def _room(self, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Buffers for one more state: those of the state that goes, or new ones."""
-        if len(self._kept) < self._count:
-            return tuple(torch.empty_like(each, requires_grad=False) for each in like)
-        inner = range(1, len(self._kept) - 1)
-        gone = min(inner, key=lambda i: math.log((self._kept[i + 1].step + 1) / (self._kept[i - 1].step + 1)))
-        return self._kept.pop(gone).tensors
+    def _thin(self, step: int) -> None:
+        """Let the state go whose neighbours are nearest, that of the coming step being the newest one's."""
+        steps = [*self.steps, step]
+        gone = min(range(1, len(self._kept)), key=lambda i: steps[i + 1] - steps[i - 1])
+        self._spare.append(self._kept.pop(gone).tensors)
+
+    def _allocate(self, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        buffers = tuple(torch.empty_like(each, requires_grad=False) for each in like)
+        self._storages |= {place for each in buffers if (place := each.untyped_storage().data_ptr())}
+        return buffers

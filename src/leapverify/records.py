@@ -267,7 +267,7 @@ class RacePoint:
     """On the reported set; null where it is not finite."""
 
 
-Record = TypeVar("Record", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure, RaceRun, RacePoint)
+Record = TypeVar("Record", Checkpoint, LossPoint, Prediction, Benched, CascadeLink, SeedMeasure, RaceRun, RacePoint)
 
 _REMEDY = "give the same study command again"
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}

@@ -37,6 +37,19 @@ def test_trajectory_is_bit_identical_to_a_run_without_the_tool(name: str, mode: 
     assert fingerprint_of(watched) == wanted
 
 
+@pytest.mark.parametrize("name", ["mlp", "gpt2", "scaled"])
+@pytest.mark.parametrize("predictor", ["plp", "ema-posthoc", "anderson", "fast-forward", "subspace", "introspection"])
+def test_predictors_that_read_more_than_snapshots_leave_no_trace_either(name: str, predictor: str) -> None:
+    plain = make(name)
+    plain.run(STEPS)
+    watched = make(name)
+    leap = watched.leap(policy="fixed", predictor=predictor, horizon=3, criterion="never")
+    watched.run(STEPS, leap)
+    assert leap.disabled is None
+    assert leap.report()["attempts"] > 0
+    assert fingerprint_of(watched) == fingerprint_of(plain)
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_an_accepted_leap_moves_the_weights_the_schedule_and_the_count(name: str) -> None:
     loop = make(name)

@@ -22,6 +22,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "auto": {"policy": "auto", "interval": 6},
     "monitor": {"mode": "monitor", "anneal": True},
     "shadow": {"mode": "shadow", "policy": "fixed", "predictor": "linear", "horizon": 7, "interval": 3},
+    "averages": {"policy": "fixed", "predictor": "ema-posthoc", "horizon": 3},
+    "last steps": {"policy": "fixed", "predictor": "plp", "horizon": 3, "criterion": "always"},
+    "gradients": {"policy": "fixed", "predictor": "subspace", "horizon": 3, "criterion": "always"},
     "bfloat16": {"policy": "fixed", "predictor": "linear", "horizon": 3, "history_dtype": torch.bfloat16},
 }
 

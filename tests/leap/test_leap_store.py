@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from leapverify import weights
-from leapverify.leap.shapes import coefficients
 from leapverify.leap.store import AnnealMemory, AnnealStore, Candidate
+from leapverify.predict.shapes import coefficients
 
 SHAPES = [(), (0, 3), (5,), (40, 7), (3, 2, 2)]
 

@@ -228,3 +228,30 @@ def test_predicting_does_not_step_the_optimizer() -> None:
     assert before["param_groups"] == after["param_groups"]
     for key, state in before["state"].items():
         assert all(torch.equal(value, after["state"][key][part]) for part, value in state.items())
+
+
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_xgrad_is_as_many_steps_with_frozen_moments(horizon: int) -> None:
+    """Step by step in float64, at the rate of the coming step."""
+    parameters, optimizer = trained(30, torch.float32, change=schedule)
+    got = predictor("xgrad").predict(history_of(parameters, optimizer, 30, schedule), horizon)
+    for i, parameter in enumerate(parameters):
+        group = optimizer.param_groups[0 if i < 2 else 1]
+        beta1, beta2 = group["betas"]
+        m, v = (optimizer.state[parameter][key].double() for key in ("exp_avg", "exp_avg_sq"))
+        m_hat, v_hat = m / (1 - beta1**30), v / (1 - beta2**30)
+        theta = parameter.detach().double()
+        w = theta.clone()
+        for _ in range(horizon):
+            w = w - schedule(31) * m_hat / (v_hat.sqrt() + group["eps"])
+        assert closeness(got[i], w, theta) < 3
+
+
+def test_xgrad_is_adam_constant_at_a_constant_rate_and_declines_like_it() -> None:
+    parameters, optimizer = trained(40, torch.float32)
+    history = history_of(parameters, optimizer, 40)
+    for xgrad, constant in zip(*(predictor(n).predict(history, 25) for n in ("xgrad", "adam-constant")), strict=True):
+        torch.testing.assert_close(xgrad, constant, rtol=1e-6, atol=0)
+    history.optimizer = None
+    with pytest.raises(Declined, match="needs the optimizer state, the history has none"):
+        predictor("xgrad").predict(history, 25)

@@ -17,7 +17,28 @@ TABLE = {
     "adam": Needs(1, optimizer_state=True),
     "adam-constant": Needs(1, optimizer_state=True),
     "taylor-3": Needs(4),
+    "plp": Needs(1, recent=3),
+    "xgrad": Needs(1, optimizer_state=True),
+    "lawa-5": Needs(5, horizon=False),
+    "anneal-linear": Needs(3, upto=8, horizon=False),
+    "anneal-cosine": Needs(3, upto=8, horizon=False),
+    "anneal-sqrt": Needs(3, upto=8, horizon=False),
+    "ema-posthoc": Needs(1, averages=True, horizon=False),
+    "ema-extrapolate": Needs(5, upto=8),
+    "lookahead": Needs(2, horizon=False),
+    "outer-nesterov": Needs(2, upto=8, horizon=False),
+    "rre": Needs(3, upto=16, even=True, whole=True, horizon=False),
+    "anderson": Needs(3, upto=16, even=True, whole=True, selection=True, horizon=False),
+    "dmd-2": Needs(4, upto=16, even=True, whole=True),
+    "rank1": Needs(3, upto=16, whole=True),
+    "linear-fit": Needs(3, upto=8),
+    "fast-forward": Needs(1, recent=2, selection=True, horizon=False),
+    "introspection": Needs(1, milestones=(0.7, 0.4, 0.0), whole=True, horizon=False),
+    "wnn": Needs(5, even=True),
+    "subspace": Needs(3, upto=5, gradients=True, whole=True, horizon=False),
+    "subspace-layers": Needs(3, upto=5, gradients=True, whole=True, horizon=False),
 }
+"""Every row of the method and of the literature, but those that cannot be had without a file."""
 
 
 @pytest.mark.parametrize(("name", "needs"), TABLE.items())
@@ -32,6 +53,30 @@ def test_taylor_takes_any_order_from_one_on() -> None:
     assert predictor("taylor-17").name == "taylor-17"
     with pytest.raises(ValueError, match="taylor-0 has no slope: use an order of at least 1"):
         predictor("taylor-0")
+
+
+@pytest.mark.parametrize(("family", "snapshots"), [("lawa", 7), ("dmd", 9), ("taylor", 8)])
+def test_families_take_any_number(family: str, snapshots: int) -> None:
+    assert predictor(f"{family}-7").name == f"{family}-7"
+    assert predictor(f"{family}-7").needs.snapshots == snapshots
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lawa-1", "lawa-1 averages nothing: average at least 2 snapshots, or hold"),
+        ("dmd-0", "dmd-0 follows no mode: use a rank of at least 1, or hold"),
+        ("linear:weights.pt", "predictor 'linear:weights.pt' names a file: nino-mlp:PATH, nino:PATH"),
+        ("nino:", "predictor 'nino:' names a file"),
+        ("nino-mlp:nowhere.pt", "nowhere.pt"),
+        ("wnn:nowhere.safetensors", "nowhere.safetensors"),
+        ("nino", "nino:PATH"),
+        ("anneal-linaer", "did you mean anneal-linear"),
+    ],
+)
+def test_wrong_names_are_refused_in_a_sentence(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor(name)
 
 
 def test_unknown_names_list_near_ones() -> None:

@@ -12,20 +12,48 @@ from torch.utils._pytree import tree_flatten
 
 from leapverify import weights
 from leapverify.history import GroupHyper, History, OptimizerState
-from leapverify.predict import Declined, Prepares, names, predictor, prepare
+from leapverify.predict import CATALOGUE, Declined, Prepares, predictor, prepare
+from surroundings_fakes import Bowl, surrounded
 
 SHAPES = [(17, 9), (), (0, 4), (300,), (5, 3, 2)]
-STEPS = (10, 60, 110, 160, 210)
-ELEMENT_WISE = ("hold", "linear", "quadratic", "quadratic-paper", "momentum", "adam", "adam-constant", "taylor-3")
+STEPS = (20, 70, 120, 170, 220)
+FINE = 3
+"""Steps before each checkpoint whose weights are kept one by one."""
+ELEMENT_WISE = (
+    "hold",
+    "linear",
+    "quadratic",
+    "quadratic-paper",
+    "momentum",
+    "adam",
+    "adam-constant",
+    "taylor-3",
+    "linear-fit",
+    "plp",
+    "xgrad",
+    "lawa-5",
+    "anneal-cosine",
+    "ema-extrapolate",
+    "lookahead",
+    "outer-nesterov",
+)
+NAMES = [name for name in CATALOGUE if name not in ("nino", "nino-mlp")]
+"""Without those that cannot be had without a file."""
 
-each_name = pytest.mark.parametrize("name", names())
+each_name = pytest.mark.parametrize("name", NAMES)
 
 
 def history_of(dtype: torch.dtype = torch.float32, moments: torch.dtype = torch.float32, **places: Any) -> History:
     generator = torch.Generator().manual_seed(3)
     point = [torch.randn(shape, generator=generator) for shape in SHAPES]
     history = History(point, len(STEPS), dtype=dtype, **places)
+    fine = History(point, FINE, dtype=dtype, **places)
+    if "meta" not in str(places):
+        surrounded(history, fine, point, Bowl(point))
+    history.recent = fine
     for step in STEPS:
+        for before in range(FINE - 1, -1, -1):
+            fine.push(step - before, [each + before for each in point])
         history.push(step, point)
         point = [each + 0.01 * torch.randn(each.shape, generator=generator) for each in point]
     m = tuple(1e-3 * torch.randn(shape, generator=generator).to(moments) for shape in SHAPES)
@@ -101,12 +129,12 @@ def test_norms_are_summed_where_the_prediction_is_written(name: str) -> None:
 
 
 def test_prepared_predictors_read_nothing_more_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    history, methods = history_of(), [predictor(name) for name in names()]
+    history, methods = history_of(), [predictor(name) for name in NAMES]
     out = [torch.empty(shape) for shape in SHAPES]
     expected = [[each.clone() for each in method.predict(history, 25, out=out)] for method in methods]
     history.forget()
     prepare([*methods, predictor("taylor-9")], history, out)
-    assert {method.name for method in methods if isinstance(method, Prepares)} == {"random", "quadratic-clamped"}
+    assert {method.name for method in methods if isinstance(method, Prepares)} >= {"random", "quadratic-clamped", "rre"}
 
     def refuse(*_: object) -> None:
         raise AssertionError("read from the device")

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from all_needs import AllNeeds
+from leapverify import run_study
+from leapverify.predict import CATALOGUE
 from leapverify.study.memory import CASCADE, CHECKPOINT, TRAINING
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
@@ -76,6 +79,23 @@ def test_what_settings_add_or_save_is_in_the_plan(benchmark, tmp_path, settings)
     plan = benchmark.planned(config)
     for phase in (TRAINING, CHECKPOINT):
         assert abs(plan.peak("host", phase) / peaks[phase] - 1) < TOLERANCE, (phase, plan.peak("host", phase), peaks)
+
+
+def test_what_predictors_ask_for_and_what_adapters_save_is_in_the_plan(benchmark, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    monkeypatch.setitem(CATALOGUE, "all-needs", AllNeeds)
+    (tmp_path / "text").mkdir()
+    text = benchmark.text_folder(tmp_path / "text")
+    base = benchmark.with_settings(benchmark.case("gpt2-124m", "float32", "weights"), {"data.source": f"text:{text}"})
+    kept = {"training.steps": 5, "snapshots.every": 1}
+    start = run_study(benchmark.with_settings(base, kept), tmp_path / "start", device="cpu").path
+    asking = {"sweep.predictors": ["linear", "all-needs"], "verify.selection_sequences": 4}
+    adapters = {"tuning.start": str(start), "tuning.lora_rank": 4}
+    for name, settings in (("asking", asking), ("adapters", adapters)):
+        config = benchmark.with_settings(base, settings)
+        peaks, plan = benchmark.measured(config, text, tmp_path / name), benchmark.planned(config)
+        found = plan.peak("host", CHECKPOINT)
+        assert abs(found / peaks[CHECKPOINT] - 1) < TOLERANCE, (name, found, peaks)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU's allocator, and there is no GPU here")

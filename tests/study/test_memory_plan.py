@@ -9,14 +9,15 @@ from leapverify.history import History
 from leapverify.study.config import StudyConfig
 from leapverify.study.cost import cost, vocabulary_of
 from leapverify.study.derived import history_length
-from leapverify.study.memory import CASCADE, GB, PHASES, TRAINING, Room, branch_snapshots, memory_plan
+from leapverify.study.memory import CASCADE, GB, PHASES, TRAINING, Room, memory_plan
+from leapverify.study.memory_kept import branch_snapshots
 from leapverify.study.memory_remedies import options
 from leapverify.study.memory_sizes import Shapes, model_shapes, shapes_of
 from leapverify.study.presets import PRESETS, preset
 from leapverify.study.settings import with_settings
 from leapverify.train.models import build_model, parameter_count
 
-PAPER = [name for name in PRESETS if name != "tiny"]
+PAPER = [name for name in PRESETS if not name.startswith("tiny")]
 AMPLE = 10**15
 
 
@@ -32,8 +33,12 @@ def plan_of(config: StudyConfig, gpu_gb: float | None, host_gb: float):
 def test_shapes_are_those_of_the_model_itself_and_nothing_is_allocated(name):
     config = preset(name)
     found = shapes(config)
-    assert found.total == parameter_count(config.model, vocabulary_of(config), config.training.sequence_length)
+    count = parameter_count(config.model, vocabulary_of(config), config.training.sequence_length)
     assert found.moved == found.parameters
+    if config.tuning.lora_rank is not None:
+        assert found.frozen == count
+        return
+    assert found.total == found.whole == count
     held = with_settings(config, {"sweep.moved": "no-norms-embeddings"})
     assert sum(shapes(held).moved) < found.total - found.embedding + 1
 

@@ -118,7 +118,7 @@ def test_blocks_joined_are_the_text(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("spec", ["web", "text", "text:", "wikitext", ""])
 def test_an_unknown_source_is_refused(spec: str) -> None:
-    known = "stdlib, stdlib-code, stdlib-prose, text:PATH or wikitext-103"
+    known = "stdlib, stdlib-code, stdlib-prose, stdlib-tests, text:PATH or wikitext-103"
     assert refused(spec) == f"data source {spec!r} is unknown: give {known}"
 
 

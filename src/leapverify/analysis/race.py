@@ -17,19 +17,24 @@ from leapverify.analysis.race_arms import (
 )
 from leapverify.analysis.race_judge import Judgement, best_rival, judge
 from leapverify.analysis.race_paired import Paired, Ratio, one_sided_p, paired_difference, paired_ratio
+from leapverify.analysis.race_predictors import CONTROL_PREDICTORS, PredictorRow, Tried, against_schedule
 from leapverify.analysis.race_tuning import TuningRow, tuning_grid
 from leapverify.analysis.race_verdicts import Verdict, comparisons, race_verdicts, verdicts
 
 __all__ = [
+    "CONTROL_PREDICTORS",
     "AnnealRow",
     "ArmRow",
     "Case",
     "ControlRow",
     "Judgement",
     "Paired",
+    "PredictorRow",
     "Ratio",
+    "Tried",
     "TuningRow",
     "Verdict",
+    "against_schedule",
     "against_shortened",
     "anneal_against_wsd",
     "arm_table",

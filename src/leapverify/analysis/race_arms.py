@@ -22,6 +22,8 @@ from leapverify.records import RaceRun
 
 BASELINE = "baseline"
 SHORTENED = "shortened:"
+ALWAYS, VERIFIED = "always:", "leap:"
+"""Before a predictor's name: its leaps taken unconditionally, and verified."""
 TASKS = ("pretrain", "finetune", "lora", "convex", "noise")
 OPTIMIZERS = ("adamw", "muon", "sgd")
 RATES = ("tuned", "usual")
@@ -44,11 +46,16 @@ Arms = Mapping[str, Mapping[int, RaceRun]]
 """Arm -> seed -> its run, arms in the order of `ARMS`."""
 
 
-def by_case(runs: Iterable[RaceRun]) -> dict[Case, Arms]:
-    """The runs of the race itself (not those of tuning), case by case and arm by arm."""
+def by_case(runs: Iterable[RaceRun], *, predictors: bool = False) -> dict[Case, Arms]:
+    """The runs of the race itself (not those of tuning), case by case and arm by arm.
+
+    Args:
+        runs: the race's records.
+        predictors: the arms of predictors too, of which there may be dozens; they have a table of their own.
+    """
     found: dict[Case, dict[str, dict[int, RaceRun]]] = {}
     for run in runs:
-        if run.stage == "race":
+        if run.stage == "race" and (predictors or not is_of_predictor(run.arm)):
             case = Case(run.task, run.optimizer, run.rate)
             found.setdefault(case, {}).setdefault(run.arm, {})[run.seed] = run
     ordered = sorted(found, key=lambda case: tuple(map(_place, case, (TASKS, OPTIMIZERS, RATES))))
@@ -61,6 +68,11 @@ def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
 
 def _arm_place(arm: str) -> tuple[tuple[int, str], bool]:
     return _place(arm.removeprefix(SHORTENED), ARMS), arm.startswith(SHORTENED)
+
+
+def is_of_predictor(arm: str) -> bool:
+    """Whether the arm is a predictor's, or the control of one."""
+    return arm.removeprefix(SHORTENED).startswith((ALWAYS, VERIFIED))
 
 
 def is_leap(arm: str) -> bool:
@@ -241,14 +253,15 @@ def against_shortened(runs: Iterable[RaceRun]) -> list[ControlRow]:
         One row per case and arm that leaps; a comparison without a seed gives its reason.
     """
     return [
-        _control_row(case, arm, arms)
+        control_row(case, arm, arms)
         for case, arms in by_case(runs).items()
         for arm in arms
         if is_leap(arm) or arm == "always-accept"
     ]
 
 
-def _control_row(case: Case, arm: str, arms: Arms) -> ControlRow:
+def control_row(case: Case, arm: str, arms: Arms) -> ControlRow:
+    """One arm of a case against its shortened schedule."""
     own, short, base = arms[arm], arms.get(SHORTENED + arm, {}), arms.get(BASELINE, {})
     ended = finals(own)
     unleapt = {seed for seed, run in own.items() if run.real_steps >= run.steps and seed in base}

@@ -16,6 +16,7 @@ from leapverify.analysis.race_arms import (
     case_text,
 )
 from leapverify.analysis.race_judge import HEADLINE, Judgement, judge
+from leapverify.analysis.race_predictors import PredictorRow, against_schedule, outcome_text
 from leapverify.analysis.race_tuning import tuning_grid
 from leapverify.analysis.race_wording import (
     counted,
@@ -72,17 +73,27 @@ def race_verdicts(
         budget_percent: of the whole cost, what `leap-auto` was allowed to spend.
     """
     every, readings = list(runs), list(points or ())
-    judged = judge(every)
+    judged, tried = judge(every), against_schedule(every)
     found = [
         Verdict(case_text(case, every), _case_text([entry for entry in judged if entry.case == case]))
         for case in by_case(every)
+        if judged or not tried
     ]
+    found += _predictor_verdicts(tried, every)
     rows = anneal_against_wsd(every, readings)
     pretrain = [row for row in rows if row.case.task == "pretrain"]
     found += [Verdict(f"anneal, {case_text(row.case, every)}", _anneal_text(row)) for row in pretrain or rows]
-    found.append(Verdict(f"overhead of {HEADLINE}", _overhead_text(arm_table(every), every, budget_percent)))
+    if judged or not tried:
+        found.append(Verdict(f"overhead of {HEADLINE}", _overhead_text(arm_table(every), every, budget_percent)))
     found.append(Verdict("how far to trust this", _trust_text(every, rows)))
     return found
+
+
+def _predictor_verdicts(tried: Sequence[PredictorRow], runs: Sequence[RaceRun]) -> list[Verdict]:
+    return [
+        Verdict(f"predictors, {case_text(case, runs)}", outcome_text([row for row in tried if row.case == case]))
+        for case in dict.fromkeys(row.case for row in tried)
+    ]
 
 
 def _case_text(judged: Sequence[Judgement]) -> str:
@@ -227,14 +238,15 @@ def _overhead(row: ArmRow, where: str, budget: float) -> str:
 
 
 def comparisons(runs: Iterable[RaceRun], points: Iterable[RacePoint] | None = None) -> int:
-    """How many p-values the race gives: every arm against the baseline, every control, annealing."""
+    """How many p-values the race gives: every arm against the baseline, every control, annealing, predictors."""
     every = list(runs)
     return _tests(every, anneal_against_wsd(every, points or ()))
 
 
 def _tests(runs: Sequence[RaceRun], rows: Sequence[AnnealRow]) -> int:
     differences = [row.difference for row in arm_table(runs)] + [row.difference for row in against_shortened(runs)]
-    found = [row.p for row in differences]
+    ways = [each for row in against_schedule(runs) for each in (row.verified, row.always) if each is not None]
+    found = [row.p for row in differences] + [each.control.difference.p for each in ways if each.control.accepted]
     for row in rows:
         found += [None if row.reason else row.p, row.control.p]
     return sum(p is not None for p in found)

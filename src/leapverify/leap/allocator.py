@@ -6,6 +6,10 @@ checkpoints. The leap of the highest expected value for each of these checkpoint
 of the shortest horizon) is proposed if its value is above 0 and the budget covers its cost. If all it lacks are
 snapshots, they are waited for; a lesser leap would start the history anew.
 
+A predictor whose result does not depend on K (an average) is proposed with the shortest horizon alone: it lowers the
+loss, but moves no further along the schedule by a longer one. One that lacks something else than snapshots at this
+checkpoint is passed over, which is no decline.
+
 Horizons are half the interval between checkpoints and its doublings, up to 64 intervals. Each predictor has a reach,
 the longest horizon it may try, at first the second one. An acceptance there that gained at least 0.4 K, or a rejection
 of a mean gain above 0, opens the next; any other rejection, or an acceptance that gained less than K/4, takes it one
@@ -37,7 +41,8 @@ from leapverify.leap.policy import (
 from leapverify.predict import predictor as catalogued
 
 PREDICTORS = ("linear", "adam", "quadratic-paper")
-"""Tried where the user names none."""
+"""What `auto` tries where the user names none: the first is tried first among equals. Which they are follows from the
+bench of all predictors (docs/results/)."""
 
 LONGEST = 64
 """Longest horizon, intervals between checkpoints."""
@@ -84,7 +89,9 @@ class Auto:
             raise ValueError(f"policy auto has no {'horizons' if self.predictors else 'predictors'}: give at least one")
         self.horizons = None if horizons is None else tuple(sorted({require_horizon(each) for each in horizons}))
         self.leap_in_decay = leap_in_decay
-        self._snapshots = {each: catalogued(each).needs.snapshots for each in self.predictors}
+        needs = {each: catalogued(each).needs for each in self.predictors}
+        self._snapshots = {name: each.snapshots for name, each in needs.items()}
+        self._moving = frozenset(name for name, each in needs.items() if each.horizon)
         self._experience = Experience()
         self._reach: dict[str, int] = {}
         self._declines = dict.fromkeys(self.predictors, 0)
@@ -97,6 +104,9 @@ class Auto:
         asked = [each for each in self.predictors if self._declines[each] < DECLINES]
         if not asked:
             return Choice(None, f"every predictor declined {DECLINES} times: {', '.join(self.predictors)}")
+        asked = [each for each in asked if each not in situation.lacking]
+        if not asked:
+            return Choice(None, f"each predictor lacks something here: {', '.join(situation.lacking)}")
         rungs = self.rungs(situation.interval)
         fewest = min(self._snapshots[each] for each in asked)
         reason = refusal(situation, rungs[0], fewest, leap_in_decay=self.leap_in_decay)
@@ -173,7 +183,7 @@ class Auto:
     def _limit(self, predictor: str, situation: Situation) -> int:
         """The longest horizon that may be tried now; a predictor begins with the second."""
         rungs = self.rungs(situation.interval)
-        reach = max(rungs[0], self._reach.get(predictor, rungs[:2][-1]))
+        reach = max(rungs[0], self._reach.get(predictor, rungs[:2][-1])) if predictor in self._moving else rungs[0]
         return reach if situation.remaining is None else min(reach, situation.remaining)
 
     def _checkpoints(self, predictor: str) -> int:

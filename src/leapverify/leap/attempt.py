@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leapverify.history import OptimizerState
+from leapverify.history import History, OptimizerState
+from leapverify.leap.beside import Drawn
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy import Proposal
 from leapverify.leap.trajectory import Trajectory
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
-from leapverify.predict import Declined, predictor
+from leapverify.predict import Declined, Needs, Predictor, missing, predictor
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
 from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction
@@ -90,6 +91,15 @@ class Attempter:
     ) -> None:
         self._model, self._loss, self._draw, self._ledger = model, loss, draw, ledger
         self._alpha, self._sequences, self._criterion = alpha, sequences, criterion
+        self._predictors: dict[str, Predictor] = {}
+
+    def lacking(self, trajectory: Trajectory, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of some predictors that would decline now for want of something other than snapshots."""
+        held = len(trajectory.history)
+        needs = {name: self._named(name, trajectory).needs for name in names}
+        return tuple(
+            name for name, each in needs.items() if each.snapshots <= held and missing(each, trajectory.history)
+        )
 
     def attempt(
         self,
@@ -109,10 +119,10 @@ class Attempter:
             settle: called with an accepted attempt while the model holds theta_hat: whether to keep it. An exception
                 from it puts theta_t back.
         """
-        chosen = predictor(proposal.predictor)
-        history = trajectory.history
-        if len(history) < chosen.needs.snapshots:
-            return Attempt("declined", f"needs {chosen.needs.snapshots} snapshots, the history holds {len(history)}")
+        chosen, history = self._named(proposal.predictor, trajectory), trajectory.history
+        lacks = missing(chosen.needs, history)
+        if lacks is not None:
+            return Attempt("declined", lacks)
         history.optimizer = state() if chosen.needs.optimizer_state else None
         if chosen.needs.optimizer_state and (history.optimizer is None or not history.optimizer.m):
             return Attempt("declined", "needs Adam's moments of all moved weights, the optimizer has none")
@@ -148,8 +158,8 @@ class Attempter:
         now: list[float] = []
 
         def gain(proposal: Proposal) -> float | None:
-            chosen = predictor(proposal.predictor)
-            if len(trajectory.history) < chosen.needs.snapshots:
+            chosen = self._named(proposal.predictor, trajectory)
+            if missing(chosen.needs, trajectory.history) is not None:
                 return None
             if not batches:
                 try:
@@ -172,6 +182,21 @@ class Attempter:
     def mean_loss(self, batches: Sequence[Any]) -> float:
         """Held-out loss of the present weights on given batches."""
         return self._mean(batches)
+
+    def _named(self, name: str, trajectory: Trajectory) -> Predictor:
+        """The predictor of a name, with the history given what it draws held-out data from."""
+        if name not in self._predictors:
+            self._predictors[name] = predictor(name)  # made once: it may have a file to read
+        chosen, history = self._predictors[name], trajectory.history
+        if chosen.needs.selection or chosen.needs.gradients:
+            history.selection = history.gradients = self._drawn(trajectory)
+        return chosen
+
+    def _drawn(self, trajectory: Trajectory) -> Drawn:
+        """The same one until the next checkpoint."""
+        return trajectory.history.derived(
+            "leap drawn", lambda: Drawn(self._model, trajectory.tensors, self._loss, self._draw)
+        )
 
     def _kept(self, trajectory: Trajectory) -> Sequence[Any]:
         dtype = trajectory.storage.dtype
@@ -211,19 +236,30 @@ class Attempter:
         return found
 
     def _predict(self, tried: _Tried) -> None:
-        chosen, history = predictor(tried.proposal.predictor), tried.trajectory.history
+        chosen, history = self._named(tried.proposal.predictor, tried.trajectory), tried.trajectory.history
         target = tried.transaction.target
         rounded = not exact_in(target, tried.trajectory.storage.dtype)
-        with self._ledger.part("predict", tried.trajectory.device):
+        with self._ledger.part("predict", tried.trajectory.device), self._charging(chosen, tried.trajectory):
             chosen.predict(history, tried.proposal.horizon, out=target)
             if rounded:
                 _add_rest(target, tried.kept, history[-1].tensors)
             finite = all_finite(target)
-        # Reads its snapshots and moments, writes once, and is read once for NaN: copies are one read and one write.
-        read = chosen.needs.reach + (2 if chosen.needs.optimizer_state else 0)
-        self._ledger.passes("predict", (read + 2) / 2 + (2.0 if rounded else 0.0))
+        self._ledger.passes("predict", copies(chosen.needs, history) + (2.0 if rounded else 0.0))
         if not finite:
             raise _NonFinite
+
+    @contextmanager
+    def _charging(self, chosen: Predictor, trajectory: Trajectory) -> Iterator[None]:
+        """Charge what a predictor runs forward and backward to choose; one that declines in the end has run it too."""
+        if not (chosen.needs.selection or chosen.needs.gradients):
+            yield
+            return
+        drawn = self._drawn(trajectory)
+        before = drawn.positions
+        try:
+            yield
+        finally:
+            self._ledger.positions("predict", drawn.positions - before)
 
     def _judged(self, found: Comparison, tried: _Tried) -> Attempt:
         if found.decision == "non-finite":
@@ -257,11 +293,22 @@ class Attempter:
         return loss
 
 
+def copies(needs: Needs, history: History) -> float:
+    """Copies of all weights that a prediction takes about: each is one read and one write of all of them.
+
+    It reads its snapshots, moments and whatever else it asks for, writes once, and is read once for NaN.
+    """
+    read = min(needs.reach, len(history)) + 2 * needs.optimizer_state + needs.recent
+    read += len(needs.milestones) + (len(history.averages.states) if needs.averages and history.averages else 0)
+    return (read + 2) / 2
+
+
 @torch.no_grad()
 def _add_rest(out: Sequence[Tensor], exact: Sequence[Tensor], rounded: Sequence[Tensor]) -> None:
     """out = out + (theta_t - its rounded snapshot), so that a leap carries no rounding of the weights themselves.
 
-    The difference of a number and its rounding is exact, so where `out` is the snapshot it becomes theta_t itself.
+    The difference of a number and its rounding is exact, so where `out` is the snapshot it becomes theta_t itself. The
+    same holds of averages: the factors of their snapshots have the sum 1, and a run at rest stays where it is.
     """
     for target, now, snapshot in zip(out, exact, rounded, strict=True):
         for index in blocks(target.shape, block_size(target.device)):

@@ -15,6 +15,7 @@ from leapverify.forms import same_form
 from leapverify.leap.alerts import Alerts
 from leapverify.leap.annealing import Annealing
 from leapverify.leap.attempt import Attempter, Unit
+from leapverify.leap.beside import AVERAGES, MILESTONES, Wanted
 from leapverify.leap.engine import Engine
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
@@ -36,9 +37,6 @@ from leapverify.verify.comparison import losses_of, positions_of
 from leapverify.verify.fresh import FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.sequential import MINIMUM
-
-STRAIGHT = 3
-"""Snapshots that straightness needs."""
 
 
 def build_engine(
@@ -71,8 +69,10 @@ def build_engine(
     schedulers = _schedulers(scheduler, optimizers)
     chosen = make_policy(policy, **wishes) if options.tries else None
     _require_heldout(options, heldout, loss, probes, anneal)
-    storage = Storage(_snapshots(chosen), options.history_dtype, options.history_device)
+    wanted = Wanted.by(predictor(name).needs for name in (chosen.predictors if chosen else ()))
+    storage = Storage(wanted.snapshots, options.history_dtype, options.history_device, wanted)
     trajectory = Trajectory(model, optimizers, options.include, storage)
+    trajectory.start(0)
     ledger = Ledger(options.clock, _budget(options, chosen), options.step_tokens)
     fresh = None if heldout is None else FreshBatches(heldout, seed=seed)
     unit, first = None, None
@@ -101,7 +101,7 @@ def build_engine(
     if first is not None:
         engine.overlap.heldout(first)
     if unit is not None and fresh is not None and (options.tries or anneal is not None):
-        fresh.require(unit.sequences, MINIMUM + unit.sequences)
+        fresh.require(unit.sequences, MINIMUM + (1 + wanted.batches) * unit.sequences)
     if unit is not None and loss is not None:
         _equip(engine, loss, unit, chosen, anneal)
     return engine
@@ -165,6 +165,7 @@ def memory_sentence(engine: Engine) -> str:
     one = trajectory.elements * size
     place = "pinned host memory" if storage.pinned else (storage.device or str(trajectory.device))
     parts = [f"{_bytes(storage.snapshots * one)} for {storage.snapshots} snapshots in {place} ({storage.dtype})"]
+    parts += _beside(engine, one, place)
     if engine.options.tries and not exact_in(trajectory.tensors, storage.dtype):
         exact = sum(each.nbytes for each in trajectory.tensors)
         parts.append(f"{_bytes(exact)} for an exact copy during an attempt on {trajectory.device}")
@@ -175,6 +176,18 @@ def memory_sentence(engine: Engine) -> str:
         parts.append(f"{_bytes(both)} while anneal() runs")
     model = _bytes(sum(each.nbytes for each in trajectory.tensors))
     return f"leapverify will hold {', '.join(parts)}, beside weights of {model} that move"
+
+
+def _beside(engine: Engine, one: int, place: str) -> list[str]:
+    """What is kept beside snapshots because a predictor asks for it."""
+    wanted = engine.trajectory.storage.wanted
+    averages = (2 + 2 * AVERAGES) * 4 * engine.trajectory.elements * wanted.averages
+    kept = {
+        f"the last {wanted.recent} steps before a checkpoint": wanted.recent * one,
+        "running averages": averages,
+        "early states": MILESTONES * one * wanted.milestones,
+    }
+    return [f"{_bytes(size)} for {what} in {place}" for what, size in kept.items() if size]
 
 
 def _bytes(count: float) -> str:
@@ -215,11 +228,6 @@ def _require_heldout(
         raise ValueError("there is nothing to observe the model with: pass probes, or heldout, whose inputs then serve")
     if loss is not None and not callable(loss):
         raise ValueError(f"loss is a {type(loss).__name__}: pass a function of (model, batch)")
-
-
-def _snapshots(policy: Policy | None) -> int:
-    names = policy.predictors if policy else ()
-    return max([STRAIGHT, *(predictor(name).needs.reach for name in names)])
 
 
 def _budget(options: Options, policy: Policy | None) -> float | None:

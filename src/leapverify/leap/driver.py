@@ -127,6 +127,8 @@ class Driver:
             event = self._tell(lambda pending=pending: engine.actual(pending))  # type: ignore[misc]
         if engine.annealing is not None and engine.annealing.store.due(engine.real):
             engine.annealing.push(engine.real)
+        if 0 < engine.options.interval - engine.since_checkpoint < engine.trajectory.storage.wanted.recent:
+            engine.trajectory.push_recent(engine.effective, engine.ledger)
         if engine.since_checkpoint >= engine.options.interval:
             if engine.affords_checkpoint():
                 event = self._tell(engine.checkpoint)
@@ -139,6 +141,8 @@ class Driver:
     def _next_turn(self) -> int:
         engine = self.engine
         ahead = [engine.options.interval - engine.since_checkpoint]
+        if engine.trajectory.storage.wanted.recent:
+            ahead.append(ahead[0] - engine.trajectory.storage.wanted.recent + 1)
         if engine.annealing is not None:
             every = engine.annealing.memory.every
             ahead.append(every - engine.real % every)

@@ -261,9 +261,7 @@ class Engine:
             self.trial.waiting.clear()
 
     def _push(self) -> None:
-        with self.ledger.part("snapshot", self.trajectory.device):
-            self.trajectory.history.push(self.effective, self.trajectory.tensors)
-        self.ledger.passes("snapshot", 1.0)
+        self.trajectory.push(self.effective, self.ledger)
 
     def _finite(self) -> bool:
         with self.ledger.part("finite", self.trajectory.device):
@@ -290,6 +288,7 @@ class Engine:
             allowance=self.ledger.allowance,
             decaying=self.observer.in_decay(),
             remaining=self._remaining(trial.policy),
+            lacking=trial.attempter.lacking(self.trajectory, trial.policy.predictors),
         )
 
     def _remaining(self, policy: Policy) -> int | None:

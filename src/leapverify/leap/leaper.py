@@ -44,6 +44,7 @@ class LeapVerify:
         model: any module. Its parameters are looked up by name at every checkpoint.
         optimizer: what trains it, or a list (the last one closes a step).
         heldout: batches that are not trained on, or a function that gives a fresh one a call; needed to predict.
+            Predictors that choose among candidates, or take gradients, draw further batches from it for that.
         loss: (model, batch) -> a scalar, one loss per sequence (B,), or (losses, tokens); nats per token. Losses per
             sequence make verdicts cheaper: the paired test needs 16 of them.
         probes: what the fingerprint is taken of: texts (with `tokenizer`), token ids (n, T), or any batch that the

@@ -14,8 +14,8 @@ import torch
 
 Clock = Literal["wall", "tokens"]
 PARTS = (
-    "snapshot", "finite", "observe", "straightness", "watch", "predict", "verify", "restore", "average", "anneal",
-    "schedule", "log", "other",
+    "snapshot", "recent", "finite", "observe", "straightness", "watch", "predict", "verify", "restore", "average",
+    "anneal", "schedule", "log", "other",
 )  # fmt: skip
 
 PASS_TOKENS = 8.0
@@ -188,7 +188,8 @@ class Ledger:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self.seconds, self.tokens = dict(state["seconds"]), dict(state["tokens"])
-        self.counts = dict(state["counts"])
+        # A state that was saved before a part existed does not name it.
+        self.seconds, self.tokens = ({**dict.fromkeys(PARTS, 0.0), **state[name]} for name in ("seconds", "tokens"))
+        self.counts = {**dict.fromkeys(PARTS, 0), **state["counts"]}
         self.saved, self.steps, self._pace = state["saved"], state["steps"], state["pace"]
         self.train_s, self._paces = state["train_s"], deque(state["paces"], maxlen=PACES)

@@ -39,7 +39,8 @@ class LineSearch:
 
     K_0, 2 K_0, 4 K_0, ... are probed while the gain exceeds the best so far; then K +- K/2 and, around the best of
     these, +- K/4. At most 1 + 8 + 4 probes a search, each a prediction and a forward pass. The greatest of several
-    noisy gains is too high on average; what is proposed is therefore verified on other batches.
+    noisy gains is too high on average; what is proposed is therefore verified on other batches. Of a predictor whose
+    result does not depend on K only K_0 is probed.
 
     Args:
         predictor: its name in the catalogue.
@@ -53,7 +54,8 @@ class LineSearch:
     name = "line-search"
 
     def __init__(self, predictor: str = "linear", horizon: int | None = None, *, leap_in_decay: bool = False) -> None:
-        self._snapshots = catalogued(predictor).needs.snapshots
+        needs = catalogued(predictor).needs
+        self._snapshots, self._moving = needs.snapshots, needs.horizon
         self.predictors = (predictor,)
         self.horizon = None if horizon is None else require_horizon(horizon)
         self.leap_in_decay = leap_in_decay
@@ -108,12 +110,12 @@ class LineSearch:
             return found[horizon]
 
         best = first
-        for _ in range(DOUBLINGS):
+        for _ in range(DOUBLINGS if self._moving else 0):
             if gain(best) <= 0.0 or not gain(2 * best) > gain(best):
                 break
             best *= 2
         step = best
-        for _ in range(REFINEMENTS if gain(best) > 0.0 else 0):
+        for _ in range(REFINEMENTS if self._moving and gain(best) > 0.0 else 0):
             step //= 2
             best = max((best, best + step, best - step), key=gain)
         return best, gain(best), len(found)

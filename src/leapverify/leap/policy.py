@@ -60,6 +60,8 @@ class Situation:
     """Whether the schedule is in its final decay."""
     remaining: int | None
     """Effective steps left in the schedule, where that is known."""
+    lacking: tuple[str, ...] = ()
+    """Predictors that would decline here for want of something other than snapshots."""
 
 
 @dataclass(frozen=True, slots=True)

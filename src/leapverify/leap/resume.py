@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from leapverify.leap.beside_state import beside_state, restore_beside, restore_snapshots
 from leapverify.leap.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,13 @@ _PARTS: dict[str, type] = {
     "ledger": Mapping,
     "alerts": Mapping,
 }
-_OPTIONAL: dict[str, type] = {"annealing": Mapping, "policy": Mapping, "fresh": Mapping, "waiting": list}
+_OPTIONAL: dict[str, type] = {
+    "beside": Mapping,
+    "annealing": Mapping,
+    "policy": Mapping,
+    "fresh": Mapping,
+    "waiting": list,
+}
 
 
 class _Part(Protocol):
@@ -42,6 +49,7 @@ def engine_state(engine: Engine) -> dict[str, Any]:
         "names": list(engine.trajectory.parameters),
         "steps": list(history.steps),
         "snapshots": [[each.clone() for each in snapshot.tensors] for snapshot in history],
+        "beside": beside_state(history),
         "observer": engine.observer.state_dict(),
         "annealing": engine.annealing.state_dict() if engine.annealing else None,
         "policy": {"name": trial.policy.name, "state": trial.policy.state_dict()} if trial else None,
@@ -100,8 +108,13 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
 
 
 def _restore_weights(engine: Engine, state: Mapping[str, Any]) -> None:
-    for step, tensors in zip(state["steps"], state["snapshots"], strict=True):
-        engine.trajectory.history.push(step, tensors)
+    history = engine.trajectory.history
+    restore_snapshots(history, state["steps"], state["snapshots"])
+    try:
+        restore_beside(history, state.get("beside") or {})
+    except Exception as error:
+        restore_beside(history, {})
+        _say("what is kept beside the snapshots", error)
     if engine.annealing is not None and state["annealing"] is not None:
         _take_up(engine.annealing, state["annealing"], "the averages for annealing")
 

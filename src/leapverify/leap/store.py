@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from leapverify.history import STORAGE, History
-from leapverify.leap.shapes import SHAPES, coefficients
 from leapverify.predict.blockwise import Workspace, apply
-from leapverify.predict.polynomial import combination
+from leapverify.predict.combination import chained
+from leapverify.predict.shapes import SHAPES, coefficients
 from leapverify.weights import Tensors, copy_, require_same_shapes
 
 
@@ -195,8 +195,8 @@ class AnnealStore:
             )
         weights = coefficients(candidate.count, candidate.shape)
         newest_first = [self._ring[-1 - j].tensors for j in range(candidate.count)]
-        # As differences from the newest state, which are small: equal states average to themselves, bit for bit.
-        kernel = combination(weights[-2::-1])
+        # Through running averages from the newest state on: equal states average to themselves, bit for bit.
+        kernel = chained(weights[-2::-1])
         for place, targets, inputs in _by_device(out, newest_first):
             workspace = Workspace(place)
             for target, *pieces in zip(targets, *inputs, strict=True):

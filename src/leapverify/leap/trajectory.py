@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from leapverify.averages import PowerAverages
 from leapverify.history import History
+from leapverify.leap.beside import AVERAGES, MILESTONES, Wanted
+from leapverify.leap.ledger import Ledger
 from leapverify.leap.optimizers import held_by
+from leapverify.milestones import Milestones
+from leapverify.surroundings import Layout
 from leapverify.weights import trainable
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Types of parameters that can be moved by a prediction."""
+RECENT_SHARE = 0.2
+"""Of all that may be spent, keeping the last steps before a checkpoint one by one takes at most so much."""
+AVERAGING_PASSES = 5.0
+"""Copies of all weights that a state in both running averages takes: two are moved on, and two kept."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,8 @@ class Storage:
     dtype: torch.dtype = torch.float32
     device: str | None = None
     """None: beside the weights; `cpu`: host memory, pinned where an accelerator is in use."""
+    wanted: Wanted = field(default_factory=Wanted)
+    """What is kept beside the snapshots."""
 
     @property
     def pinned(self) -> bool:
@@ -34,8 +45,15 @@ class Storage:
         return self.device == "cpu" and torch.cuda.is_available()
 
     def history(self, parameters: Sequence[Tensor]) -> History:
-        """An empty history of such snapshots."""
-        return History(parameters, self.snapshots, dtype=self.dtype, device=self.device, pinned=self.pinned)
+        """An empty history of such snapshots, and of all that is to be kept beside them."""
+        wanted, history = self.wanted, self._ring(parameters, self.snapshots)
+        history.recent = self._ring(parameters, wanted.recent) if wanted.recent else None
+        history.averages = PowerAverages(AVERAGES) if wanted.averages else None
+        history.milestones = Milestones(MILESTONES) if wanted.milestones else None
+        return history
+
+    def _ring(self, parameters: Sequence[Tensor], length: int) -> History:
+        return History(parameters, length, dtype=self.dtype, device=self.device, pinned=self.pinned)
 
 
 class Trajectory:
@@ -64,7 +82,7 @@ class Trajectory:
         _refuse_lazy(model)
         self.parameters = self._look_up()
         self._signature = _signature(self.parameters)
-        self.history = storage.history(self.tensors)
+        self.history = self._begin()
 
     @property
     def tensors(self) -> list[nn.Parameter]:
@@ -93,8 +111,45 @@ class Trajectory:
         self._signature = signature
         if change is None:
             return None
-        self.history = self.storage.history(self.tensors)
+        self.history = self._begin()
         return change
+
+    def start(self, step: int) -> None:
+        """Keep the present weights as the state that the run began with, where early states are kept at all."""
+        if self.history.milestones is not None:
+            # Of the size of the weights, but without their memory: it only says in which type the copy is kept.
+            like = [
+                torch.empty((), dtype=self.storage.dtype, device=self.storage.device or each.device).expand(each.shape)
+                for each in self.tensors
+            ]
+            self.history.milestones.push(step, self.tensors, like)
+
+    def push(self, step: int, ledger: Ledger) -> None:
+        """Take the weights of a checkpoint into the history, and into what is kept beside it."""
+        history = self.history
+        with ledger.part("snapshot", self.device):
+            history.push(step, self.tensors)
+            if history.recent is not None:
+                history.recent.push(step, self.tensors)
+        averaging = AVERAGING_PASSES if history.averages is not None else 0.0
+        ledger.passes("snapshot", 1.0 + averaging + (history.recent is not None) + (history.milestones is not None))
+
+    def push_recent(self, step: int, ledger: Ledger) -> None:
+        """Keep the weights of a step shortly before a checkpoint, if the budget covers it."""
+        recent = self.history.recent
+        if recent is None or not ledger.within("recent", ledger.mean_cost("recent", 0.0), RECENT_SHARE):
+            return
+        if _difference(self._signature, _signature(self.parameters)) is not None:
+            return  # the checkpoint looks the parameters up again, and says so
+        with ledger.part("recent", self.device):
+            recent.push(step, self.tensors)
+        ledger.passes("recent", 1.0)
+
+    def _begin(self) -> History:
+        history = self.storage.history(self.tensors)
+        if self.storage.wanted.layout:
+            history.layout = Layout.of(_inner(self._model), list(self.parameters))
+        return history
 
     def _look_up(self) -> dict[str, nn.Parameter]:
         held = held_by(self._optimizers)
@@ -118,6 +173,11 @@ class Trajectory:
                 f"include=lambda name: name != {other!r}"
             )
         return found
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model inside what distributes it, which has the configuration."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _refuse_lazy(model: nn.Module) -> None:

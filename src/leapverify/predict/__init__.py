@@ -1,6 +1,31 @@
 """Predictors: where the weights will be K steps on."""
 
+from leapverify.predict.blockwise import Workspace, apply, reduce
 from leapverify.predict.catalogue import CATALOGUE, names, predictor
-from leapverify.predict.predictor import Declined, Needs, Predictor, Prepares, prepare
+from leapverify.predict.predictor import (
+    Declined,
+    Needs,
+    Predictor,
+    Prepares,
+    missing,
+    prepare,
+    require_moments,
+    require_request,
+)
 
-__all__ = ["CATALOGUE", "Declined", "Needs", "Predictor", "Prepares", "names", "predictor", "prepare"]
+__all__ = [
+    "CATALOGUE",
+    "Declined",
+    "Needs",
+    "Predictor",
+    "Prepares",
+    "Workspace",
+    "apply",
+    "missing",
+    "names",
+    "predictor",
+    "prepare",
+    "reduce",
+    "require_moments",
+    "require_request",
+]

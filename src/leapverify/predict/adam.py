@@ -1,4 +1,4 @@
-"""Predictors that read Adam's moments: the printed momentum, K AdamW steps without gradient, constant velocity.
+"""Predictors that read Adam's moments: the printed momentum, K AdamW steps without gradient, two constant velocities.
 
 A step i of AdamW with zero gradient multiplies m by beta1 and v by beta2 and moves theta to
 (1 - eta_i lambda) theta - eta_i m_i / (1 - beta1^n) / (sqrt(v_i / (1 - beta2^n)) + eps), n = steps taken so far.
@@ -72,7 +72,8 @@ def _kernel(motion: Motion) -> Kernel:
     def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace) -> None:
         theta, m, v = pieces
         root = torch.sqrt(v, out=scratch.like("root", v))
-        divisor = scratch.like("divisor", v)
+        # The last use of the root may overwrite it; one block less stays in the cache.
+        divisor = root if len(motion.terms) == 1 else scratch.like("divisor", v)
         base = result.zero_() if apart else _kept(theta, motion.keep, result)
         for weight, shift in motion.terms:
             torch.add(root, shift, out=divisor)
@@ -117,12 +118,22 @@ def _single(value: float) -> float:
 
 def constant_velocity(state: OptimizerState, group: int, taken: int, horizon: int) -> Motion:
     """theta_t - (sum of the next K etas) m_hat / (sqrt(v_hat) + eps)."""
+    eta_sum = sum(state.lr[group](state.step + i) for i in range(1, horizon + 1)) if taken else 0.0
+    return _along_present_step(state, group, taken, eta_sum)
+
+
+def present_rate(state: OptimizerState, group: int, taken: int, horizon: int) -> Motion:
+    """theta_t - K eta m_hat / (sqrt(v_hat) + eps), eta that of the coming step."""
+    return _along_present_step(state, group, taken, horizon * state.lr[group](state.step + 1) if taken else 0.0)
+
+
+def _along_present_step(state: OptimizerState, group: int, taken: int, distance: float) -> Motion:
+    """theta_t - distance m_hat / (sqrt(v_hat) + eps)."""
     if taken == 0:
         return Motion(1.0, ())
     hyper = state.hyper[group]
-    eta_sum = sum(state.lr[group](state.step + i) for i in range(1, horizon + 1))
     root = (hyper.beta2**state.idle / (1 - hyper.beta2**taken)) ** 0.5
-    weight = eta_sum * hyper.beta1**state.idle / (1 - hyper.beta1**taken)
+    weight = distance * hyper.beta1**state.idle / (1 - hyper.beta1**taken)
     return Motion(1.0, ((_single(weight / root), _single(hyper.eps / root)),))
 
 
@@ -134,6 +145,18 @@ def adam() -> Moments:
 def adam_constant() -> Moments:
     """Constant velocity; no weight decay."""
     return Moments("adam-constant", constant_velocity)
+
+
+def xgrad() -> Moments:
+    """theta_t - K eta m_hat / (sqrt(v_hat) + eps): K steps along Adam's present one, at the rate of the coming step.
+
+    `adam-constant` at a constant rate; where a schedule changes it, that one sums up the rates to come.
+    Source: XGrad, Guan et al., TPAMI 2024.
+    Claim: higher accuracy than the optimizer alone, on images, language and image generation, where it predicts a step
+    ahead at every step and only takes the gradient there; it never trains on from the predicted weights, as here.
+    Cost: three reads, of theta, m and v, and a write.
+    """
+    return Moments("xgrad", present_rate)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""Polynomials through past snapshots: linear, quadratic, the paper's quadratic, taylor-n, and the clamped quadratic.
+"""Polynomials through past snapshots: linear, quadratic, the paper's quadratic, taylor-n, and the clamped quadratic;
+and the line that fits several of them best.
 
-With theta_j the j-th newest snapshot, every one of them is theta_t + sum_j c_j (theta_j - theta_t), where the c_j
-depend on the steps and on K alone. Differences of close numbers are exact in floating point, so large c_j multiply the
-rounding of small differences and never that of the weights themselves, as they would in sum_j c_j theta_j.
+With theta_j the j-th newest snapshot, every one of them is theta_t + sum_j c_j (theta_j - theta_t), see `Combination`.
 
 The differences of SPEC's table for uneven intervals h1 = t - t_1, h2 = t_1 - t_2, with s = K / h1:
 d1 = theta_t - theta_1 and d2 = 2 h1^2 times the divided difference of second order. With these the parabola is
@@ -14,37 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from leapverify.history import History
-from leapverify.predict.blockwise import Kernel, Workspace, apply, reduce
+from leapverify.predict.blockwise import Workspace, apply, reduce
+from leapverify.predict.combination import Combination, chained, combination
 from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.weights import Tensors
-
-Coefficients: TypeAlias = Callable[[Sequence[int], int], tuple[float, ...]]
-"""(lags 0, t - t_1, ..., in steps; K) -> c_1, c_2, ..."""
-
-
-@dataclass(frozen=True)
-class Polynomial:
-    """theta_t + sum_j c_j (theta_j - theta_t)."""
-
-    name: str
-    needs: Needs
-    coefficients: Coefficients
-
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        kernel = combination(self.coefficients(request.lags, horizon))
-        workspace = Workspace(request.out)
-        for target, *inputs in zip(request.out, *(each.tensors for each in request.snapshots), strict=True):
-            apply(kernel, target, inputs, workspace)
-        return request.out
 
 
 @dataclass(frozen=True)
@@ -80,19 +57,6 @@ class ClampedQuadratic:
         return history.derived(("squares of d1 and d2", request.device), lambda: reduce(squares, points, request.out))
 
 
-def combination(factors: Sequence[float]) -> Kernel:
-    """The kernel of p_0 + sum_j c_j (p_j - p_0)."""
-
-    def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace) -> None:
-        now, one, *older = pieces
-        torch.lerp(now, one, factors[0], out=result)
-        for piece, factor in zip(older, factors[1:], strict=True):
-            difference = torch.sub(piece, now, out=scratch.like("difference", now))
-            result.add_(difference, alpha=factor)
-
-    return kernel
-
-
 def lagrange(lags: Sequence[int], horizon: int) -> tuple[float, ...]:
     """Weights of the older points in the polynomial through all points: c_j = prod_{i != j} (K + l_i) / (l_i - l_j)."""
     older = range(1, len(lags))
@@ -113,22 +77,22 @@ def printed_quadratic(lags: Sequence[int], horizon: int) -> tuple[float, float]:
     return -s + bend * a, bend * b
 
 
-def linear() -> Polynomial:
+def linear() -> Combination:
     """theta_t + s d1 (paper, eq. 4)."""
-    return Polynomial("linear", Needs(2), lagrange)
+    return Combination("linear", Needs(2), lagrange)
 
 
-def quadratic() -> Polynomial:
+def quadratic() -> Combination:
     """theta_t + s d1 + s(s+1)/2 d2: the parabola through three points."""
-    return Polynomial("quadratic", Needs(3), lagrange)
+    return Combination("quadratic", Needs(3), lagrange)
 
 
-def quadratic_paper() -> Polynomial:
+def quadratic_paper() -> Combination:
     """theta_t + s d1 + s(s-1)/2 d2 (paper, eq. 5); not the parabola."""
-    return Polynomial("quadratic-paper", Needs(3), printed_quadratic)
+    return Combination("quadratic-paper", Needs(3), printed_quadratic)
 
 
-def taylor(order: int) -> Polynomial:
+def taylor(order: int) -> Combination:
     """The polynomial of degree n through n + 1 points (Kamarthi and Pittner, Neural Networks 12(9), 1999).
 
     Raises:
@@ -136,7 +100,38 @@ def taylor(order: int) -> Polynomial:
     """
     if order < 1:
         raise ValueError(f"taylor-{order} has no slope: use an order of at least 1, or hold")
-    return Polynomial(f"taylor-{order}", Needs(order + 1), lagrange)
+    return Combination(f"taylor-{order}", Needs(order + 1), lagrange)
+
+
+def fitted_line(lags: Sequence[int], horizon: int) -> tuple[float, ...]:
+    """Weights of the older points in their least-squares line, K steps after the newest point.
+
+    c_j = 1/T + (K + l)(l - l_j) / sum_i (l - l_i)^2, with l the mean of the T lags l_j.
+    """
+    mean = sum(lags) / len(lags)
+    spread = sum((mean - lag) ** 2 for lag in lags)
+    return tuple(1 / len(lags) + (horizon + mean) * (mean - lag) / spread for lag in lags[1:])
+
+
+def linear_fit(window: int = 8) -> Combination:
+    """Per element the least-squares line over T snapshots, K steps after the newest; norms and biases are copied.
+
+    Norms and biases are told by their shape: tensors of fewer than two dimensions stay as they are in theta_t.
+    Source: RLVR-Linearity, arXiv 2601.04537.
+    Claim: in reinforcement learning from verifiable rewards weights move along lines, and extrapolated ones are as good
+    as trained ones at up to 6.1 times fewer steps. That holds for language models that are fine-tuned so, not for
+    training in general.
+    Cost: a read of each of the T snapshots and a write.
+
+    Args:
+        window: T at most, at least 3; from 3 on it predicts from as many as there are.
+
+    Raises:
+        ValueError: fewer.
+    """
+    if window < 3:
+        raise ValueError(f"a line fits {window} snapshots exactly: fit at least 3, or use linear")
+    return Combination("linear-fit", Needs(3, upto=window), fitted_line, chained, least_dims=2)
 
 
 def _squares(a: float, b: float) -> Callable[[Sequence[Tensor], Workspace], Tensor]:

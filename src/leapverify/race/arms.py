@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 BASELINE = "baseline"
 SHORTENED = "shortened:"
+ALWAYS, VERIFIED = "always:", "leap:"
+"""Before a predictor's name: its leaps taken unconditionally, as the published methods take theirs, and verified."""
 
 DECAYS = (0.05, 0.1, 0.2, 0.4)
 """Shares of the steps over which WSD decays, among which tuning chooses."""
@@ -94,12 +96,32 @@ CONTROLS: Mapping[str, Arm] = {
 """The decisive controls: they train what the arm before the colon has saved, and nothing else."""
 
 
+def arms_of(predictor: str) -> tuple[str, str]:
+    """The two arms of a predictor: `always:NAME` and `leap:NAME`, at every checkpoint by one interval."""
+    return ALWAYS + predictor, VERIFIED + predictor
+
+
+def is_of_predictor(name: str) -> bool:
+    """Whether a name is that of a predictor's arm, or of the control of one."""
+    return name.removeprefix(SHORTENED).startswith((ALWAYS, VERIFIED))
+
+
+def _of_predictor(name: str) -> Arm:
+    if name.startswith(SHORTENED):
+        return Arm(name, needs=(name.removeprefix(SHORTENED),))
+    mark = ALWAYS if name.startswith(ALWAYS) else VERIFIED
+    leap = {**_FIXED, "predictor": name.removeprefix(mark)}
+    return Arm(name, read="leap", leap={**leap, "criterion": "always"} if mark == ALWAYS else leap)
+
+
 def arm_named(name: str) -> Arm:
     """The arm or control of that name.
 
     Raises:
         ValueError: there is none.
     """
+    if is_of_predictor(name):
+        return _of_predictor(name)
     known = {**ARMS, **CONTROLS}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -108,30 +130,43 @@ def arm_named(name: str) -> Arm:
     return known[name]
 
 
-def with_needs(names: Iterable[str] | None) -> tuple[str, ...]:
-    """The chosen arms, the baseline and all that they need, in the order in which a seed runs them; None: every arm.
+def with_needs(names: Iterable[str] | None, predictors: Iterable[str] = ()) -> tuple[str, ...]:
+    """The chosen arms, the baseline and all that they need, in the order in which a seed runs them.
+
+    Args:
+        names: of arms; None: every one but those of predictors.
+        predictors: whose two arms each are added.
 
     Raises:
         ValueError: an unknown name.
     """
+    own = dict.fromkeys(arm for each in predictors for arm in arms_of(each))
     if names is None:
-        return tuple(ARMS)
-    wanted, waiting = {BASELINE}, list(names)
+        return (*ARMS, *own)
+    wanted, waiting = {BASELINE: None}, list(names)[::-1]
     while waiting:
         arm = arm_named(waiting.pop())
-        wanted.add(arm.name)
+        wanted[arm.name] = None
         waiting += [name for name in arm.needs if name not in wanted]
-    return tuple(name for name in ARMS if name in wanted)
+    own = dict.fromkeys([*filter(is_of_predictor, wanted), *own])
+    return (*(name for name in ARMS if name in wanted), *(name for name in own if not name.startswith(SHORTENED)))
 
 
-def arms_for(names: Iterable[str] | None, optimizer: str) -> tuple[str, ...]:
+def arms_for(names: Iterable[str] | None, optimizer: str, predictors: Iterable[str] = ()) -> tuple[str, ...]:
     """Those of the chosen arms that run with an optimizer on this machine."""
     return tuple(
         name
-        for name in with_needs(names)
-        if (fits := ARMS[name].optimizers) is None or optimizer in fits
+        for name in with_needs(names, predictors)
+        if (fits := arm_named(name).optimizers) is None or optimizer in fits
         if name != "schedule-free" or has_schedule_free()
     )
+
+
+def controls_of(arms: Iterable[str]) -> list[str]:
+    """The controls that some arms ask for."""
+    present = dict.fromkeys(arms)
+    known = [name for name, control in CONTROLS.items() if present.keys() >= {*control.needs}]
+    return [*known, *(SHORTENED + name for name in present if is_of_predictor(name))]
 
 
 def has_schedule_free() -> bool:
@@ -163,7 +198,7 @@ def setting_of(name: str, value: float | None, steps: int, interval: int) -> str
     if name == "lookahead":
         return f"k {LOOKAHEAD_STEPS}, alpha {LOOKAHEAD_ALPHA:g}"
     if arm.leap.get("policy") == "fixed":
-        return f"{FIXED_PREDICTOR}, K {interval}"
+        return f"{arm.leap['predictor']}, K {interval}"
     return ""
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from leapverify.predict import names, predictor
 from leapverify.race.optimizers import OPTIMIZERS
 from leapverify.study.section import Positive, Section
 from leapverify.train.models import ModelSpec
@@ -23,6 +25,16 @@ def known_optimizers(names: Iterable[str]) -> None:
     for name in names:
         if name not in OPTIMIZERS:
             raise ValueError(f"optimizer {name!r} is unknown: give {', '.join(OPTIMIZERS)}")
+
+
+def every_predictor() -> tuple[str, ...]:
+    """The names of the catalogue, but for those that have to be told a file first."""
+    found = []
+    for name in names():
+        with suppress(ValueError):
+            predictor(name)
+            found.append(name)
+    return tuple(found)
 
 
 class Length(Section):
@@ -115,6 +127,11 @@ class RaceConfig(Section):
     """Those of a task's optimizers that are not named here are left out."""
     arms: tuple[str, ...] | None = None
     """null: all that fit the task and the optimizer."""
+    rates: tuple[Literal["tuned", "usual"], ...] = ("tuned", "usual")
+    """Where the raced learning rates come from: of those that a task has."""
+    predictors: tuple[str, ...] = ()
+    """Each adds two arms, `always:NAME` and `leap:NAME`; NAME:PATH for one that reads a file, `all` for the whole
+    catalogue."""
     seeds: tuple[Seed, ...] = tuple(range(8))
     """Paired: every arm runs on each of them."""
     tuning_seeds: tuple[Seed, ...] = (1000, 1001)
@@ -141,7 +158,12 @@ class RaceConfig(Section):
         known_optimizers(names)
         return names
 
-    @field_validator("tasks", "optimizers", "arms", "seeds", "tuning_seeds")
+    @field_validator("predictors")
+    @classmethod
+    def _all_of_them(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for each in given for name in (every_predictor() if each == "all" else [each])))
+
+    @field_validator("tasks", "optimizers", "rates", "arms", "seeds", "tuning_seeds")
     @classmethod
     def _some_and_different(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         if values is not None and (not values or len(set(values)) != len(values)):

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leapverify.race.arms import arms_for
+from leapverify.race.arms import controls_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import RACE, TUNE, Case, cases, controls_of, first_round, second_round
+from leapverify.race.plan import RACE, TUNE, Case, arms_in, cases, first_round, second_round
 from leapverify.race.tasks import Task, build_tasks
 
 
@@ -38,7 +38,7 @@ def outline(config: RaceConfig) -> list[str]:
 
 
 def _raced(config: RaceConfig, case: Case) -> Iterable[str]:
-    arms = arms_for(config.arms, case.optimizer)
+    arms = arms_in(config, case.optimizer)
     return [*arms, *controls_of(arms)]
 
 

@@ -6,16 +6,17 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from leapverify.race.arms import (
-    CONTROLS,
     FIRST_DECAY,
     SHORTENED,
     arm_named,
     arms_for,
+    controls_of,
+    is_of_predictor,
     values_of,
 )
 from leapverify.race.config import RaceConfig
@@ -24,9 +25,11 @@ from leapverify.records import RacePoint, RaceRun
 
 TUNE, RACE = "tune", "race"
 TUNED, USUAL = "tuned", "usual"
+READABLE = 120
+"""Characters of a unit's name before its hash, at most."""
 AS_ANOTHER = "as "
 """A control that would repeat a run of its seed is that run under its own name: `as baseline`."""
-SELECTION = ("tasks", "optimizers", "arms", "seeds")
+SELECTION = ("tasks", "optimizers", "rates", "arms", "predictors", "seeds")
 """Settings that say what is run, and decide no number of any run."""
 
 
@@ -70,7 +73,8 @@ class Unit:
         """
         content = json.dumps([dataclasses.asdict(self), decided_by], sort_keys=True)
         readable = f"{self.stage}-{self.case.task}-{self.case.optimizer}-{self.case.rate}-{self.arm}-{self.seed}"
-        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        # An arm may name a file, whose path is longer than a file's name may be.
+        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)[:READABLE]}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def first_round(config: RaceConfig, tasks: Mapping[str, Task], seed: int) -> Ite
     """
     for task in tasks.values():
         for optimizer in task.optimizers:
-            chosen = arms_for(config.arms, optimizer)
+            chosen = arms_in(config, optimizer)
             case = Case(task.name, optimizer, label(task))
             for lr in task.grid(optimizer):
                 for arm, value, also in _schedules(chosen):
@@ -171,7 +175,7 @@ def second_round(
     """
     for task in tasks.values():
         for optimizer in task.optimizers:
-            if "wsd" in arms_for(config.arms, optimizer):
+            if "wsd" in arms_in(config, optimizer):
                 case, lr = Case(task.name, optimizer, label(task)), rates[task.name, optimizer]
                 for value in values_of("wsd"):
                     if value != FIRST_DECAY:
@@ -180,9 +184,7 @@ def second_round(
 
 def race_units(config: RaceConfig, task: Task, case: Case, seed: int, choices: Choices, target: float) -> list[Unit]:
     """The runs of a seed in a case, controls left out: how long those are, the others tell."""
-    return [
-        _unit(task, case, name, seed, choices, target, task.steps) for name in arms_for(config.arms, case.optimizer)
-    ]
+    return [_unit(task, case, name, seed, choices, target, task.steps) for name in arms_in(config, case.optimizer)]
 
 
 def _unit(task: Task, case: Case, name: str, seed: int, choices: Choices, target: float, steps: int) -> Unit:
@@ -192,10 +194,47 @@ def _unit(task: Task, case: Case, name: str, seed: int, choices: Choices, target
     return Unit(case, name, seed, RACE, arm.factor * lr, steps, chosen.value, target)
 
 
-def controls_of(arms: Iterable[str]) -> list[str]:
-    """The controls that some arms ask for."""
-    present = {*arms}
-    return [name for name, control in CONTROLS.items() if present.issuperset(control.needs)]
+def controls(
+    task: Task,
+    case: Case,
+    seed: int,
+    choices: Choices,
+    target: float,
+    results: Mapping[str, Result],
+    done: Callable[[Unit], Result],
+) -> Iterator[tuple[str, Result | None]]:
+    """The controls that the arms of a seed ask for, one after another: name and result, None if it has no length.
+
+    Arms of predictors that took equally many real steps share one control: there may be dozens of them, and nothing
+    but its steps decides it.
+
+    Args:
+        task: of the case.
+        case: task, optimizer, rate.
+        seed: of the race.
+        choices: of tuning.
+        target: the loss stated before.
+        results: arm -> what it gave on this seed.
+        done: gives a unit's result, by training it or from its file.
+    """
+    shared: dict[int, tuple[str, Result]] = {}
+    for name in controls_of(results):
+        found = control(task, case, name, seed, choices, target, results)
+        if not isinstance(found, Unit):
+            yield name, found
+        elif not is_of_predictor(name):
+            yield name, done(found)
+        elif found.steps in shared:
+            other, result = shared[found.steps]
+            yield name, result.under(name, AS_ANOTHER + other)
+        else:
+            shared[found.steps] = name, done(found)
+            yield shared[found.steps]
+
+
+def arms_in(config: RaceConfig, optimizer: str) -> tuple[str, ...]:
+    """The arms of a race that run with an optimizer on this machine."""
+    return arms_for(config.arms, optimizer, config.predictors)
 
 
 def control(

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from leapverify.race.arms import with_needs
+from leapverify.predict import predictor
+from leapverify.race.arms import arm_named, with_needs
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import SELECTION
 from leapverify.study.config import ConfigError
@@ -33,7 +34,9 @@ def checked(tree: Mapping[str, Any]) -> RaceConfig:
     """
     try:
         config = RaceConfig.model_validate(tree)
-        with_needs(config.arms)
+        for name in with_needs(config.arms, config.predictors):
+            if read := arm_named(name).leap.get("predictor"):
+                predictor(read)  # of a file that is missing, or of no predictor, it is said before anything is run
     except ValidationError as error:
         raise ConfigError(one_line(error)) from error
     except ValueError as error:
@@ -70,7 +73,8 @@ def left_out(there: RaceConfig, now: RaceConfig) -> list[str]:
     for key, before, after in (
         ("tasks", there.tasks, now.tasks),
         ("optimizers", there.optimizers, now.optimizers),
-        ("arms", with_needs(there.arms), with_needs(now.arms)),
+        ("rates", there.rates, now.rates),
+        ("arms", with_needs(there.arms, there.predictors), with_needs(now.arms, now.predictors)),
         ("seeds", there.seeds, now.seeds),
     ):
         if missing := [str(each) for each in before if each not in after]:

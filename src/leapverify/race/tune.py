@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapverify.race.arms import ARMS, BASELINE, arms_for, setting_of, values_of
+from leapverify.race.arms import BASELINE, arm_named, setting_of, values_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import TUNED, Case, Choice, Result, cases, label
+from leapverify.race.plan import TUNED, Case, Choice, Result, arms_in, cases, label
 from leapverify.race.tasks import Task
 from leapverify.records import RaceRun
 from leapverify.storage import Damaged, read_json, write_json
@@ -79,7 +79,7 @@ def choose_all(
     for task in tasks.values():
         for optimizer in task.optimizers:
             grid = Grid(task, optimizer, results)
-            for arm in dict.fromkeys(ARMS[name].tuned_as for name in arms_for(config.arms, optimizer)):
+            for arm in dict.fromkeys(arm_named(name).tuned_as for name in arms_in(config, optimizer)):
                 chosen[task.name, optimizer, arm] = grid.choose(arm)
     return chosen
 
@@ -92,7 +92,7 @@ def best_wsd_rates(
         (task.name, optimizer): Grid(task, optimizer, results).choose("wsd").lr
         for task in tasks.values()
         for optimizer in task.optimizers
-        if "wsd" in arms_for(config.arms, optimizer)
+        if "wsd" in arms_in(config, optimizer)
     }
 
 

@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from leapverify.race.arms import arms_for
+from leapverify.race.arms import controls_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import (
+    AS_ANOTHER,
     RACE,
     TUNE,
     Case,
     Choices,
     Result,
     Unit,
+    arms_in,
     cases,
-    control,
-    controls_of,
+    controls,
     digest,
     first_round,
     race_units,
@@ -60,18 +61,15 @@ def tune_seed(watcher: Watcher, *, place: Place, seed: int, rates: Mapping[tuple
 def race_seed(watcher: Watcher, *, place: Place, seed: int, choices: Choices, targets: Mapping[Case, float]) -> None:
     """All arms of a seed in all cases, each case's shortened controls behind them."""
     desk = _Desk(watcher, place, seed, RACE)
-    names = [arms_for(place.config.arms, case.optimizer) for case in cases(desk.tasks)]
+    names = [arms_in(place.config, case.optimizer) for case in cases(desk.tasks)]
     desk.total = sum(len(arms) + len(controls_of(arms)) for arms in names)
     with desk.at_work():
         for case in cases(desk.tasks):
             task = desk.tasks[case.task]
             units = race_units(place.config, task, case, seed, choices, targets[case])
             results = {unit.arm: desk.done(unit) for unit in units}
-            for name in controls_of(results):
-                found = control(task, case, name, seed, choices, targets[case], results)
-                if isinstance(found, Unit):
-                    desk.done(found)
-                else:
+            for name, found in controls(task, case, seed, choices, targets[case], results, desk.done):
+                if found is None or found.run.setting.startswith(AS_ANOTHER):
                     desk.passed(case, name)
 
 
@@ -85,10 +83,8 @@ def results_of(
     """
     results = {unit.arm: store.need(unit) for unit in race_units(config, task, case, seed, choices, target)}
     yield from results.values()
-    for name in controls_of(results):
-        found = control(task, case, name, seed, choices, target, results)
-        if found is not None:
-            yield found if isinstance(found, Result) else store.need(found)
+    every = controls(task, case, seed, choices, target, results, store.need)
+    yield from (found for _, found in every if found is not None)
 
 
 class _Desk:

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from leapverify.report.analysis import Analysis
+from leapverify.report.bench import BenchReport, bench_finding, bench_report, bench_sections
 from leapverify.report.figures import build_figures, write_figures
 from leapverify.report.legend import swatch, variables
 from leapverify.report.page_race import RaceReport, race_finding, race_page, race_report, race_section
@@ -43,7 +44,8 @@ def build_report(run: Path) -> Path:
 
     Args:
         run: a run folder with checkpoints.parquet, config.yaml and environment.json; predictions, cascades, curve and
-            seeds where the study made them, race/ where a race was run. A folder with race/ alone makes a page of it.
+            seeds where the study made them, bench/ where predictors were benched, race/ where a race was run. A folder
+            with race/ alone makes a page of it.
 
     Returns:
         The path of report.html.
@@ -59,8 +61,10 @@ def build_report(run: Path) -> Path:
     tables = [*tables_of_runs(analysis.run), *tables_of_predictions(analysis)]
     further = further_tables(analysis)
     beside = race_report(analysis.run.race) if analysis.run.race else None
-    page = study_page(analysis, build_figures(analysis), tables, further, beside)
-    return _write(run, page, [*tables, *further, *(beside.tables if beside else ())])
+    bench = bench_report(analysis.run)
+    page = study_page(analysis, build_figures(analysis), tables, further, beside, bench)
+    more = [table for part in (bench, beside) if part for table in part.tables]
+    return _write(run, page, [*tables, *further, *more])
 
 
 def _write(run: Path, page: Page, tables: Sequence[Table]) -> Path:
@@ -76,18 +80,23 @@ def study_page(
     tables: Sequence[Table],
     further: Sequence[Table],
     race: RaceReport | None = None,
+    bench: BenchReport | None = None,
 ) -> Page:
-    """What the page of a study shows, with its race where there is one."""
+    """What the page of a study shows, with its bench and its race where there are any."""
     run = analysis.run
     return Page(
         title="Leap+Verify: " + str(run.setting("preset", run.path.name)),
         identity=identity(run),
         heading="What this run shows",
         tiles=tiles(analysis),
-        findings=[*findings(analysis), *([race_finding(race)] if race else ())],
-        sections=sections(run, figures, tables, further, race),
+        findings=[
+            *findings(analysis),
+            *([bench_finding(bench)] if bench else ()),
+            *([race_finding(race)] if race else ()),
+        ],
+        sections=sections(run, figures, tables, further, race, bench),
         colophon=colophon(run.environment),
-        figures={**figures, **(race.figures if race else {})},
+        figures={**figures, **(bench.figures if bench else {}), **(race.figures if race else {})},
     )
 
 
@@ -148,6 +157,7 @@ def sections(
     tables: Sequence[Table],
     further: Sequence[Table],
     race: RaceReport | None = None,
+    bench: BenchReport | None = None,
 ) -> list[Section]:
     """The sections of the page after the summary, in order."""
     folded = {table.name: table for table in further}
@@ -162,6 +172,8 @@ def sections(
         drawn.append(
             Section("ladder", "Ladder", "Where the paper's numbers come from: switch by switch", tables=[rungs])
         )
+    if bench:
+        drawn += bench_sections(bench)
     if race:
         drawn.append(race_section(race))
     others = ", ".join(f"tables/{table.name}.csv" for table in further)

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from leapverify.analysis.race import CONTROL_PREDICTORS
 from leapverify.report.figures_race import race_figure
 from leapverify.report.panels import Figure
 from leapverify.report.race import RaceAnalysis, annealing, arms, leaps, tuning
+from leapverify.report.race_predictors import predictor_tables
 from leapverify.report.run import Race, seeds_text
 from leapverify.report.section import Page, Section, colophon, commands, facts, hardware, machine
 from leapverify.report.table import Table
@@ -30,8 +32,10 @@ class RaceReport:
 
     @cached_property
     def deciding(self) -> Sequence[Table]:
-        """What the verdicts rest on."""
-        return [leaps(self.analysis), annealing(self.analysis)]
+        """What the verdicts rest on; of the leap arms and of annealing nothing where only predictors were raced."""
+        found = predictor_tables(self.analysis)
+        others = [leaps(self.analysis), annealing(self.analysis)]
+        return [*(table for table in others if table.rows or not found), *found]
 
     @cached_property
     def arms(self) -> Sequence[Table]:
@@ -78,6 +82,9 @@ def race_section(report: RaceReport) -> Section:
 
 def race_finding(report: RaceReport) -> Finding:
     """One sentence for the summary of a study's report."""
+    if not report.analysis.judgements and report.analysis.predictors:
+        tried = counted(len({row.predictor for row in report.analysis.predictors}), "predictor")
+        return Finding("Race", f"{tried} against the shortened schedule: the section Race says how each ended.")
     paid, count = _paid(report), len(report.analysis.cases)
     said = f"in {', '.join(paid)}" if paid else "nowhere"
     return Finding("Race", f"Of {counted(count, 'race')}, leaping paid {said}; the section Race says what against.")
@@ -124,6 +131,8 @@ def _identity(report: RaceReport) -> str:
     parts.append(f"{seeds_text(len(seeds))} ({named})")
     parts.append(", ".join(tasks))
     parts.append(counted(len({row.arm for row in analysis.arms}), "arm"))
+    tried = len({row.predictor for row in analysis.predictors})
+    parts += [counted(tried, "predictor")] if tried else []
     sources = [str(race.setting(key)) for key in ("text.source", "data") if isinstance(race.setting(key), str)]
     parts += [" and ".join(sources)] if sources and language else []
     return " · ".join([*parts, hardware(race.environment)])
@@ -143,6 +152,8 @@ def _paid(report: RaceReport) -> list[str]:
 def _tiles(report: RaceReport) -> list[Tile]:
     analysis, paid = report.analysis, _paid(report)
     tiles = [Tile("races in which leaping paid", f"{len(paid)} of {len(analysis.cases)}", ", ".join(paid) or "nowhere")]
+    if analysis.predictors:
+        tiles = [*(tiles if analysis.judgements else []), *_predictor_tiles(report)]
     firsts = {row.case: row for row in reversed(analysis.judgements)}
     known = [row for row in firsts.values() if row.row.tokens.mean is not None]
     if known:
@@ -161,6 +172,19 @@ def _tiles(report: RaceReport) -> list[Tile]:
         row_of = max(spent, key=lambda row: row.overhead_tokens_max or 0.0)
         about = f"of the forward tokens, at most, {analysis.names[row_of.case]}"
         tiles.append(Tile("overhead of leap-auto", f"{row_of.overhead_tokens_max:.2g} %", about))
+    return tiles
+
+
+def _predictor_tiles(report: RaceReport) -> list[Tile]:
+    """How often predictors ended below their shortened schedules, of all predictors in all races."""
+    tiles = []
+    for way, label in (("verified", "verified predictors"), ("always", "predictors applied unconditionally")):
+        rows = [row for row in report.analysis.predictors if row.predictor not in CONTROL_PREDICTORS]
+        tried = [each for row in rows if (each := getattr(row, way)) is not None]
+        lower = sum(each.word == "lower" for each in tried)
+        if tried:
+            about = "predictor and race: final loss below the schedule shortened to as many real steps"
+            tiles.append(Tile(f"{label} that saved steps", f"{lower} of {len(tried)}", about))
     return tiles
 
 

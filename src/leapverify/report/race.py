@@ -14,8 +14,10 @@ from leapverify.analysis.race import (
     Case,
     ControlRow,
     Judgement,
+    PredictorRow,
     TuningRow,
     Verdict,
+    against_schedule,
     against_shortened,
     anneal_against_wsd,
     arm_table,
@@ -69,6 +71,11 @@ class RaceAnalysis:
     def controls(self) -> Sequence[ControlRow]:
         """Leap arms against their shortened schedules."""
         return against_shortened(self.race.runs)
+
+    @cached_property
+    def predictors(self) -> Sequence[PredictorRow]:
+        """Predictors against their shortened schedules."""
+        return against_schedule(self.race.runs)
 
     @cached_property
     def judgements(self) -> Sequence[Judgement]:

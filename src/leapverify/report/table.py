@@ -23,7 +23,8 @@ class Cell:
     text: str
     below: str = ""
     kind: str = ""
-    """heading | number | why (an empty cell's reason) | none (the paper has no such number) | nothing: text."""
+    """heading | number | why (an empty cell's reason) | none (the paper has no such number) | wide (a sentence) |
+    nothing: text."""
     fields: Mapping[str, Raw] = field(default_factory=dict)
 
     @property

@@ -35,7 +35,7 @@ class Standing:
 
     def keep(self) -> None:
         """Put aside where the run stands now."""
-        weights = [each for each in self._model.parameters() if id(each) not in self._apart]
+        weights = [each for each in self._model.parameters() if each.requires_grad and id(each) not in self._apart]
         groups = self._optimizer.param_groups
         states = [self._optimizer.state.get(each, {}) for group in groups for each in group["params"]]
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]

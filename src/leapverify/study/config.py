@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from leapverify.predict import predictor
-from leapverify.study.config_run import DataConfig, TrainingConfig
+from leapverify.study.config_run import DataConfig, TrainingConfig, TuningConfig
 from leapverify.study.section import Positive, Section
 from leapverify.train.models import ModelSpec
 
@@ -99,6 +99,8 @@ class VerifyConfig(Section):
     """Sequences per forward pass; the paired test looks after each."""
     val_sequences: Positive = 128
     """Sequences of the reported validation set, which no decision reads."""
+    selection_sequences: Positive = 32
+    """Further held-out sequences, by which predictors that try several candidates choose; no verdict reads them."""
     epsilon: Annotated[float, Field(gt=0)] = 0.05
     """Of `proximity`, relative to L_t."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -238,6 +240,7 @@ class StudyConfig(Section):
     data: DataConfig = DataConfig()
     model: ModelSpec
     training: TrainingConfig = TrainingConfig()
+    tuning: TuningConfig = TuningConfig()
     observe: ObserveConfig = ObserveConfig()
     regimes: RegimeConfig = RegimeConfig()
     verify: VerifyConfig = VerifyConfig()
@@ -268,6 +271,11 @@ class StudyConfig(Section):
             )
         if self.data.count_padding and self.data.form != "padded":
             raise ValueError("data.count_padding is true while data.form is packed: set data.form=padded")
+        if self.tuning.lora_rank is not None and self.tuning.start is None and self.model.pretrained is None:
+            raise ValueError(
+                f"tuning.lora_rank is {self.tuning.lora_rank}, and there are only random weights to adapt: set "
+                "tuning.start to the run folder of a finished study, or model.pretrained"
+            )
         return self
 
     @property

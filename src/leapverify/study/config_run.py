@@ -1,4 +1,4 @@
-"""Settings of the reference run: its text and its training (SPEC 6.1)."""
+"""Settings of the reference run: its text, its training and what it begins with (SPEC 6.1)."""
 
 from __future__ import annotations
 
@@ -79,3 +79,15 @@ class TrainingConfig(Section):
                 "set training.warmup_steps below training.steps"
             )
         return self
+
+
+class TuningConfig(Section):
+    """What a study begins with, where that is not random: a fine-tuning or a LoRA run."""
+
+    start: str | None = None
+    """The run folder of a finished study: a seed begins with the last weights of its seed of that number, or else of
+    that position; null: with random weights, or with model.pretrained."""
+    lora_rank: Positive | None = None
+    """Train low-rank adapters of all matrices between embedding and head, and nothing else; null: all weights."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Updates of adapters are scaled by this over the rank."""

@@ -9,16 +9,20 @@ from leapverify.study.config import StudyConfig
 from leapverify.study.derived import history_length, weights_type
 from leapverify.study.folder import has_state, in_a_ring, needed_to_resume
 from leapverify.study.memory import MemoryPlan, Room, memory_plan
+from leapverify.study.memory_kept import kept
 from leapverify.study.memory_sizes import Shapes, model_shapes
 
 FLOAT = 4
+REMEMBERED = ("averages", "early states")
+"""What lies beside a state on the disk."""
 VOCABULARY = {"bytes": 256, "gpt2": 50257}
 """Of tokenizers that a bill can be made for without loading them."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The bill of a study; operations of all seeds, 6 per parameter and trained token, 2 per evaluated one."""
+    """The bill of a study; operations of all seeds, 6 per parameter and trained token (4 for one that is frozen), 2 per
+    evaluated one. What predictors ask for themselves is not counted."""
 
     parameters: int
     tokens: int
@@ -57,10 +61,12 @@ def cost(config: StudyConfig, vocab_size: int, room: Room) -> Cost:
     t, seeds = config.training, len(config.seeds)
     shapes = model_shapes(config, vocab_size)
     tokens = t.steps * t.batch_size * t.sequence_length
-    trained, evaluated = 6.0 * shapes.total * seeds, 2.0 * shapes.total * t.sequence_length * seeds
+    # Frozen weights have no gradients of their own: two of the three products.
+    trained = (6.0 * shapes.total + 4.0 * shapes.frozen) * seeds
+    evaluated = 2.0 * shapes.whole * t.sequence_length * seeds
     steps, verified = _cascade_work(config)
     return Cost(
-        parameters=shapes.total,
+        parameters=shapes.whole,
         tokens=seeds * tokens,
         train_flops=trained * tokens,
         evaluate_flops=evaluated * _evaluated(config),
@@ -102,8 +108,17 @@ def _disk_bytes(config: StudyConfig, shapes: Shapes) -> int:
     weights = shapes.total * weights_type(config).itemsize
     snapshots, states = _most_files(config, config.checkpoint_steps, history_length(config))
     copies = snapshots + 2 * states + (3 * states if config.observe.lyapunov else 0)
+    remembered = sum(each.copies * each.itemsize for each in kept(config) if each.name in REMEMBERED)
+    nbytes = remembered * sum(shapes.moved) * _most_states(config, history_length(config))
     fingerprints = 100 * shapes.hidden * FLOAT * (len(config.checkpoint_steps) + 1)
-    return weights * copies + fingerprints
+    return weights * copies + nbytes + fingerprints
+
+
+def _most_states(config: StudyConfig, length: int) -> int:
+    """States that a resume needs at once, at most, and the one that is being written."""
+    every, steps = config.snapshots.every, config.checkpoint_steps
+    most = max((len(needed_to_resume(steps[:number], length, every)[1]) for number in range(len(steps) + 1)), default=0)
+    return most + 1 if most else 0
 
 
 def _most_files(config: StudyConfig, steps: Sequence[int], length: int) -> tuple[int, int]:

@@ -9,11 +9,16 @@ import torch
 from torch import nn
 
 from leapverify.observe import ProbeSet, paper_probes
-from leapverify.predict import predictor
+from leapverify.predict import Needs, predictor
 from leapverify.study.config import StudyConfig
 
 SAMPLED = 1 << 18
 """Elements by which the survival of updates is judged: a share then errs by 0.1 % at most."""
+
+MILESTONES = 12
+"""Early states that a history keeps where a predictor asks for some."""
+AVERAGED = 8
+"""Checkpoints at which copies of its running averages are kept where one asks for those."""
 
 
 def open_probes(config: StudyConfig) -> ProbeSet:
@@ -45,8 +50,30 @@ def autocast_of(config: StudyConfig, device: torch.device) -> torch.dtype | None
 
 def history_length(config: StudyConfig) -> int:
     """Snapshots that the predictors, the cascades and straightness need."""
-    names = {*config.sweep.predictors, *config.cascade.predictors, *config.cascade.trained_predictors}
-    return max([3, *(predictor(name).needs.reach for name in names)])
+    return needs_of(config).snapshots
+
+
+def needs_of(config: StudyConfig) -> Needs:
+    """What the predictors of sweep and cascades need, all together; `snapshots` is what the history is to hold.
+
+    Cascades do not count for single steps, averages and early states: these follow from real steps alone, and a
+    prediction on a prediction has none.
+    """
+    swept = [predictor(name).needs for name in config.sweep.predictors]
+    cascade = config.cascade
+    linked = [predictor(name).needs for name in {*cascade.predictors, *cascade.trained_predictors}]
+    every = [*swept, *linked]
+    return Needs(
+        snapshots=max([3, *(each.reach for each in every)]),
+        optimizer_state=any(each.optimizer_state for each in every),
+        recent=max((each.recent for each in swept), default=0),
+        averages=any(each.averages for each in swept),
+        milestones=tuple(sorted({share for each in swept for share in each.milestones})),
+        layout=any(each.layout for each in every),
+        selection=any(each.selection for each in every),
+        gradients=any(each.gradients for each in every),
+        whole=any(each.whole for each in every),
+    )
 
 
 def moves(config: StudyConfig, model: nn.Module) -> Callable[[str], bool] | None:

@@ -77,6 +77,10 @@ class Floors:
         t, s = config.training, config.sweep
         self.config, self.probe_lengths, self.host_ring = config, tuple(probe_lengths), host_ring
         self.model: Architecture = architecture(config.model, vocab_size, t.sequence_length)
+        rank = config.tuning.lora_rank
+        adapters = sum(inputs + outputs for inputs, outputs in self.model.block) * self.model.layers
+        self.trained = self.model.parameters if rank is None else rank * adapters
+        """Parameters: all, or two factors of that rank for every matrix of a layer."""
         self.element = SIZES[t.weights]
         """Bytes of a stored weight, gradient and moment."""
         self.ring_element = self.element if s.history == "auto" else SIZES[s.history]
@@ -84,18 +88,22 @@ class Floors:
 
     @property
     def weights(self) -> int:
-        """Bytes of all weights as they are stored."""
-        return self.element * self.model.parameters
+        """Bytes of all trained weights as they are stored."""
+        return self.element * self.trained
 
     def training_step(self) -> Phases:
         """Forward and backward pass with the casts that they need; the norm of the gradients; AdamW in one pass."""
+        step = Work(bytes=7 * self.weights)  # reads weight, gradient, two moments, writes all but the gradient
+        norm = () if self.config.training.grad_clip is None else (Work(bytes=self.weights),)
+        return *self._passes(), *norm, step
+
+    def _passes(self) -> Phases:
+        """Forward and backward pass of a training batch."""
         t = self.config.training
         tokens = rows(t.batch_size, t.sequence_length)
         passes = forward(self.model, tokens, COMPUTE) + backward(self.model, tokens, COMPUTE)
-        step = Work(bytes=7 * self.weights)  # reads weight, gradient and two moments, writes all but the gradient
-        norm = () if t.grad_clip is None else (Work(bytes=self.weights),)
         # A gradient that arrives in the type of the pass is written in that of the weights.
-        return passes + 2 * self._cast(self.model.matrices), *norm, step
+        return (passes + 2 * self._cast(self.model.matrices),)
 
     def evaluation(self, sequences: int) -> Phases:
         """A forward pass over held-out sequences, with the weights cast once."""
@@ -108,10 +116,16 @@ class Floors:
         return (passes + self._cast(self.model.body_matrices),)
 
     def prediction(self, name: str) -> Phases:
-        """Every input that the predictor declares read once, the prediction written once."""
+        """Every input that the predictor declares read once, the prediction written once; one loss of a candidate and
+        one gradient where it asks for such."""
         needs = predictor(name).needs
-        moments = 2 * self.moment_element * self.model.parameters if needs.optimizer_state else 0
-        return (self._snapshots(needs.reach) + Work(bytes=moments + self.weights),)
+        moments = 2 * self.moment_element * self.trained if needs.optimizer_state else 0
+        # Of the averages at least both once, of the newest snapshot no second copy.
+        averages = Work(bytes=2 * SIZES["float32"] * self.trained) if needs.averages else Work()
+        kept = needs.reach + max(0, needs.recent - 1) + len(needs.milestones)
+        found = (self._snapshots(kept) + averages + Work(bytes=moments + self.weights),)
+        asked = self.evaluation(self.config.verify.selection_sequences) if needs.selection else ()
+        return *found, *asked, *(self._passes() if needs.gradients else ())
 
     def push(self) -> Phases:
         """The weights into the ring."""
@@ -143,7 +157,7 @@ class Floors:
 
     def paper_sweep(self, sequences: int | None = None) -> Phases:
         """The same verifications with three whole float32 copies from the host before each, as the paper describes."""
-        copies = Work(link=PAPER_COPIES * SIZES["float32"] * self.model.parameters)
+        copies = Work(link=PAPER_COPIES * SIZES["float32"] * self.trained)
         return (copies, *self.evaluation(sequences or self.config.verify.sequences)) * len(self.candidates())
 
     def cascade(self) -> Phases:
@@ -195,5 +209,5 @@ class Floors:
         return Work() if self.element == COMPUTE else Work(bytes=(self.element + COMPUTE) * elements)
 
     def _snapshots(self, count: int) -> Work:
-        size = float(count * self.ring_element * self.model.parameters)
+        size = float(count * self.ring_element * self.trained)
         return Work(link=size) if self.host_ring else Work(bytes=size)

@@ -14,9 +14,9 @@ import torch
 
 from leapverify.observe.packing import best_rows
 from leapverify.pinned import host_bytes
-from leapverify.predict import predictor
 from leapverify.study.config import StudyConfig
-from leapverify.study.derived import SAMPLED, autocast_of, history_length, history_type, open_probes, weights_type
+from leapverify.study.derived import SAMPLED, autocast_of, history_type, needs_of, open_probes, weights_type
+from leapverify.study.memory_kept import kept
 from leapverify.study.memory_sizes import FLOAT, Passes, Shapes
 from leapverify.weights import ACCELERATOR_BLOCK, CPU_BLOCK
 
@@ -182,7 +182,7 @@ def _ring_places(config: StudyConfig, sizes: _Sizes, room: Room, parts: Sequence
     left = int(FILLED * room.device_bytes) - max(peak_at(parts, "device", moment) for moment in _RUNNING)
     found = [_FAR] * count
     for index in sorted(range(count), key=lambda i: -sizes.shapes.moved[i]):
-        snapshots = sizes.copies * sizes.stored * sizes.shapes.moved[index]
+        snapshots = sizes.kept_bytes * sizes.shapes.moved[index]
         if snapshots <= left:
             found[index] = _NEAR
             left -= snapshots
@@ -202,8 +202,10 @@ class _Sizes:
         self.passes = Passes(shapes, self.weight, (autocast or weights).itemsize, self.cuda)
         self.stored = history_type(config).itemsize
         self.exact = torch.promote_types(history_type(config), weights) == history_type(config)
-        self.length = history_length(config)
-        self.copies = self.length + branch_snapshots(config)
+        self.kept = kept(config)
+        self.kept_bytes = sum(each.copies * each.itemsize for each in self.kept)
+        """Of an element of a moved tensor."""
+        self.needs = needs_of(config)
         self.theta = shapes.total * self.weight
 
     def parts(self) -> tuple[Part, ...]:
@@ -211,16 +213,15 @@ class _Sizes:
         return (*self._lasting(), *self._training(), *self._checkpoint(), *self._host_only())
 
     def ring(self, places: Sequence[Place]) -> tuple[Part, ...]:
-        """The snapshots, by place."""
+        """The snapshots and what else is kept beside them, by place."""
         moved, found = self.shapes.moved, []
-        text = f"{self.length} snapshots"
-        if self.copies > self.length:
-            text += f" and {self.copies - self.length} of cascades"
-        for place in sorted(set(places)):
-            sizes = [size for size, at in zip(moved, places, strict=True) if at == place]
-            nbytes = self._hosted(sizes, self.stored) if place == "host" else sum(sizes) * self.stored
-            share = "" if len(set(places)) == 1 else f" of {len(sizes)} of {len(moved)} tensors"
-            found.append(Part(f"ring on {place}", self.copies * nbytes, place, _RUNNING, text + share))
+        for each in self.kept:
+            for place in sorted(set(places)):
+                sizes = [size for size, at in zip(moved, places, strict=True) if at == place]
+                nbytes = self._hosted(sizes, each.itemsize) if place == "host" else sum(sizes) * each.itemsize
+                share = "" if len(set(places)) == 1 else f" of {len(sizes)} of {len(moved)} tensors"
+                name, text = f"{each.name} on {place}", each.reason + share
+                found.append(Part(name, each.copies * nbytes, place, _RUNNING, text))
         return tuple(found)
 
     def _hosted(self, elements: Sequence[int], itemsize: int) -> int:
@@ -234,9 +235,11 @@ class _Sizes:
     def _lasting(self) -> Iterable[Part]:
         """What is there from the first step on."""
         v, kind = self.config.verify, f"{8 * self.weight}-bit"
-        yield self._part("weights", self.theta, _RUNNING, f"{self.shapes.total:,} parameters, {kind}")
+        whole = self.shapes.whole
+        yield self._part("weights", whole * self.weight, _RUNNING, f"{whole:,} parameters, {kind}")
         yield self._part("moments", 2 * self.theta, _RUNNING, f"Adam's two, {kind}")
-        tokens = (v.budget + v.val_sequences) * self.config.training.sequence_length
+        chosen_by = v.selection_sequences if self.needs.selection else 0
+        tokens = (v.budget + v.val_sequences + chosen_by) * self.config.training.sequence_length
         yield self._part("held-out batches", 9 * tokens, _RUNNING, "tokens and masks")
         if self.config.sweep.moments == "float16":
             nbytes = 4 * sum(self.shapes.moved)
@@ -277,16 +280,26 @@ class _Sizes:
 
     def _checkpoint(self) -> Iterable[Part]:
         """What comes and goes in looking, predicting and verifying."""
-        v, passes = self.config.verify, self.passes
+        v, t, passes = self.config.verify, self.config.training, self.passes
         rows = min(v.batch_sequences, max(v.budget, v.val_sequences))
-        tokens = rows * self.config.training.sequence_length
-        nbytes = passes.evaluation_peak(tokens)
+        nbytes = passes.evaluation_peak(rows * t.sequence_length)
         yield self._part("verification", nbytes, _with_cascades("verify"), f"a pass over {rows} sequences")
         rows, width = self._probes()
         nbytes = passes.casts_of_body + passes.forward_peak(passes.probe_tokens(rows * width))
         yield self._part("fingerprint", nbytes, ["observe"], "a pass over the probes")
         yield self._part("probes' masks", rows * width**2 * self.weight, _RUNNING, "which probe sees which tokens")
-        yield self._part("workspace", self._workspace(), _with_cascades("predict"), "float32 blocks of predictions")
+        predict = _with_cascades("predict")
+        yield self._part("workspace", self._workspace(), predict, "float32 blocks of predictions")
+        # The passes that predictors ask for, one after another.
+        asked = [passes.evaluation_peak(v.batch_sequences * t.sequence_length)] if self.needs.selection else []
+        if self.needs.gradients:
+            tokens = t.batch_size * t.sequence_length
+            saved = passes.saved(t.batch_size, t.sequence_length) + passes.loss_peak(tokens - t.batch_size)
+            asked.append(max(saved, FLOAT * sum(self.shapes.moved) + passes.backward_extra()))
+        if asked:
+            yield self._part(
+                "asked by predictors", passes.casts + max(asked), predict, "losses, gradients of candidates"
+            )
 
     def _probes(self) -> tuple[int, int]:
         """Rows and width of the packed probes, with a token for every byte, which no tokenizer exceeds by much."""
@@ -298,8 +311,7 @@ class _Sizes:
     def _workspace(self) -> int:
         """Inputs that are not float32 beside their results, the result, and two values in between; or sums of squares
         in float64 from two inputs."""
-        names = {*self.config.sweep.predictors, *self.config.cascade.predictors}
-        inputs = max([3, *(predictor(name).needs.reach for name in names)])
+        inputs = max(3, self.needs.snapshots)
         loaded = 0 if self.stored == self.weight == FLOAT and not self.cuda else inputs + 1
         block = min(self._block, max(self.shapes.moved))
         return block * max(FLOAT * (loaded + 2), 3 * 2 * FLOAT)
@@ -318,7 +330,7 @@ class _Sizes:
         # A head that is tied later to the embedding, or the largest weight's rounded form beside its float32 one.
         head = FLOAT * self.shapes.embedding if self.shapes.tied else 0
         rounded = self.weight * max(self.shapes.parameters) if self.weight < FLOAT else 0
-        build = FLOAT * self.shapes.total + max(head, rounded)
+        build = FLOAT * self.shapes.whole + max(head, rounded)
         yield Part("initial weights", build, "host", frozenset({"build"}), "drawn in float32")
         fingerprints = len(self.config.checkpoint_steps) + 1
         nbytes = 100 * FLOAT * self.shapes.hidden * fingerprints
@@ -331,13 +343,3 @@ class _Sizes:
 
 def _with_cascades(*moments: str) -> frozenset[str]:
     return frozenset({*moments, *(f"cascade {moment}" for moment in moments)})
-
-
-def branch_snapshots(config: StudyConfig) -> int:
-    """Snapshots beyond the history's that branches of it fill, and keep for the next branch."""
-    c = config.cascade
-    depth = max((depth for depth, _ in c.shapes), default=0)
-    # The last link of a chain is not pushed: nothing goes on from it.
-    chained = [min(predictor(name).needs.reach, depth - 1) for name in c.predictors] if "chained" in c.kinds else []
-    trained = [predictor(name).needs.reach for name in c.trained_predictors] if "trained" in c.kinds else []
-    return max([0, *chained, *trained]) if depth else 0

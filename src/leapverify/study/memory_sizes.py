@@ -7,7 +7,7 @@ under autocast and with bfloat16 weights. The residual stream has the weights' t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from leapverify.study.config import StudyConfig
 from leapverify.study.derived import moves
 from leapverify.train import losses
+from leapverify.train.adapters import adapter_sizes
 from leapverify.train.models import build_model
 from leapverify.weights import trainable
 
@@ -43,11 +44,18 @@ class Shapes:
     """Of those that predictions move, in the order of the history's tensors."""
     cast: int
     """Elements that autocast keeps a bfloat16 copy of: all weights and biases of linear maps, the head among them."""
+    frozen: int = 0
+    """Elements of tensors that are not trained: with adapters, all of the model beneath them."""
 
     @property
     def total(self) -> int:
         """Trained parameters."""
         return sum(self.parameters)
+
+    @property
+    def whole(self) -> int:
+        """All parameters."""
+        return self.total + self.frozen
 
     @property
     def embedding(self) -> int:
@@ -81,6 +89,7 @@ def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> S
         parameters=tuple(each.numel() for each in trainable(model).values()),
         moved=tuple(each.numel() for each in trainable(model, moves).values()),
         cast=sum(linear.values()),
+        frozen=sum(each.numel() for each in model.parameters() if not each.requires_grad),
     )
 
 
@@ -97,7 +106,12 @@ def model_shapes(config: StudyConfig, vocab_size: int) -> Shapes:
     """
     with torch.device("meta"):
         model = _pretrained(config.model.pretrained) if config.model.pretrained else _random(config, vocab_size)
-    return shapes_of(model, moves(config, model))
+    rank = config.tuning.lora_rank
+    if rank is None:
+        return shapes_of(model, moves(config, model))
+    sizes = tuple(adapter_sizes(model, config.model.family, rank))
+    bare = shapes_of(model)
+    return replace(bare, parameters=sizes, moved=sizes, cast=bare.cast + sum(sizes), frozen=bare.total)
 
 
 def _random(config: StudyConfig, vocab_size: int) -> nn.Module:
@@ -206,15 +220,17 @@ class Passes:
         kept = FLOAT * tokens * v
         in_loss = kept + 2 * FLOAT * part * v
         rest = kept - FLOAT * part * v + self.compute * part * v
-        head = v * h * (self.compute + (self.weight if self.autocast else 0))
+        head = 0 if self.shapes.frozen else v * h * (self.compute + (self.weight if self.autocast else 0))
         return max(in_loss, rest + head)
 
     def backward_extra(self) -> int:
         """What stands beside the gradients when they are complete.
 
         Tied, the embedding has two, of the lookup and of the head. Their sum is a third, unless autocast made the
-        head's anew: that one is added to in place.
+        head's anew: that one is added to in place. A frozen one has none.
         """
+        if self.shapes.frozen:
+            return 0
         return self.shapes.embedding * self.weight * (1 if self.autocast else 2) if self.shapes.tied else 0
 
     def forward_peak(self, tokens: int) -> int:
@@ -222,6 +238,8 @@ class Passes:
         s, c = self.shapes, self.compute
         # Of the embedding, the layer's input, its middle and the second norm; gpt2 also holds what attention gave.
         inner = c * (s.hidden + 2 * s.intermediate) if s.family == "gpt2" else c * 3 * s.intermediate
+        # An adapter's update stands beside what it is added to.
+        inner += c * s.intermediate if s.frozen else 0
         return tokens * (4 * self.weight * s.hidden + inner)
 
     def evaluation_peak(self, tokens: int) -> int:

@@ -13,12 +13,13 @@ from leapverify.study.config import (
     ALL_REGIMES,
     CascadeConfig,
     ConfigError,
+    ObserveConfig,
     SnapshotConfig,
     StudyConfig,
     SweepConfig,
     VerifyConfig,
 )
-from leapverify.study.config_run import DataConfig, TrainingConfig
+from leapverify.study.config_run import DataConfig, TrainingConfig, TuningConfig
 from leapverify.study.settings import one_line
 from leapverify.train.models import ModelSpec, gpt2_124m_spec, qwen_1_5b_spec, qwen_7b_spec
 
@@ -49,6 +50,38 @@ def tiny(steps: int | None = None) -> StudyConfig:
         sweep=SweepConfig(regimes=ALL_REGIMES, curve_every_steps=5),
         cascade=CascadeConfig(max_starts=2),
         snapshots=SnapshotConfig(weights="all", optimizer="all"),
+    )
+
+
+def tiny_finetune(steps: int | None = None) -> StudyConfig:
+    """What `tiny` has learnt on code, trained on to prose, all weights, at a usual rate of fine-tuning.
+
+    Its start is made by `leapverify study tiny --set data.source=stdlib-code --out runs/tiny-code`.
+    """
+    return _tuned("tiny-finetune", steps, lr=5e-5, tuning=TuningConfig(start="runs/tiny-code"))
+
+
+def tiny_lora(steps: int | None = None) -> StudyConfig:
+    """The same by adapters of rank 8, at a usual rate of LoRA."""
+    return _tuned("tiny-lora", steps, lr=2e-4, tuning=TuningConfig(start="runs/tiny-code", lora_rank=8))
+
+
+def _tuned(name: str, steps: int | None, lr: float, tuning: TuningConfig) -> StudyConfig:
+    """A short run on other text: checkpoints lie closer, and horizons and cascades keep their share of an interval."""
+    steps, base = steps or 600, tiny()
+    changed = {"steps": steps, "lr": lr, "warmup_steps": _warmup_steps(steps)}
+    return StudyConfig(
+        preset=name,
+        seeds=base.seeds,
+        data=DataConfig(source="stdlib-prose"),
+        model=base.model,
+        training=TrainingConfig(**{**base.training.model_dump(), **changed}),
+        tuning=tuning,
+        observe=ObserveConfig(interval_steps=20),
+        verify=base.verify,
+        sweep=SweepConfig(regimes=ALL_REGIMES, horizons=(2, 4, 10, 20, 30, 40), curve_every_steps=2),
+        cascade=CascadeConfig(max_starts=2, shapes=((4, 10), (2, 20), (10, 4))),
+        snapshots=base.snapshots,
     )
 
 
@@ -101,6 +134,8 @@ def qwen_7b(steps: int | None = None) -> StudyConfig:
 
 PRESETS: Mapping[str, Callable[[int | None], StudyConfig]] = {
     "tiny": tiny,
+    "tiny-finetune": tiny_finetune,
+    "tiny-lora": tiny_lora,
     "gpt2-124m": gpt2_124m,
     "qwen2.5-1.5b": qwen_1_5b,
     "qwen2.5-7b": qwen_7b,

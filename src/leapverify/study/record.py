@@ -134,6 +134,8 @@ class Recorder:
         losses = torch.zeros((), device=self._a.device)
         for step in range(start + 1, self._steps + 1):
             losses += self._step(step)
+            with self._clock.part("sweep") if self._a.history.recent is not None else contextlib.nullcontext():
+                self._a.after_step(step)
             if step in self._curve_at and step % interval:
                 with self._clock.part("evaluate"):
                     self._sent[step] = self._a.verifier.send()
@@ -275,6 +277,7 @@ class Recorder:
         found = self._saver.resume()
         if found is None:
             self._fingerprints[0] = self._a.fingerprinter()
+            self._a.after_step(0)
             self._shadow = self._make_shadow()
             self._saver = Saver(self._a, self._folder, self._shadow, self._note)
             return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from leapverify.history import OptimizerState
@@ -91,7 +92,11 @@ def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, d
 
 
 class Resweep:
-    """Goes over the snapshots of one seed, oldest first."""
+    """Goes over the snapshots of one seed, oldest first.
+
+    Averages and early states follow from the snapshots. Single steps are taken again, from the state of the checkpoint
+    before, where a predictor asks for them and that state was kept; and they count only if they lead to the snapshot.
+    """
 
     def __init__(self, apparatus: Apparatus, folder: SeedFolder, rows: Rows, watcher: Watcher) -> None:
         self._a, self._folder, self._watcher = apparatus, folder, watcher
@@ -102,40 +107,69 @@ class Resweep:
         self._heldout: list[float] = []
         self._spoilt = 0
         """Checkpoints to come whose history would lack a damaged snapshot."""
+        self._stands: int | None = 0
+        """The step at which the whole run stands, optimizer and random streams too; None: weights alone."""
+        apparatus.after_step(0)
 
     def checkpoint(self, row: Checkpoint) -> list[Prediction]:
         """The rows of one checkpoint."""
         a, steps = self._a, self._a.config.training.steps
         self._heldout.append(row.heldout_loss)
+        weights: Mapping[str, Tensor] = {}
         try:
             weights = load_snapshot(self._folder.snapshots, row.step)
         except Damaged as error:
             self._note(row.step, f"{error}; the earlier rows of the checkpoints that need it stay")
-            self._spoilt = a.history.length
+            self._spoilt = self._reach_of_damage()
+            self._stands = None
         else:
+            self._replay(row.step, weights)
             copy_(list(a.parameters.values()), [weights[name] for name in a.parameters])
             a.history.push(row.step, list(a.moved.values()))
         self._watcher(Progress(a.seed, row.step, steps, "checkpoint", row.heldout_loss, row.similarity, row.regime))
         spoilt, self._spoilt = self._spoilt > 0, max(0, self._spoilt - 1)
-        if row.regime not in a.config.sweep.regimes:
+        swept = row.regime in a.config.sweep.regimes
+        if weights and (a.history.recent is not None or (swept and not spoilt)):
+            a.history.optimizer = self._optimizer_state(row.step, weights)
+            self._stands = row.step if a.history.optimizer is not None else None
+        if not swept:
             return []
         if spoilt:
             return [found for key, found in self._earlier.items() if key[0] == row.step]
-        return self._swept(row, weights)
+        return self._swept(row)
 
-    def _swept(self, row: Checkpoint, weights: Mapping[str, Tensor]) -> list[Prediction]:
+    def _reach_of_damage(self) -> int:
+        """Checkpoints whose predictions read a missing snapshot: all that follow where averages or early states do."""
+        history = self._a.history
+        remembers = history.averages is not None or history.milestones is not None
+        return len(self._a.config.checkpoint_steps) if remembers else history.length
+
+    def _replay(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Take the steps from the checkpoint before to this one once more, if anyone asks for them one by one."""
         a = self._a
-        a.history.optimizer = self._optimizer_state(row.step, weights)
+        if a.history.recent is None:
+            return
+        if self._stands is not None:
+            for number in range(self._stands + 1, step + 1):
+                a.train(number, number, 1)
+                a.after_step(number)
+            if all(torch.equal(each, weights[name].to(each)) for name, each in a.parameters.items()):
+                return
+            self._note(step, f"the steps that lead to step {step} come out otherwise than they did: earlier rows stay")
+        a.history.recent.reset()
+
+    def _swept(self, row: Checkpoint) -> list[Prediction]:
+        a = self._a
         sigma = recent_sigma(self._heldout, a.config.verify.sigma_window)
         found = self._sweeper.sweep(SweepPoint(a.seed, row.step, row.regime, a.verifier.measure(), sigma))
         return [self._better(one) for one in found]
 
     def _better(self, row: Prediction) -> Prediction:
-        """The earlier row where this one declined only because the moments were not kept."""
+        """The earlier row where this one declined only because moments or single steps were not kept."""
+        recent = self._a.history.recent
+        lacks = self._a.history.optimizer is None or (recent is not None and len(recent) < recent.length)
         earlier = self._earlier.get((row.step, row.predictor, row.horizon))
-        if row.status == "declined" and self._a.history.optimizer is None and earlier is not None:
-            return earlier
-        return row
+        return earlier if row.status == "declined" and lacks and earlier is not None else row
 
     def _optimizer_state(self, step: int, weights: Mapping[str, Tensor]) -> OptimizerState | None:
         """Adam's state at a step; None where it was not kept, and the predictors that need it decline."""

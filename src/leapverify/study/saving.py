@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from leapverify.storage import Damaged
+from leapverify.study import remembered
 from leapverify.study.folder import Rows, SeedFolder, has_state, in_a_ring, keep_only, needed_to_resume
 from leapverify.study.lyapunov import Shadow
 from leapverify.study.setup import Apparatus, build, open_corpus
@@ -48,6 +49,8 @@ class Saver:
     ) -> None:
         self._a, self._folder, self._shadow, self._note = apparatus, folder, shadow, note
         self._kept = apparatus.config.snapshots
+        self._interval = apparatus.config.observe.interval_steps
+        self._remembered = remembered.folder_of(folder.path)
 
     def holds_state(self, number: int) -> bool:
         """Whether a stopped seed can go on from checkpoint `number`, counted from 1."""
@@ -64,6 +67,7 @@ class Saver:
             save_snapshot(self._folder.snapshots, step, dict(a.parameters))
         if not self.holds_state(number):
             return
+        remembered.save(self._remembered, step, a.history, self._interval)
         save_state(snapshot_path(self._folder.states, step), a.model, a.optimizer, step=step, weights=False)
         if self._shadow is not None:
             path = snapshot_path(self._folder.path / "shadow", step)
@@ -80,6 +84,7 @@ class Saver:
         if self._kept.optimizer == "last":
             keep_only(self._folder.states, states)
         keep_only(self._folder.path / "shadow", states)
+        keep_only(self._remembered, states)
 
     def resume(self) -> Resumed | None:
         """Put back the newest whole state and everything that led to it.
@@ -124,6 +129,7 @@ class Saver:
         for earlier in steps[-a.history.length :]:
             weights = load_snapshot(self._folder.snapshots, earlier)
             a.history.push(earlier, [weights[name] for name in a.moved])
+        remembered.load(self._remembered, step, a.history, self._interval)
         fingerprints = self._read_fingerprints(steps)
         if self._shadow is not None:
             path = snapshot_path(self._folder.path / "shadow", step)

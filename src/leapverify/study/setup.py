@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +13,21 @@ from torch import Tensor, nn
 from leapverify.history import History, OptimizerState
 from leapverify.observe import Fingerprinter
 from leapverify.study.config import StudyConfig
-from leapverify.study.derived import autocast_of, history_length, history_type, moves, open_probes, weights_type
+from leapverify.study.derived import autocast_of, moves, needs_of, open_probes
+from leapverify.study.equip import copies, equip, make_history
 from leapverify.study.machine import machine
 from leapverify.study.memory import memory_plan
 from leapverify.study.memory_sizes import shapes_of
+from leapverify.study.tuning import check_start, first_model
 from leapverify.train.compiled import Losses
-from leapverify.train.corpus import Corpus, prepare
+from leapverify.train.corpus import Corpus, TokenSet, prepare
 from leapverify.train.loop import train_step
-from leapverify.train.models import build_model, parameter_count
+from leapverify.train.models import parameter_count
 from leapverify.train.optim import build_optimizer
 from leapverify.train.prefetch import Batches
 from leapverify.train.schedule import Schedule
 from leapverify.train.tokenizers import load_tokenizer
-from leapverify.train.windows import Batch
+from leapverify.train.windows import Batch, Windows
 from leapverify.verify import Verifier
 from leapverify.weights import trainable
 
@@ -54,15 +55,16 @@ def check_input(config: StudyConfig) -> None:
         ValueError: one of them cannot be had, or there is too little text.
     """
     corpus, t, v = open_corpus(config), config.training, config.verify
-    wanted = ((corpus.train, t.batch_size), (corpus.heldout, v.budget), (corpus.val, v.val_sequences))
-    for tokens, count in wanted:
-        tokens.windows(t.sequence_length, config.data.form, at_least=count)
+    _heldout(corpus, config)
+    for tokens, count in ((corpus.train, t.batch_size), (corpus.val, v.val_sequences)):
+        _windows(tokens, config, count)
     open_probes(config)
     parameters_of(config)
+    check_start(config)
 
 
 def parameters_of(config: StudyConfig) -> int | None:
-    """The parameters of the configured model, counted without allocating it; None for a pretrained one.
+    """The parameters of the configured model, frozen ones too, counted without allocating it; None if it is pretrained.
 
     Raises:
         ValueError: its vocabulary is below the tokenizer's.
@@ -100,6 +102,9 @@ class Apparatus:
     validator: Verifier
     """Measures on the reported set, which no decision reads."""
     history: History
+    """Equipped with all that the configured predictors ask for; see `after_step` for what a walker owes it."""
+    ring: list[torch.device] | None = None
+    """Where the snapshots of each moved tensor lie; None: beside the tensor."""
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -120,6 +125,19 @@ class Apparatus:
         for index in range(count):
             rate = self.schedule(first_step + index)
             self.step(self.model, self.optimizer, self.batch(first_batch + index), rate)
+
+    def after_step(self, step: int) -> None:
+        """Tell the history of a real step that the model has just taken; 0 is the state that a run begins with.
+
+        Whoever walks a run calls it after every real step, and once with 0 before the first; at a checkpoint before
+        `history.push`. It puts the steps that lead to a checkpoint one by one into `history.recent` and the first
+        state into `history.milestones`, where predictors ask for them, and does nothing where none does.
+        """
+        recent, milestones = self.history.recent, self.history.milestones
+        if recent is not None and -step % self.config.observe.interval_steps < recent.length:
+            recent.push(step, list(self.moved.values()))
+        if milestones is not None and step == 0:
+            milestones.push(step, copies(self.history, list(self.moved.values()), self.ring))
 
     def optimizer_state(self, step: int) -> OptimizerState:
         """Adam's present state, in the precision in which predictors are to see it."""
@@ -144,22 +162,19 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
     """The apparatus of one seed, untrained."""
     place, t = torch.device(device), config.training
     tokenizer = load_tokenizer(config.data.tokenizer)
-    model = build_model(
-        config.model,
-        seed=config.seeds[0] if t.init == "shared" else seed,
-        vocab_size=tokenizer.vocab_size,
-        sequence_length=t.sequence_length,
-        dtype=weights_type(config),
-    ).to(place)
+    model = first_model(config, seed, tokenizer.vocab_size).to(place)
     torch.manual_seed(seed)
     parameters = trainable(model)
     moved = trainable(model, moves(config, model))
     optimizer = optimizer_of(config, parameters.values(), place, seed)
     v, autocast = config.verify, autocast_of(config, place)
-    heldout = _batches(corpus.heldout, config, v.budget, place)
-    val = _batches(corpus.val, config, v.val_sequences, place)
-    windows = corpus.train.windows(t.sequence_length, config.data.form, at_least=t.batch_size)
+    heldout = _batches(_heldout(corpus, config), config, v.budget, place)
+    val = _batches(_windows(corpus.val, config, v.val_sequences), config, v.val_sequences, place)
+    windows = _windows(corpus.train, config, t.batch_size)
     ring = ring_devices(config, model, place)
+    history = make_history(config, model, moved, ring)
+    batches = Batches(windows, t.batch_size, seed, place)
+    equip(history, config, model, _heldout(corpus, config), windows, batches)
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast, mode=t.compile)
     return Apparatus(
         config=config,
@@ -170,7 +185,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         moved=moved,
         optimizer=optimizer,
         schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
-        batches=Batches(windows, t.batch_size, seed, place),
+        batches=batches,
         losses=losses,
         fingerprinter=Fingerprinter(
             model,
@@ -186,13 +201,8 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
             model, heldout, losses.sequences, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
         ),
         validator=Verifier(model, val, losses.sequences, sequences=v.val_sequences, budget=v.val_sequences),
-        history=History(
-            list(moved.values()),
-            history_length(config),
-            dtype=history_type(config),
-            device=ring,
-            pinned=ring is not None and any(each.type == "cpu" for each in ring),
-        ),
+        history=history,
+        ring=ring,
     )
 
 
@@ -204,9 +214,19 @@ def ring_devices(config: StudyConfig, model: nn.Module, place: torch.device) -> 
     return [place if where == "device" else torch.device("cpu") for where in plan.ring_places]
 
 
-def _batches(tokens: Any, config: StudyConfig, count: int, device: torch.device) -> list[Batch]:
+def _windows(tokens: TokenSet, config: StudyConfig, at_least: int) -> Windows:
+    return tokens.windows(config.training.sequence_length, config.data.form, at_least=at_least)
+
+
+def _heldout(corpus: Corpus, config: StudyConfig) -> Windows:
+    """The held-out sequences, of which the verifier reads a part, and predictors that choose another."""
+    v = config.verify
+    selection = v.selection_sequences if needs_of(config).selection else 0
+    return _windows(corpus.heldout, config, v.budget + selection)
+
+
+def _batches(windows: Windows, config: StudyConfig, count: int, device: torch.device) -> list[Batch]:
     """`count` sequences spread over a set, in forward passes of the configured size, on the device once and for all."""
-    windows = tokens.windows(config.training.sequence_length, config.data.form, at_least=count)
     # Neighbouring windows are alike. Dealing the evenly spread ones out in strides makes every batch a sample of all.
     chosen = windows.spread(count)
     size = config.verify.batch_sequences

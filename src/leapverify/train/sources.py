@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leapverify.train.hub import first_line, hub
+from leapverify.train.parts import split_part, take
 
 log = logging.getLogger(__name__)
 
-FORMS = "stdlib, stdlib-code, stdlib-prose, text:PATH or wikitext-103"
+FORMS = "stdlib, stdlib-code, stdlib-prose, stdlib-tests, text:PATH or wikitext-103"
 
 BLOCKS_PER_SOURCE = 200
 """Few plain files are cut at line ends into about this many blocks together, which then serve as documents."""
@@ -27,7 +28,8 @@ FEW_FILES = 20
 PROSE_BLOCK = 4096
 """Characters of a document of `stdlib-prose`, about."""
 
-_NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "_bundled"}
+_FOREIGN = {"site-packages", "dist-packages", "__pycache__", "_bundled"}
+_TESTS = {"test", "tests", "idle_test"}
 _PROSE = "pydoc_data"
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
 _ARTICLE = re.compile(r"^ = [^=](?:.*[^=])? = $")
@@ -47,16 +49,24 @@ def load_documents(spec: str) -> Iterator[Document]:
 
     Args:
         spec: `stdlib` (the sources of the running Python's library, tests excluded), `stdlib-prose` (the English that
-            its `help()` prints), `stdlib-code` (`stdlib` without that), `text:PATH` (a file, plain or .jsonl with a
-            field "text", either also as .gz or .xz; or a folder of such files), or `wikitext-103`.
+            its `help()` prints), `stdlib-code` (`stdlib` without that), `stdlib-tests` (the library's own tests),
+            `text:PATH` (a file, plain or .jsonl with a field "text", either also as .gz or .xz; or a folder of such
+            files), or `wikitext-103`; each also as `SOURCE#i/n`, the i-th of n parts that share no text.
 
     Raises:
-        ValueError: unknown source; missing, empty, undecodable or damaged file.
+        ValueError: unknown source or part; missing, empty, undecodable or damaged file.
     """
+    base, part = split_part(spec)
+    return take(part, _whole(base))
+
+
+def _whole(spec: str) -> Iterator[Document]:
     if spec == "stdlib":
-        return _stdlib(_NOT_LIBRARY)
+        return _stdlib(_FOREIGN | _TESTS)
     if spec == "stdlib-code":
-        return _stdlib(_NOT_LIBRARY | {_PROSE})
+        return _stdlib(_FOREIGN | _TESTS | {_PROSE})
+    if spec == "stdlib-tests":
+        return _stdlib(_FOREIGN, tests=True)
     if spec == "stdlib-prose":
         return _prose()
     if spec == "wikitext-103":
@@ -67,11 +77,14 @@ def load_documents(spec: str) -> Iterator[Document]:
     raise ValueError(f"data source {spec!r} is unknown: give {FORMS}")
 
 
-def _stdlib(left_out: set[str]) -> Iterator[Document]:
+def _stdlib(left_out: set[str], tests: bool = False) -> Iterator[Document]:
     root = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in _files(root, left_out) if path.suffix == ".py")
+    if tests:
+        files = [path for path in files if not _TESTS.isdisjoint(path.relative_to(root).parent.parts)]
     if not files:
-        raise ValueError(f"no Python sources in {root}: this Python comes without them, give text:PATH instead")
+        what = "tests of the library" if tests else "Python sources"
+        raise ValueError(f"no {what} in {root}: this Python comes without them, give text:PATH instead")
     for path in files:
         try:
             text = read_text(path)

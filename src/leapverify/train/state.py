@@ -100,7 +100,7 @@ def load_state(
         path: the state.
         model: takes weights and buffers.
         optimizer: takes moments and step counts.
-        weights: the snapshot's, where the state was saved without them.
+        weights: the snapshot's, where the state was saved without them; frozen ones that it lacks stay as they are.
 
     Returns:
         What was told about the state, `step` included.
@@ -110,7 +110,9 @@ def load_state(
         ValueError: the file is of another model, or its moments of another type than the weights.
     """
     tensors, about = load_tensors(path)
-    tensors |= {f"weight.{name}": tensor for name, tensor in (weights or {}).items()}
+    if weights is not None:
+        # Snapshots hold what is trained; frozen weights are where they were.
+        tensors |= {f"weight.{name}": tensor for name, tensor in (_frozen(model) | dict(weights)).items()}
     _check_same_model(path, tensors, model)
     _check_moments(path, tensors, model)
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
@@ -125,6 +127,10 @@ def load_state(
             buffer.copy_(tensors[f"buffer.{name}"])
     restore_rng(tensors)
     return about
+
+
+def _frozen(model: nn.Module) -> dict[str, Tensor]:
+    return {name: each.detach() for name, each in model.named_parameters() if not each.requires_grad}
 
 
 def _moments(

@@ -36,10 +36,11 @@ def build_tasks(config: RaceConfig) -> dict[str, Task]:
         "convex": lambda: convex_task(config.convex, device),
         "noise": lambda: noise_task(config.noise, device),
     }
-    return {name: _with(makers[name](), config.optimizers) for name in config.tasks}
+    return {name: _with(makers[name](), config) for name in config.tasks}
 
 
-def _with(task: MadeTask, optimizers: tuple[str, ...]) -> MadeTask:
+def _with(task: MadeTask, config: RaceConfig) -> MadeTask:
+    optimizers = config.optimizers
     chosen = tuple(name for name in task.optimizers if name in optimizers)
     if task.name in ONE_OPTIMIZER:
         chosen = chosen[:1]
@@ -48,4 +49,10 @@ def _with(task: MadeTask, optimizers: tuple[str, ...]) -> MadeTask:
             f"task {task.name} is run with {' or '.join(task.optimizers)}, the race with {', '.join(optimizers)}: "
             f"add one of its optimizers or leave the task out"
         )
-    return replace(task, optimizers=chosen)
+    task = replace(task, optimizers=chosen, raced=config.rates)
+    if not any(map(task.rates_of, chosen)):
+        raise ValueError(
+            f"task {task.name} with {' and '.join(chosen)} is not raced at {' or '.join(config.rates)} rates: add "
+            f"{' or '.join(rate for rate in task.rates if rate not in config.rates)} to rates, or leave the task out"
+        )
+    return task

@@ -102,10 +102,13 @@ class MadeTask:
     """`material`."""
     ready: Callable[[int, Path], None] | None = None
     """`prepare`."""
+    raced: tuple[str, ...] = ("tuned", "usual")
+    """Of `rates`, those that are raced."""
 
     def rates_of(self, optimizer: str) -> tuple[str, ...]:
-        """Those of `rates` that an optimizer has."""
-        return tuple(rate for rate in self.rates if rate != "usual" or self._own(optimizer) in self.usual)
+        """Those of `rates` that are raced and that an optimizer has."""
+        wanted = [rate for rate in self.rates if rate in self.raced]
+        return tuple(rate for rate in wanted if rate != "usual" or self._own(optimizer) in self.usual)
 
     def usual_lr(self, optimizer: str) -> float:
         """The peak that people take without tuning."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 
 def _linear(done: float) -> float:
@@ -49,7 +49,23 @@ def coefficients(count: int, shape: str) -> list[float]:
         raise ValueError(f"count = {count} states have no average: give at least 1")
     if shape not in SHAPES:
         raise ValueError(f"decay shape {shape!r} is unknown: use one of {', '.join(SHAPES)}")
-    if shape == "linear":
-        return [1.0 / count] * count
-    rates = [1.0, *(SHAPES[shape](j / count) for j in range(1, count)), 0.0]
+    return [1.0 / count] * count if shape == "linear" or count == 1 else decayed(range(count), shape)
+
+
+def decayed(steps: Sequence[int], shape: str) -> list[float]:
+    """c_0 .. c_k of states at these steps, oldest first, evenly spaced or not.
+
+    The steps from state j - 1 to state j all have the rate w_j = shape(e_j / (e_k + e_k / k)), with e_j the steps from
+    the oldest state to state j; that is the decay of `coefficients` where they are even.
+
+    Args:
+        steps: increasing, two at least.
+        shape: a name of `SHAPES`.
+
+    Returns:
+        Weights that are not negative and sum to 1.
+    """
+    *_, last = elapsed = [step - steps[0] for step in steps]
+    whole = last + last / (len(steps) - 1)
+    rates = [1.0, *(SHAPES[shape](each / whole) for each in elapsed[1:]), 0.0]
     return [max(0.0, before - after) for before, after in itertools.pairwise(rates)]

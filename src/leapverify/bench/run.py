@@ -1,0 +1,108 @@
+"""The bench of a recorded study: seeds side by side, their rows joined, the report written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leapverify.bench.choice import Choice, choose
+from leapverify.bench.options import BenchOptions, chosen_seeds, configured, task_of
+from leapverify.bench.seed import bench_seed
+from leapverify.bench.store import claim, join
+from leapverify.report import build_report
+from leapverify.study.config import StudyConfig
+from leapverify.study.environment import describe, resolve_device
+from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
+from leapverify.study.folder import SeedFolder
+from leapverify.study.progress import Watcher, ignore
+from leapverify.study.run import deadline_of, layout, raise_failures
+from leapverify.study.settings import effective, load_config
+
+
+def bench_predictors(
+    path: Path | str,
+    *,
+    predictors: Sequence[str] | None = None,
+    horizons: Sequence[int] | None = None,
+    persist_every: int = 1,
+    seeds: Sequence[int] | None = None,
+    nino: Path | None = None,
+    device: str = "auto",
+    watcher: Watcher = ignore,
+    minutes: float | None = None,
+) -> Choice:
+    """Bench predictors on a finished study that kept its snapshots, or go on with a bench that was stopped.
+
+    At every checkpoint, whatever its regime: each predictor x K verified by every criterion, what it costs, and what is
+    left of its gain after as many real steps as lie between checkpoints. Rows that are there already stay.
+
+    Args:
+        path: the run folder.
+        predictors: names; None or ["all"]: the whole catalogue.
+        horizons: K, steps; None: the study's.
+        persist_every: persistence is measured at every so many-th checkpoint.
+        seeds: of the study's; None: all.
+        nino: folder of the published NiNo checkpoints.
+        device: auto, cpu or cuda.
+        watcher: is told how every seed gets on.
+        minutes: after so many every seed stops at its next checkpoint; None: it runs to its end.
+
+    Returns: what was benched, and what was left out.
+
+    Raises:
+        ConfigError: wrong use, or rows there that were made otherwise.
+        StudyError: the study is not finished or kept too little, or a seed failed; what it had is kept.
+        Paused: the minutes are over; the same call goes on.
+        ValueError: an unknown predictor, no run folder.
+    """
+    run, device = Path(path), resolve_device(device)
+    config = load_config(run / "config.yaml")
+    choice = choose(predictors, nino)
+    options = BenchOptions(choice.labels, tuple(horizons or config.sweep.horizons), persist_every)
+    configured(effective(config), options)
+    chosen = chosen_seeds(config, seeds)
+    deadline = deadline_of(config, minutes)
+    _require_kept(run, config, chosen)
+    with exclusive(run, patience_s=5.0):
+        workers, threads = layout(config, device, run)
+        claim(run, _about(config, options, choice, describe(device, threads=threads, workers=workers)))
+        shared = {"config": config, "options": options, "run": run, "device": device, "threads": threads}
+        tasks = [Task(seed, bench_seed, {**shared, "seed": seed, "deadline": deadline}) for seed in chosen]
+        failures = run_tasks(tasks, workers=min(workers, len(tasks)), watcher=watcher)
+        if join(run, {seed: SeedFolder(run, seed).read_rows() for seed in config.seeds}):
+            build_report(run)
+        raise_failures(failures)
+    return choice
+
+
+def _require_kept(run: Path, config: StudyConfig, seeds: Sequence[int]) -> None:
+    """Refuse a study that cannot be gone along again.
+
+    Raises:
+        StudyError: it kept too little, or a seed has not finished.
+    """
+    kept = config.snapshots
+    if (kept.weights, kept.optimizer) != ("all", "all"):
+        raise StudyError(
+            f"{run} kept snapshots.weights={kept.weights} and snapshots.optimizer={kept.optimizer}: a study that is to "
+            "be benched must run with both set to all"
+        )
+    for seed in seeds:
+        if not SeedFolder(run, seed).done:
+            raise StudyError(f"seed {seed} of {run} has not finished: give its study command again first")
+
+
+def _about(config: StudyConfig, options: BenchOptions, choice: Choice, environment: dict[str, Any]) -> dict[str, Any]:
+    """What stands in bench.json before the first row."""
+    return {
+        "task": task_of(config),
+        "preset": config.preset,
+        "predictors": list(options.labels),
+        "horizons": list(options.horizons),
+        "persist_every": options.persist_every,
+        "persist_steps": config.observe.interval_steps,
+        "files": choice.files,
+        "left_out": dict(choice.left_out),
+        "environment": environment,
+    }

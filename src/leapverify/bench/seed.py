@@ -1,0 +1,134 @@
+"""The bench of one seed, resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from leapverify.bench.checkpoint import Bench, Tried
+from leapverify.bench.options import BenchOptions, configured
+from leapverify.bench.store import BenchRows, BenchSeed
+from leapverify.bench.walk import Walk
+from leapverify.records import Checkpoint
+from leapverify.storage import sweep_leftovers
+from leapverify.study.config import StudyConfig
+from leapverify.study.executor import Deadline, exclusive
+from leapverify.study.folder import SeedFolder
+from leapverify.study.progress import Progress, Watcher
+from leapverify.study.record import require_time
+from leapverify.study.settings import effective
+from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
+from leapverify.study.sweep import SweepPoint
+from leapverify.verify import recent_sigma
+
+
+def bench_seed(
+    watcher: Watcher,
+    *,
+    config: StudyConfig,
+    options: BenchOptions,
+    run: Path,
+    seed: int,
+    device: str,
+    threads: int,
+    deadline: Deadline = None,
+) -> None:
+    """Bench one seed, but for the checkpoints of which every row is there.
+
+    Raises:
+        Paused: the deadline passed; the same call goes on.
+        StudyError: this machine does not repeat the run, and a recorded state is damaged.
+    """
+    part = BenchSeed(run, seed)
+    with exclusive(part.path), threads_of(threads):
+        sweep_leftovers(part.path)
+        rows = part.read()
+        checkpoints = SeedFolder(run, seed).read_rows().checkpoints
+        if any(options.keys - rows.done(each.step) for each in checkpoints):
+            require_time(deadline, seed)
+            apparatus = build(configured(effective(config), options), seed, device, open_corpus(config))
+            SeedBench(apparatus, options, SeedFolder(run, seed), part, rows, watcher, deadline).run(checkpoints)
+        watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
+
+
+class SeedBench:
+    """Goes along one seed's run and benches every checkpoint.
+
+    Args:
+        apparatus: the seed's, untrained.
+        options: what is benched.
+        folder: of the study's seed.
+        part: takes the rows.
+        rows: those that are there already.
+        watcher: is told how it gets on.
+        deadline: see `bench_seed`.
+    """
+
+    def __init__(
+        self,
+        apparatus: Apparatus,
+        options: BenchOptions,
+        folder: SeedFolder,
+        part: BenchSeed,
+        rows: BenchRows,
+        watcher: Watcher,
+        deadline: Deadline = None,
+    ) -> None:
+        self._a, self._options, self._part, self._rows = apparatus, options, part, rows
+        self._watcher, self._deadline = watcher, deadline
+        self._interval = apparatus.config.observe.interval_steps
+        self._walk = Walk(apparatus, folder, self._note)
+        self._bench = Bench(apparatus, options)
+        self._clock = time.perf_counter()
+
+    def run(self, checkpoints: list[Checkpoint]) -> None:
+        """Every checkpoint, oldest first; those that are whole are passed over."""
+        todo = [bool(self._options.keys - self._rows.done(each.step)) for each in checkpoints]
+        recent = self._a.history.recent
+        # Checkpoints whose single steps a later one reads are trained up to, although they are whole.
+        ahead = 0 if recent is None else (recent.length - 1) // self._interval
+        for number, row in enumerate(checkpoints):
+            if not any(todo[number:]):
+                break
+            if not any(todo[number : number + 1 + ahead]):
+                self._walk.jump(row.step)
+                continue
+            self._walk.arrive(row.step)
+            if todo[number]:
+                self._checkpoint(number, checkpoints)
+
+    def _checkpoint(self, number: int, checkpoints: list[Checkpoint]) -> None:
+        row, last = checkpoints[number], number == len(checkpoints) - 1
+        persist = not last and (number + 1) % self._options.persist_every == 0
+        sigma = recent_sigma([each.heldout_loss for each in checkpoints[: number + 1]], self._window)
+        point = SweepPoint(row.seed, row.step, row.regime, self._a.verifier.measure(), sigma)
+        wanted = self._options.keys - self._rows.done(row.step)
+        tried = self._bench.run(point, wanted, self._interval if persist else None)
+        self._write(tried, self._real(persist))
+        self._watcher(
+            Progress(row.seed, row.step, checkpoints[-1].step, "checkpoint", point.now.loss, row.similarity, row.regime)
+        )
+        if not last:
+            require_time(self._deadline, row.seed, row.step)
+
+    def _real(self, persist: bool) -> float:
+        """The run's own loss after R more steps, which are those to the next checkpoint; 0 where nobody asks."""
+        if not persist:
+            return 0.0
+        self._walk.go_on(self._interval)
+        return self._a.verifier.loss_of()
+
+    def _write(self, tried: list[Tried], loss_real: float) -> None:
+        rows, now = self._rows, time.perf_counter()
+        rows.add((each.row for each in tried), (each.with_real(loss_real) for each in tried))
+        rows.repeated |= self._walk.repeated
+        rows.loaded |= self._walk.loaded
+        rows.seconds, self._clock = rows.seconds + now - self._clock, now
+        self._part.write(rows)
+
+    @property
+    def _window(self) -> int:
+        return self._a.config.verify.sigma_window
+
+    def _note(self, text: str) -> None:
+        self._watcher(Progress(self._a.seed, self._walk.at, self._a.config.training.steps, "note", note=text))

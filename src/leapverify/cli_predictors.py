@@ -1,0 +1,28 @@
+"""The command `predictors`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predictors(
+    words: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Say all of these.")] = None,
+    doc: Annotated[Path | None, typer.Option(help="Write the page on all of the catalogue here.")] = None,
+) -> None:
+    """List the predictors and what each needs; of those named, say formula, source, claim and cost."""
+    from leapverify.predict.catalogue import CATALOGUE, names
+    from leapverify.predict.describe import describe, in_words, needs_of, page
+    from leapverify.storage import write_text
+
+    if doc is not None:
+        write_text(doc, page(CATALOGUE))
+        print(f"predictors: {doc}")
+        return
+    if words:
+        print("\n\n".join(f"{name}: needs {in_words(needs_of(name))}\n\n{describe(name)}" for name in words))
+        return
+    width = max(map(len, names()))
+    print("\n".join(f"{name:{width}}  needs {in_words(needs_of(name))}" for name in names()))

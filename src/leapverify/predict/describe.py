@@ -1,0 +1,86 @@
+"""What each predictor is, in the words of its own docstring: for the command line and for docs/predictors.md."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, get_type_hints
+
+from leapverify.predict.catalogue import FILES, factory_of, predictor
+from leapverify.predict.predictor import Needs
+
+_HIDDEN = re.compile(r"\n(Args|Raises|Returns):\n.*?(?=\n\S|\Z)", re.DOTALL)
+
+
+def describe(name: str) -> str:
+    """Formula, source, claim and cost of a predictor: its docstring, without arguments and errors.
+
+    Raises:
+        ValueError: an unknown name, or a predictor of another package that cannot be loaded.
+    """
+    factory = factory_of(name)
+    made = factory.func if isinstance(factory, partial) else factory
+    texts = [inspect.getdoc(each) or "" for each in (made, _what_it_returns(made))]
+    text = next((each for each in texts if "Source:" in each), texts[0] or "It says nothing of itself.")
+    return _HIDDEN.sub("", text).strip()
+
+
+def _what_it_returns(made: Callable[..., Any]) -> Any:
+    """The class that a function makes, by its annotation; itself where it is a class."""
+    if inspect.isclass(made):
+        return made
+    try:
+        return get_type_hints(made).get("return")
+    except NameError:  # annotated with what is imported for types alone
+        return None
+
+
+def needs_of(name: str) -> Needs:
+    """What a predictor must be given; known without the file of those that read one."""
+    if name in FILES:
+        found = getattr(_what_it_returns(factory_of(name)), "needs", None)
+        if isinstance(found, Needs):
+            return found
+    return predictor(name).needs
+
+
+def in_words(needs: Needs) -> str:
+    """What a predictor must be given, in a line."""
+    upto = f" to {needs.upto}" if needs.upto > needs.snapshots else ""
+    many = "s" if needs.reach > 1 else ""
+    parts = [f"{needs.snapshots}{upto}{' evenly spaced' if needs.even else ''} snapshot{many}"]
+    asked = (
+        (needs.optimizer_state, "Adam's moments"),
+        (bool(needs.recent), f"the last {needs.recent} steps"),
+        (needs.averages, "running averages"),
+        (bool(needs.milestones), "the states at " + ", ".join(f"{share:g} t" for share in needs.milestones)),
+        (needs.layout, "names of tensors"),
+        (needs.selection, "held-out losses of its own"),
+        (needs.gradients, "gradients on fresh batches"),
+        (needs.whole, "whole tensors"),
+    )
+    parts += [what for wanted, what in asked if wanted]
+    return ", ".join(parts) + ("" if needs.horizon else "; the same for every K")
+
+
+PAGE = """# The predictors
+
+What each predicts, where it comes from, what its authors claim and what it costs; the words are those of the code
+(`leapverify predictors --doc docs/predictors.md` writes this page). theta_t are the newest weights, theta_1, theta_2
+the snapshots before, d1 their difference, K the horizon in steps, Delta the steps between snapshots, s = K/Delta. All
+act tensor by tensor in float32 and move trained parameters alone. Given less than it needs, a predictor declines and
+says what is missing.
+
+`taylor-n`, `lawa-n` and `dmd-r` take any number; `nino-mlp`, `nino`, `introspection` and `wnn` take a file:
+`NAME:PATH`. Predictors of other packages join by the entry point `leapverify.predictors`
+([an example](../examples/predictor_package/README.md)). What became of the claims under verification stands in
+[results/predictors.md](results/predictors.md).
+"""
+
+
+def page(names: Iterable[str]) -> str:
+    """The page on these predictors."""
+    parts = [f"## `{name}`\n\nNeeds {in_words(needs_of(name))}.\n\n```text\n{describe(name)}\n```\n" for name in names]
+    return "\n".join([PAGE, *parts])

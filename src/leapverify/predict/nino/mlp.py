@@ -1,0 +1,191 @@
+"""NiNo without its graph: a small network that reads five states of one parameter at a time.
+
+Its first two linear layers have nothing between them and are one matrix here, of 5 columns: 2 H^2 multiplications per
+parameter are left. Two ways to make less of them were tried on the published files and given up. Near rest delta bends
+too fast for an expansion about x_5: at a distance of 0.01 standard deviations the second order is off by up to 4 % of
+delta, at 0.03 by 40 %. In bfloat16 the two layers take half the time, and err by 0.3 to 0.5 % of delta (rms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leapverify.history import History
+from leapverify.predict.nino.checkpoint import CONTEXT, Parameters, read, require_file
+from leapverify.predict.nino.dense import linear, rows_of
+from leapverify.predict.nino.kinds import Kind, Part, per_parameter
+from leapverify.predict.nino.scaling import scaled, scales, unscaled
+from leapverify.predict.nino.schedule import ahead, columns, require_k
+from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.surroundings import Layout
+from leapverify.weights import Tensors, blocks
+
+NEEDS = Needs(CONTEXT, even=True, layout=True, whole=True)
+NEEDS_FIXED = Needs(CONTEXT, even=True, layout=True, whole=True, horizon=False)
+
+BLOCK_ROWS = 8
+"""Passes through the network for each block that is scaled: small operations cost their start alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The parameters on one device, the first two layers as one."""
+
+    first: Tensor
+    """(15, 6, H): for each type the columns of the five states and that of the ones."""
+    middle: tuple[tuple[Tensor, Tensor], ...]
+    """Weight (H, H) and bias of two layers."""
+    last: Tensor
+    """(40, H)"""
+    shift: tuple[float, ...]
+    """Bias of each output."""
+
+    def delta(self, x: Tensor, kind: Kind, last: tuple[Tensor, float], out: Tensor, scratch: Tensor) -> None:
+        """The predicted change of x_5.
+
+        Args:
+            x: (6, n), five states and ones.
+            kind: of the parameters.
+            last: from `row`.
+            out: (n,), written.
+            scratch: (n, H); activations that a system's allocator would hand back to the system after each block.
+        """
+        h = F.silu(torch.mm(x.T, self.first[kind], out=scratch), inplace=True)
+        for weight, bias in self.middle:
+            h = F.silu(linear(h, weight, bias), inplace=True)
+        torch.mv(h, last[0], out=out).add_(last[1])
+
+    def row(self, k: float) -> tuple[Tensor, float]:
+        """The last layer for k: its row, (H,), and its bias."""
+        chosen = columns(k)
+        row = torch.stack([self.last[number] * share for number, share in chosen]).sum(0)
+        return row, sum(self.shift[number] * share for number, share in chosen)
+
+
+def fold(state: Parameters) -> Network:
+    """The network of a file's parameters; layers are joined in float64."""
+    wide = {name: each.double() for name, each in state.items()}
+    inner, outer = wide["edge_mlp.fc.0.weight"], wide["edge_proj.fc.0.weight"]
+    before = wide["layer_embed.weight"] + wide["edge_proj.fc.0.bias"]
+    bias = before @ inner.T + wide["edge_mlp.fc.0.bias"]
+    first = torch.cat([(inner @ outer).T.expand(len(bias), -1, -1), bias.unsqueeze(1)], dim=1)
+    middle = tuple((state[f"edge_mlp.fc.{i}.weight"], state[f"edge_mlp.fc.{i}.bias"]) for i in (2, 4))
+    shift = tuple(state["edge_mlp.fc.6.bias"].tolist())
+    return Network(first.float(), middle, state["edge_mlp.fc.6.weight"], shift)
+
+
+@lru_cache(maxsize=8)
+def on(network: Network, device: torch.device) -> Network:
+    """The network on a device."""
+    middle = tuple((weight.to(device), bias.to(device)) for weight, bias in network.middle)
+    return Network(network.first.to(device), middle, network.last.to(device), network.shift)
+
+
+@dataclass(frozen=True)
+class PerParameter:
+    """theta_hat = (x_5 + delta) std + mean, delta from a small network that reads five states of the one parameter.
+
+    x = (w - mean) / (std + 1e-6) with mean and std over a tensor's elements in all five states, oldest first;
+    h = Linear(5 -> H)(x) + Emb[type]; three times h = SiLU(Linear(H -> H)(h)); delta = Linear(H -> 40)(h)[k - 1].
+    k = K/Delta, joined linearly between whole k, at most 40; published with Delta = 200 steps. At rest it need not
+    rest: delta of five equal states is small and not zero. A tensor of unknown name is typed by its shape.
+
+    Source: Knyazev et al., "Accelerating Training with Neuron Interaction and Nowcasting Networks", ICLR 2025;
+    github.com/SamsungSAILMontreal/nino (MIT), whose nino_mlp.pt or nino_mlp_h32.pt it reads.
+    Claim: of both forms, up to about 50 % fewer Adam steps to a loss, against constant learning rates, jumping every
+    1,000 steps with k falling from 40 to 1 and never verified; the author's own modded-nanogpt run ended worse with it
+    (3.3314 against 3.2954).
+    Cost: 66 kFLOP per parameter (H = 32: 4 kFLOP); each state is read twice; memory for blocks of 2,048 parameters.
+
+    Args:
+        network: from `fold`.
+        k: fixed, as the published schedule sets it; None: K / spacing.
+        scale: factor of delta.
+    """
+
+    network: Network
+    k: int | None = None
+    scale: float = 1.0
+    name: str = "nino-mlp"
+    needs: Needs = NEEDS
+
+    def __post_init__(self) -> None:
+        require_k(self.k)
+
+    @torch.no_grad()
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`."""
+        request = require_request(self.needs, history, horizon, out)
+        k = ahead(horizon, request.spacing, self.k)
+        found = per_parameter(require_names(request), [each.shape for each in request.now])
+        write(request, found, self.network, k, self.scale)
+        return request.out
+
+    @torch.no_grad()
+    def prepare(self, history: History, out: Tensors) -> None:
+        """See `Prepares.prepare`."""
+        scales(require_request(self.needs, history, 1, out))
+
+
+def require_names(request: Request) -> Layout:
+    """The layout of a request, when it names its tensors.
+
+    Raises:
+        Declined: it names others.
+    """
+    layout = request.history.layout
+    assert layout is not None  # `needs` asks for it
+    if len(layout.names) != len(request.now):
+        raise Declined(
+            f"needs one name per tensor, the history's layout has {len(layout.names)} for {len(request.now)} tensors"
+        )
+    return layout
+
+
+def write(request: Request, found: Sequence[Part], network: Network, k: float, scale: float) -> None:
+    """Predict some parts of a request's tensors, block by block, each through the network a few rows at a time."""
+    known = scales(request)
+    network = on(network, request.device)
+    rows = rows_of(request.device)
+    x, delta, scratch = (
+        torch.empty(shape, device=request.device)
+        for shape in ((CONTEXT + 1, rows * BLOCK_ROWS), (rows * BLOCK_ROWS,), (rows, network.last.shape[1]))
+    )
+    row, shift = network.row(k)
+    last = row * scale, shift * scale
+    for part in found:
+        target = part.of(request.out[part.position])
+        states = [part.of(each.tensors[part.position]) for each in request.snapshots]
+        size = known[part.position]
+        for index in blocks(target.shape, len(delta)):
+            pieces = [each[index] for each in states]
+            if size.std == 0:  # five equal states in all elements: x is 0, and (0 + delta) 0 + mean is theta_t
+                target[index].copy_(pieces[0])
+                continue
+            block = scaled(x, pieces, size)
+            change = delta[: block.shape[1]]
+            for some, result in zip(torch.split(block, rows, dim=1), torch.split(change, rows), strict=True):
+                network.delta(some, part.kind, last, result, scratch[: len(result)])
+            unscaled(target[index], pieces[0], block, change, size)
+
+
+def needs_with(k: int | None) -> Needs:
+    """What NiNo needs; with a fixed k its prediction is the same for every K."""
+    return NEEDS if k is None else NEEDS_FIXED
+
+
+def nino_mlp(file: str | PathLike[str] | None = None, k: int | None = None, scale: float = 1.0) -> PerParameter:
+    """NiNo's per-parameter form; `nino-mlp:PATH` by name.
+
+    Raises:
+        ValueError: no file, or one that does not serve.
+    """
+    path = require_file(file, "nino-mlp", "nino_mlp.pt (or nino_mlp_h32.pt, 16 times cheaper)")
+    return PerParameter(fold(read(path, graph=False)), k, scale, needs=needs_with(k))

@@ -1,0 +1,62 @@
+"""Post-hoc EMA: an average of a width that nobody kept, from averages of two other widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from leapverify.averages import Profile, exponent, mixture
+from leapverify.history import History
+from leapverify.pinned import copy_ahead
+from leapverify.predict.combination import chained, combine
+from leapverify.predict.predictor import Declined, Needs, require_request
+from leapverify.weights import Tensors
+
+
+@dataclass(frozen=True)
+class PostHocEMA:
+    """sum_i x_i theta_bar_i, the power average of a relative width, put together from averages that were kept.
+
+    theta_bar_i are the two running averages of `PowerAverages` as they were at some states of the run; x, of sum 1, is
+    the least-squares solution for the profile tau^gamma with the width wanted (see `mixture`). K plays no part. With 8
+    copies of each average a width of 0.15 is met to within 9 % of the profile's norm, 6 % on average, once 20 states
+    have been taken; the widths that are kept, 0.05 and 0.10, exactly.
+
+    Source: Karras et al., CVPR 2024 ("Analyzing and improving the training dynamics of diffusion models").
+    Claim: the quality of image diffusion models depends sharply on the width, and the best one can be picked after
+    training.
+    Cost: a read of every copy that the solution uses and a write; the run keeps 2 + 2 x copies float32 states.
+
+    Raises:
+        ValueError: a width that is no power average's.
+    """
+
+    width: float = 0.15
+    name: str = "ema-posthoc"
+    needs: Needs = field(default=Needs(1, averages=True, horizon=False))
+
+    def __post_init__(self) -> None:
+        exponent(self.width)
+
+    @torch.no_grad()
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`."""
+        request = require_request(self.needs, history, horizon, out)
+        averages, step = history.averages, request.snapshots[0].step
+        assert averages is not None  # `require_request` has looked
+        if averages.step != step:
+            ends = "are empty" if averages.step is None else f"end at step {averages.step}"
+            raise Declined(f"needs running averages up to step {step}, these {ends}")
+        states = averages.states
+        x, _ = mixture([each.profile for each in states], Profile(averages.count, exponent(self.width)))
+        # Positive factors first: then their partial sums stay positive, as `chained` needs them.
+        order = [i for i in sorted(range(len(x)), key=lambda i: -x[i]) if x[i]]
+        points = [states[i].tensors for i in order]
+        if len(points) == 1:
+            copy_ahead(request.out, points[0])
+        else:
+            combine(request.out, points, chained([x[i] for i in order[1:]]))
+        return request.out

@@ -1,0 +1,188 @@
+"""`subspace`: learns on fresh batches how far to go along the last displacements."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from leapverify.history import History
+from leapverify.predict.blockwise import Workspace, reduce
+from leapverify.predict.combination import of_displacements
+from leapverify.predict.gram import combine_each, eigen, grams
+from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.weights import Tensors
+
+DISPLACEMENTS = 4
+"""m."""
+
+Array = npt.NDArray[np.float64]
+
+
+NEEDS = Needs(3, upto=DISPLACEMENTS + 1, gradients=True, whole=True, horizon=False)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """`subspace`: theta_t + sum_i c_i d_i over the last m displacements, c by Newton's method; the same for every K.
+
+    1. The gradient with respect to c at 0, g_i = <grad L, d_i>, and at theta_t - d_i for each i, all on one fresh
+       batch: their differences are the columns of the Hessian H, secants over steps as long as the run's own.
+    2. c minimises g'c + c'Hc / 2 with |sum_i c_i d_i| at most the length of the window's path, sum_i |d_i|. Where H is
+       not positive definite it goes to that border.
+    3. The gradient at this c on a second batch, taken back to 0 by H, halves the noise of g; then 2 again.
+
+    Exact on a quadratic loss whose minimum over the span lies within the border: the secants are then the Hessian, and
+    m + 2 gradients are all it takes. Secants on one batch leave its noise out of H; quasi-Newton steps would need as
+    many gradients, and step lengths besides. With `per_layer` (`subspace-layers`) every tensor has its own c and
+    border. The same gradients then serve: curvature between tensors is added to each one's own, as in a lumped mass
+    matrix, exact where there is none.
+
+    Source: our own; cf. Li et al., TPAMI 2022, who train within the principal components of early weights. No claim.
+    Cost: m + 2 gradients (6; 4 from three snapshots), each 3 forward-token equivalents per token of its batch; each
+    snapshot is read twice per gradient, once for G and once for the result. Losses of the batches do not decide between
+    c and 0: that is left to the verifier.
+    """
+
+    per_layer: bool = False
+    """Whether every tensor has its own coefficients."""
+    name: str = "subspace"
+    needs: Needs = NEEDS
+
+    @torch.no_grad()
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`."""
+        request = require_request(self.needs, history, horizon, out)
+        _write(request, self._coefficients(request))
+        return request.out
+
+    def prepare(self, history: History, out: Tensors) -> None:
+        """See `Prepares.prepare`; candidates are written into `out`."""
+        self.coefficients(history, out)
+
+    @torch.no_grad()
+    def coefficients(self, history: History, out: Tensors | None = None) -> Float64[np.ndarray, "P m"]:
+        """c of each tensor, oldest displacement first; learnt once per push.
+
+        Raises:
+            Declined: too little history, or a gradient that is not finite.
+        """
+        return self._coefficients(require_request(self.needs, history, 1, out))
+
+    def _coefficients(self, request: Request) -> Array:
+        found = request.history.derived((self, request.device), lambda: self._learn(request))
+        if found is None:
+            raise Declined("a gradient along the last displacements is not finite")
+        return found
+
+    def _learn(self, request: Request) -> Array | None:
+        gram = self._grouped(grams(request))
+        zero = np.zeros((len(request.out), gram.shape[-1]))
+        if not gram.any():
+            return zero
+        slopes = self._grouped(_slopes(request, zero, draw=0))
+        probes = [self._grouped(_slopes(request, zero - unit, draw=0)) for unit in np.eye(gram.shape[-1])]
+        hessian = np.stack([slopes - probe for probe in probes], axis=-1)
+        if not np.isfinite(hessian).all():
+            return None
+        first = _minimisers(gram, slopes, hessian)
+        again = self._grouped(_slopes(request, self._spread(first, zero), draw=1))
+        if not np.isfinite(again).all():
+            return None
+        at_zero = again - np.einsum("gij,gj->gi", _symmetric(hessian), first)
+        return self._spread(_minimisers(gram, (slopes + at_zero) / 2, hessian), zero)
+
+    def _grouped(self, values: Array) -> Array:
+        """Sums over the tensors that share coefficients."""
+        return values if self.per_layer else values.sum(0, keepdims=True)
+
+    def _spread(self, coefficients: Array, like: Array) -> Array:
+        """Coefficients of groups as those of tensors."""
+        return np.broadcast_to(coefficients, like.shape)
+
+
+def subspace(per_layer: bool = False) -> Subspace:
+    """`subspace`, or `subspace-layers`, in which every tensor has its own coefficients."""
+    return Subspace(per_layer, "subspace-layers" if per_layer else "subspace")
+
+
+def trust_region(
+    slope: Float64[np.ndarray, " r"], hessian: Float64[np.ndarray, "r r"], radius: float
+) -> Float64[np.ndarray, " r"]:
+    """u that minimises g'u + u'Hu / 2 among |u| <= radius: u = -(H + mu I)^-1 g with the smallest mu >= 0 that will do.
+
+    Args:
+        slope: g.
+        hessian: H, symmetric, of any signs.
+        radius: positive.
+
+    Returns:
+        u; 0 where g is 0, whatever H.
+    """
+    values, vectors = np.linalg.eigh(hessian)
+    g = vectors.T @ slope
+    size = float(np.linalg.norm(g))
+    if size == 0:
+        return np.zeros_like(slope)
+
+    def step(mu: float) -> Array:
+        shifted = values + mu
+        return np.divide(-g, shifted, out=np.zeros_like(g), where=shifted > 0)
+
+    low = max(0.0, -float(values[0]))
+    if values[0] > 0 and np.linalg.norm(step(0.0)) <= radius:
+        return vectors @ step(0.0)
+    high = low + size / radius  # |g| / (values + mu) <= radius from here on
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.linalg.norm(step(middle)) > radius else (low, middle)
+    return vectors @ step(high)
+
+
+def _minimisers(gram: Array, slopes: Array, hessian: Array) -> Array:
+    """c of each group, (groups, m)."""
+    return np.stack([_minimiser(*each) for each in zip(gram, slopes, _symmetric(hessian), strict=True)])
+
+
+def _minimiser(gram: Array, slope: Array, hessian: Array) -> Array:
+    squares, vectors = eigen(gram)
+    if not len(squares):
+        return np.zeros_like(slope)
+    basis = vectors / np.sqrt(squares)  # c = basis u moves the weights by |u|
+    radius = float(np.sqrt(np.diag(gram)).sum())
+    return basis @ trust_region(basis.T @ slope, basis.T @ hessian @ basis, radius)
+
+
+def _symmetric(hessian: Array) -> Array:
+    return (hessian + hessian.swapaxes(-1, -2)) / 2
+
+
+def _slopes(request: Request, coefficients: Array, draw: int) -> Array:
+    """<grad L, d_i> of each tensor at theta_t + sum_i c_i d_i, (P, m), oldest displacement first."""
+    _write(request, coefficients)
+    assert request.history.gradients is not None  # `require_request` has seen to it
+    with torch.enable_grad():
+        _, gradients = request.history.gradients.gradient(request.out, draw)
+    points = [each.tensors for each in reversed(request.snapshots)]
+    rows = reduce(_along_differences, [gradients, *points], request.out)
+    return np.array([row or [0.0] * coefficients.shape[1] for row in rows])
+
+
+def _along_differences(pieces: Sequence[Tensor], scratch: Workspace) -> Tensor:
+    gradient, *points = pieces
+    sums = []
+    for before, after in itertools.pairwise(points):
+        product = torch.sub(after, before, out=scratch.like("difference", gradient)).mul_(gradient)
+        sums.append(product.sum())
+    return torch.stack(sums)
+
+
+def _write(request: Request, coefficients: Array) -> None:
+    factors = [of_displacements(row[::-1].tolist()) for row in coefficients]
+    combine_each(request.out, [each.tensors for each in request.snapshots], factors)

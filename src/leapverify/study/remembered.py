@@ -1,0 +1,97 @@
+"""What a history remembers beside its snapshots, in a file: averages, early states, single steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from leapverify.history import History
+from leapverify.storage import load_tensors, save_tensors
+from leapverify.train.state import snapshot_path
+
+_TENSOR = "tensor"
+"""Key of what stands in the place of a tensor: its name in the file."""
+
+
+def folder_of(seed: Path) -> Path:
+    """Where a seed keeps these files."""
+    return seed / "remembered"
+
+
+def save(folder: Path, step: int, history: History, interval: int) -> None:
+    """Write what neither the snapshots nor the steps of the next interval would bring back, if there is anything.
+
+    Args:
+        folder: from `folder_of`.
+        step: the checkpoint, whose snapshot has been pushed.
+        history: remembers.
+        interval: steps from one checkpoint to the next.
+
+    Raises:
+        NotWritten: the disk is full, or the folder cannot be written.
+    """
+    if not _remembers(history, interval):
+        return
+    milestones, recent = history.milestones, history.recent
+    state = {
+        "averages": None if history.averages is None else history.averages.state_dict(),
+        "milestones": [] if milestones is None else [[at, milestones.nearest(at).tensors] for at in milestones.steps],
+        "recent": [[each.step, each.tensors] for each in recent] if recent and _spans(history, interval) else [],
+    }
+    tensors: dict[str, Tensor] = {}
+    save_tensors(snapshot_path(folder, step), tensors, state=_taken_apart(state, "state", tensors), step=step)
+
+
+def load(folder: Path, step: int, history: History, interval: int) -> None:
+    """Have a history remember what it did at a checkpoint; its snapshots have been pushed again already.
+
+    Raises:
+        Damaged: the file is missing, incomplete or altered.
+    """
+    for each in (history.recent, history.averages, history.milestones):
+        if each is not None:
+            each.reset()
+    if not _remembers(history, interval):
+        return
+    tensors, about = load_tensors(snapshot_path(folder, step))
+    state = _put_together(about["state"], tensors)
+    if history.averages is not None:
+        history.averages.load_state_dict(state["averages"], like=history[-1].tensors)
+    if history.milestones is not None:
+        for at, kept in state["milestones"]:
+            history.milestones.push(at, kept, like=history[-1].tensors)
+    if history.recent is not None:
+        for at, kept in state["recent"]:
+            history.recent.push(at, kept)
+
+
+def _remembers(history: History, interval: int) -> bool:
+    return history.averages is not None or history.milestones is not None or _spans(history, interval)
+
+
+def _spans(history: History, interval: int) -> bool:
+    """Whether single steps of one interval are still asked for at the end of the next."""
+    return history.recent is not None and history.recent.length > interval
+
+
+def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A tree as plain data; its tensors go into `tensors`, by where they stood."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {str(key): _taken_apart(each, f"{name}.{key}", tensors) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_taken_apart(each, f"{name}.{index}", tensors) for index, each in enumerate(value)]
+    return value
+
+
+def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _put_together(each, tensors) for key, each in value.items()}
+    return [_put_together(each, tensors) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,74 @@
+"""One recorded micro study, copied for every test that writes to it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from leapverify.study.config import StudyConfig
+from leapverify.study.presets import preset
+from leapverify.study.run import run_study
+from leapverify.study.settings import with_settings
+from micro import MICRO
+
+WORDS = [
+    "the",
+    "run",
+    "of",
+    "a",
+    "model",
+    "is",
+    "a",
+    "path",
+    "and",
+    "a",
+    "leap",
+    "ahead",
+    "must",
+    "be",
+    "checked",
+    "before",
+    "it",
+    "is",
+    "believed",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Token bins of the tests, apart from the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAPVERIFY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    """A study of 60 steps with a checkpoint every 10, on documents that are all different."""
+    folder, chance = tmp_path_factory.mktemp("text"), random.Random(0)
+    for number in range(100):
+        lines = [" ".join(chance.choice(WORDS) for _ in range(12)) for _ in range(12)]
+        (folder / f"document-{number:02d}.txt").write_text("\n\n".join(lines))
+    changes = {"data.source": f"text:{folder}", "cascade.kinds": [], "verify.selection_sequences": 8}
+    return with_settings(preset("tiny"), {**MICRO, **changes})
+
+
+@pytest.fixture(scope="session")
+def recorded(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's folder, not to be written."""
+    return run_study(config, tmp_path_factory.mktemp("recorded") / "run", device="cpu").path
+
+
+@pytest.fixture
+def copy(recorded: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Gives copies of the study."""
+
+    def make(name: str = "run") -> Path:
+        return shutil.copytree(recorded, tmp_path / name)
+
+    return make
