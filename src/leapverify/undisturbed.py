@@ -34,6 +34,10 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
         # One by one, because an overridden `train()` may do more than set flags (merge adapters into the weights).
         for module in modules:
             module.training = False
+        # An autocast that the caller has entered may hold narrow copies of other weights: they are not read here, and
+        # those of this block do not outlive it.
+        undo.callback(torch.clear_autocast_cache)
+        torch.clear_autocast_cache()
         with torch.no_grad():
             yield model
 

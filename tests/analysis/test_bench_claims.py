@@ -1,5 +1,7 @@
 """Published claims against made-up benches and races in which every answer is known."""
 
+from dataclasses import replace
+
 import pytest
 
 from bench_records import DELTA, STEP_TOKENS, beside, row, without
@@ -66,6 +68,31 @@ def test_two_seeds_decide_nothing():
     found = judged(bench(seeds=2))
     assert words(found) == [OPEN] * 4
     assert found.pays.why.endswith("n = 12, 2 of at least 3 seeds")
+
+
+def rates(accepted: int, times: int, seeds: int = 4) -> Bench:
+    """A predictor that `paired` accepts as often in every seed, beside a random one that it never accepts."""
+    rows = [row(name, seed, 50 * (1 + number), paired=name == "linear" and number < accepted)
+            for name in ("linear", "random") for seed in range(seeds) for number in range(times)]  # fmt: skip
+    costs = [beside(found) for found in rows]
+    return bench_of("a", "pretrain", rows, costs, interval_steps=DELTA, step_tokens=STEP_TOKENS)
+
+
+def test_seeds_that_agree_to_rounding_make_no_interval_of_no_width():
+    # 1 of 30 in each of four seeds, against none: an interval over seeds that is a rounding error wide says nothing.
+    assert judged(rates(1, 30)).beats_random == Verdict(OPEN, "1 to 8 % against 0 to 3 %; n = 120, 4 seeds")
+    assert judged(rates(8, 30)).beats_random.word == HOLDS
+    assert judged(rates(8, 30, seeds=2)).beats_random.word == OPEN
+
+
+def test_a_gain_after_which_training_diverges_does_not_persist():
+    good = bench()
+    rows = [tried.prediction for tried in good.tried]
+    costs = [beside(found, 0.9 if found.strict else None) for found in rows]
+    lost = [replace(cost, loss_leapt=None, persistence=None) if cost.seed == 2 and cost.persist_steps else cost
+            for cost in costs]  # fmt: skip
+    found = judged(bench_of("a", "pretrain", rows, lost, interval_steps=DELTA, step_tokens=STEP_TOKENS))
+    assert found.persists == Verdict(FAILS, "after most of its leaps training diverged on 1 of 4 seeds")
 
 
 def test_one_prediction_that_is_not_finite_breaks_what_is_applied_unverified():

@@ -58,6 +58,21 @@ def test_accepted_attempts_that_were_not_followed_are_stood_for_by_those_that_we
     assert found.verified_value.mean == pytest.approx(4.5)
     never = standing(made([pair("linear", None)]), "linear")
     assert never.verified_value.reason == "the persistence of no accepted prediction was measured"
+    both = standing(made([*followed, pair("linear", None, seed=2)]), "linear").verified_value
+    assert (both.n, both.seeds) == (3, 1)
+
+
+def test_nobody_stands_for_an_accepted_attempt_that_gained_no_step():
+    followed, cost = pair("linear", 0.5, step=100)
+    # At the last checkpoint nothing is left to gain; and `paired` reads on beyond the set that says L_hat.
+    last = pair("linear", None, step=150, steps_gained=None, loss_actual=None)
+    level = pair("linear", None, step=50, loss_predicted=3.0, strict=False, steps_gained=0)
+    ended = pair("hold", None, step=100, loss_actual=2.9), pair("hold", None, step=150, loss_actual=None)
+    found = standing(made([(followed, cost), last, level, *ended]), "linear")
+    assert found.verified_value.mean == pytest.approx(10 * 0.5 / 3 - 0.5)
+    assert found.unmeasured == 0
+    alone = standing(made([level]), "linear")
+    assert alone.verified_value.mean == pytest.approx(-0.5)
 
 
 def test_an_attempt_without_acceptance_costs_what_it_costs():

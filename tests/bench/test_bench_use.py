@@ -124,6 +124,9 @@ def test_rows_that_were_made_otherwise_are_not_mixed_in(copy):
     write_json(path, {**read_json(path), "files": {"wnn": {"file": "old.safetensors", "sha256": "0"}}})
     with pytest.raises(ConfigError, match=r"holds rows of wnn from another old\.safetensors"):
         claim(run, {"persist_every": 1, "files": {"wnn": {"file": "new.safetensors", "sha256": "1"}}})
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"holds rows, and bench\.json, which said how they were made, is missing"):
+        bench_predictors(run, predictors=["hold"], horizons=[5], device="cpu", persist_every=2)
 
 
 def test_a_bench_whose_time_is_over_pauses_and_goes_on(copy, monkeypatch):

@@ -86,6 +86,11 @@ def test_c_solves_the_constrained_least_squares(regularisation: float) -> None:
     assert found.sum() == pytest.approx(1)
 
 
+def test_what_stands_in_the_source_is_the_default() -> None:
+    method = ReducedRank()
+    assert (method.regularisation, method.needs.reach) == (1e-5, 16)  # lambda; 15 differences
+
+
 def test_a_large_lambda_gives_the_plain_mean() -> None:
     history, _, _ = bowl_run(6)
     mean = torch.stack([joined(each.tensors) for each in list(history)[:-1]]).mean(0)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-from leapverify.predict import catalogue, names, plugins, predictor
+from leapverify.history import History
+from leapverify.predict import Needs, catalogue, names, plugins, predictor
+from leapverify.predict.controls import Hold
+from leapverify.predict.describe import describe, needs_of
 
 PACKAGE = Path(__file__).resolve().parents[2] / "examples" / "predictor_package"
 
@@ -66,6 +73,50 @@ def broken() -> object:
     raise RuntimeError("no disk")
 
 
+def leaving() -> object:
+    raise SystemExit(3)
+
+
+class Failing:
+    """Cannot even be looked at."""
+
+    name = "theirs"
+
+    @property
+    def needs(self) -> Needs:
+        raise RuntimeError("no needs")
+
+    def predict(self, *_: object) -> None:
+        raise AssertionError
+
+
+NEEDS = Needs(1)
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """theta_t, in a package's own words."""
+
+    rho: float = 0.5
+    name: str = "theirs"
+    needs: Needs = NEEDS
+    gives: str = "out"
+
+    def predict(self, history: History, horizon: int, out: Sequence[Tensor] | None = None) -> Sequence[Tensor] | None:
+        """Into out, beside it, or nothing."""
+        if self.gives in ("nothing", "tensor"):
+            return None if self.gives == "nothing" else torch.ones(2)  # type: ignore[return-value]
+        return Hold().predict(history, horizon, out if self.gives == "out" else None)
+
+
+def made() -> Theirs:
+    return Theirs()
+
+
+def not_made() -> type[Theirs]:
+    return Theirs
+
+
 def fake(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     found = {name: EntryPoint(name, value, plugins.GROUP)}
     for module in (plugins, catalogue):
@@ -80,6 +131,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
         ("test_plugins:Nothing", "made a Nothing that is no predictor: give it name, needs"),
         ("test_plugins:misnamed", "calls itself 'hold': its name must be that of its entry point"),
         ("test_plugins:broken", r"cannot be made \(no disk\): repair or uninstall that package"),
+        ("test_plugins:leaving", r"cannot be made \(3\): repair or uninstall that package"),
+        ("test_plugins:Failing", r"cannot be made \(no needs\): repair or uninstall that package"),
+        ("test_plugins:not_made", "made a type that is no predictor: give it name, needs"),
     ],
 )
 def test_broken_ones_are_refused_in_a_sentence(value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +141,35 @@ def test_broken_ones_are_refused_in_a_sentence(value: str, message: str, monkeyp
     fake(monkeypatch, "theirs", value)
     with pytest.raises(ValueError, match=message):
         predictor("theirs")
+
+
+@pytest.mark.parametrize("value", ["test_plugins:Theirs", "test_plugins:made"])
+def test_they_are_described_in_their_own_words(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "test_plugins", sys.modules[__name__])
+    fake(monkeypatch, "theirs", value)
+    assert describe("theirs") == "theta_t, in a package's own words."
+    assert needs_of("theirs") == NEEDS
+
+
+def test_an_option_that_one_does_not_take_is_not_its_packages_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "test_plugins", sys.modules[__name__])
+    fake(monkeypatch, "theirs", "test_plugins:Theirs")
+    assert predictor("theirs", rho=0.1).made == Theirs(rho=0.1)
+    with pytest.raises(ValueError, match="predictor theirs does not take scale: "):
+        predictor("theirs", scale=2.0)
+
+
+def test_one_that_does_not_write_where_it_is_told_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be judged by the prediction that stood there before."""
+    monkeypatch.setitem(sys.modules, "test_plugins", sys.modules[__name__])
+    fake(monkeypatch, "theirs", "test_plugins:Theirs")
+    history, out = History([torch.zeros(2)], 1), [torch.ones(2)]
+    history.push(1, [torch.zeros(2)])
+    assert predictor("theirs").predict(history, 5, out=out) is out
+    assert torch.equal(predictor("theirs").predict(history, 5)[0], torch.zeros(2))
+    for gives in ("other", "nothing", "tensor"):
+        with pytest.raises(ValueError, match=r"predictor theirs of .* did not give back the out that it was given"):
+            predictor("theirs", gives=gives).predict(history, 5, out=out)
 
 
 def test_they_are_listed_after_our_own_and_never_hide_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ def test_all_is_every_predictor_that_needs_no_file_named_and_names_near_ones_whe
     assert {"hold", "linear", "taylor-3"} <= set(every)
     assert micro(predictors=["linear", "all"]).predictors[0] == "linear"
     assert len(micro(predictors=["linear", "all"]).predictors) == len(every)
+    with pytest.raises(ConfigError, match="unknown predictor ''"):
+        micro(arms=["leap:"])
     with pytest.raises(ConfigError, match=r"unknown predictor 'linaer': did you mean linear"):
         micro(predictors=["linaer"])
 

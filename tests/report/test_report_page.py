@@ -11,7 +11,7 @@ import pytest
 from leapverify.report import build_report
 from leapverify.report.analysis import Analysis
 from leapverify.report.figures import build_figures, file_spec
-from leapverify.report.page import SHORT, script_json
+from leapverify.report.page import SHORT, _tuned, script_json
 from leapverify.report.run import load_run
 from leapverify.report.summary import findings, texts
 from leapverify.report.theme import DARK, LIGHT, REGIME_MARKS, plain, resolved
@@ -247,3 +247,9 @@ def test_thresholds_are_those_that_the_study_used(tmp_path, maker):
         assert load_run(run).thresholds == expected
     Path(run / "thresholds.json").unlink()
     assert load_run(run).thresholds is None
+
+
+def test_a_tuned_run_says_what_it_began_with() -> None:
+    assert _tuned({}) == ""
+    assert _tuned({"start": "runs/base", "lora_rank": None}) == ", begun with base"
+    assert _tuned({"start": None, "lora_rank": 8}) == ", LoRA of rank 8"

@@ -184,6 +184,17 @@ def test_a_study_stops_and_goes_on(job: Job, without_pages: None, tmp_path: Path
         job(2, "--set", "training.lr=0.1")
 
 
+def test_the_bench_reads_what_the_study_kept_and_gives_the_disk_back(job: Job, tmp_path: Path) -> None:
+    small = ["--set", "training.steps=30", "--set", "sweep.horizons=[10]"]
+    code, result = job(11, *small)
+    assert code == 0
+    (board,) = (rows for name, rows in result["parts"]["bench"]["figures"]["tables"].items() if "leaderboard" in name)
+    assert {row["predictor"].split()[0] for row in board} >= {"linear", "lawa-5", "fast-forward"}
+    folder = tmp_path / "state" / "11-bench-124m" / "study"
+    assert (folder / "bench" / "benched.parquet").is_file()
+    assert not list(folder.glob("seed-*/snapshots"))
+
+
 def test_the_ladder_stops_between_its_rungs_and_goes_on(job: Job, without_pages: None, tmp_path: Path) -> None:
     small = ("--set", "sweep.predictors=[linear,adam]")
     code, result = job(3, *small, among=("base",))

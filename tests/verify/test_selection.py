@@ -183,6 +183,41 @@ def test_gradients_of_half_precision_weights_come_in_float32():
 X = torch.ones(4, 3, dtype=torch.bfloat16)
 
 
+def test_gradients_of_a_sparse_embedding_come_dense():
+    found = {}
+    for sparse in (False, True):
+        model = nn.Embedding(5, 2, sparse=sparse, _weight=torch.arange(10.0).view(5, 2))
+        gradients = BatchGradients(model, [model.weight], lambda m, x: m(x).square().mean(), lambda _: IDS)
+        (found[sparse],) = gradients.gradient([model.weight], 0)[1]
+    assert not found[True].is_sparse
+    assert torch.equal(found[True], found[False])
+
+
+IDS = torch.tensor([0, 3, 3])
+
+
+def test_an_autocast_around_it_keeps_no_copies_of_other_weights(net):
+    held = batches(1)
+    selection = HeldoutSelection(net, trained(net), losses, held)
+    gradients = BatchGradients(net, trained(net), mean, held.__getitem__)
+    other = candidate(net)
+
+    def found(weights: list[Tensor]) -> tuple[float, float]:
+        return selection.loss(weights), gradients.gradient(weights, 0)[0].item()
+
+    alone = []
+    for weights in (trained(net), other):
+        with torch.autocast("cpu", torch.bfloat16):
+            alone.append(found(weights))
+    assert alone[0] != alone[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        before = net.first(held[0][0])
+        assert [found(trained(net)), found(other)] == alone
+        after = net.first(held[0][0])
+    assert torch.equal(after, before)
+    assert after.requires_grad
+
+
 def test_gradients_of_some_parameters_ask_nothing_of_the_others(net):
     gradients = BatchGradients(net, [net.last.weight], mean, batches(1).__getitem__)
     _, found = gradients.gradient([net.last.weight], 0)

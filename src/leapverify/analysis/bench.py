@@ -149,22 +149,33 @@ class Standing:
         """Measurements of persistence in which training from the predicted state diverged."""
         return sum(row.kept == -math.inf for row in self.attempts)
 
+    @property
+    def diverged_seeds(self) -> tuple[int, int]:
+        """Seeds whose median persistence is of such a measurement, and all seeds that have one."""
+        found = {
+            seed: [row.kept for row in rows if row.kept is not None] for seed, rows in _by_seed(self.attempts).items()
+        }
+        medians = [statistics.median(kept) for kept in found.values() if kept]
+        return medians.count(-math.inf), len(medians)
+
     @cached_property
     def unmeasured(self) -> int:
-        """Accepted attempts without a persistence; the others of the same seed stand for them."""
-        return sum(row.accepted and row.kept is None for row in self.attempts)
+        """Accepted attempts that gained steps, without a persistence; the others of the same seed stand for them."""
+        return sum(row.accepted and row.kept_steps is None for row in self.attempts)
 
     @cached_property
     def verified_value(self) -> OverSeeds:
         """Steps gained that persist, of accepted attempts, less the cost of all: a mean per attempt, in steps.
 
-        Within a seed: share accepted x mean over its accepted attempts with a persistence of (steps gained x
-        persistence between 0 and 1) - mean cost. A seed with accepted attempts of which none was followed has no value.
+        Within a seed: share of attempts accepted with steps gained x mean over those of them with a persistence of
+        (steps gained x persistence between 0 and 1) - mean cost. A seed with such attempts of which none was followed
+        has no value.
         """
-        values = {seed: _verified(rows) for seed, rows in _by_seed(self.attempts).items()}
+        rows = _by_seed(self.attempts)
+        values = {seed: _verified(of_seed) for seed, of_seed in rows.items()}
         known = {seed: value for seed, value in values.items() if value is not None}
         missing = self._nothing() or "the persistence of no accepted prediction was measured"
-        return summarise(known, n=self.n, missing=missing)
+        return summarise(known, n=sum(len(rows[seed]) for seed in known), missing=missing)
 
     @cached_property
     def unconditional_value(self) -> OverSeeds:
@@ -207,11 +218,12 @@ def _by_seed(rows: Iterable[Tried]) -> dict[int, list[Tried]]:
 def _verified(rows: Sequence[Tried]) -> float | None:
     """The mean verified value of one seed's attempts."""
     cost = statistics.fmean(row.cost_steps for row in rows)
-    accepted = [row for row in rows if row.accepted]
-    if not accepted:
+    # Without steps gained nothing can be kept, followed or not: such attempts need nobody to stand for them.
+    gained = [row for row in rows if row.accepted and row.steps > 0.0]
+    if not gained:
         return -cost
-    kept = [row.kept_steps for row in accepted if row.kept_steps is not None]
-    return len(accepted) / len(rows) * statistics.fmean(kept) - cost if kept else None
+    kept = [row.kept_steps for row in gained if row.kept_steps is not None]
+    return len(gained) / len(rows) * statistics.fmean(kept) - cost if kept else None
 
 
 def standing(bench: Bench, predictor: str, *, regime: str = ALL, horizon: int | None = None) -> Standing:

@@ -69,7 +69,9 @@ class Tried:
 
     @property
     def kept_steps(self) -> float | None:
-        """Steps gained x persistence between 0 and 1; None where the persistence was not measured."""
+        """Steps gained x persistence between 0 and 1; None where steps were gained and it was not measured."""
+        if self.steps == 0.0:
+            return 0.0
         return None if self.kept is None else self.steps * min(max(self.kept, 0.0), 1.0)
 
     @property

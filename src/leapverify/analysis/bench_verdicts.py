@@ -6,9 +6,9 @@ not hold` or `not decided`, from at least three seeds:
 - `lowers`: does it lower the held-out loss where it is applied unconditionally? Mean of L_t - L_hat over all attempts:
   the interval over seeds above 0 holds, below 0 does not. One prediction that is not finite: does not hold.
 - `beats_random`: does `paired` accept it more often than `random` on the same seeds? Difference by seed: the interval
-  above 0 holds, below 0 does not; where every seed has the same difference, the two rates' intervals apart.
+  above 0 holds, below 0 does not; where every seed has the same difference, Wilson's intervals of the two rates apart.
 - `persists`: is most of the gain left after R more real steps? Median persistence: the interval above 0.5 holds, below
-  0.5 does not.
+  0.5 does not, nor does it where the median of a seed is of a run that diverged.
 - `pays`: is an attempt under verification worth more than it costs? Verified value: the interval above 0 holds, below 0
   does not.
 - `against_shortened`: does a run with it end below the same schedule shortened by the steps saved? From the race, where
@@ -38,6 +38,7 @@ from leapverify.analysis.race_arms import (
 )
 from leapverify.analysis.race_paired import Paired, paired_difference
 from leapverify.records import RaceRun
+from leapverify.statistics import wilson
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 MOST = 0.5
@@ -118,7 +119,7 @@ def _judged(bench: Bench, row: Standing, random: Standing | None, raced: Raced) 
         in_setting=claim is not None and bench.task in claim.tasks,
         lowers=_lowers(row),
         beats_random=_beats(row, random),
-        persists=_against(row.persistence, MOST, "", ".2f"),
+        persists=_persists(row),
         pays=_against(row.verified_value, 0.0, " steps an attempt", "+.2f"),
         raced=raced,
     )
@@ -136,10 +137,17 @@ def _beats(row: Standing, random: Standing | None) -> Verdict:
     null = dict(random.accepted.per_seed)
     shared = {seed: 100.0 * (value - null[seed]) for seed, value in row.accepted.per_seed if seed in null}
     found = summarise(shared, n=row.accepted.n, missing=row.accepted.reason or "no seed has both")
-    if found.low == found.high and found.low is not None:
+    if len({round(value, 9) for value in shared.values()}) == 1:
         return _apart(row, random, found)
     within = replace(found, low=_points(found.low), high=_points(found.high))
     return _against(within, 0.0, " points", "+.0f")
+
+
+def _persists(row: Standing) -> Verdict:
+    diverged, seeds = row.diverged_seeds
+    if diverged and seeds >= FEWEST_SEEDS:
+        return Verdict(FAILS, f"after most of its leaps training diverged on {diverged} of {seeds} seeds")
+    return _against(row.persistence, MOST, "", ".2f")
 
 
 def _points(end: float | None) -> float | None:
@@ -147,14 +155,12 @@ def _points(end: float | None) -> float | None:
 
 
 def _apart(row: Standing, random: Standing, found: OverSeeds) -> Verdict:
-    """Every seed has the same difference: a bootstrap of it has no width, so the rates' own intervals decide."""
-    mine, null = row.accepted, random.accepted
-    ends = (mine.low, mine.high, null.low, null.high)
-    if found.seeds < FEWEST_SEEDS or any(end is None for end in ends):
+    """Every seed has the same difference: its bootstrap has no width, so Wilson's intervals of both rates decide."""
+    if found.seeds < FEWEST_SEEDS:
         return Verdict(OPEN, _few(found))
-    above, below = (mine.low or 0.0) > (null.high or 0.0), (mine.high or 0.0) < (null.low or 0.0)
-    word = HOLDS if above else FAILS if below else OPEN
-    shown = [f"{100 * (low or 0.0):.0f} to {100 * (high or 0.0):.0f} %" for low, high in (ends[:2], ends[2:])]
+    mine, null = (wilson(each.accepted.accepted, each.accepted.n) for each in (row, random))
+    word = HOLDS if mine.low > null.high else FAILS if mine.high < null.low else OPEN
+    shown = [f"{100 * each.low:.0f} to {100 * each.high:.0f} %" for each in (mine, null)]
     return Verdict(word, f"{shown[0]} against {shown[1]}; {_basis(found)}")
 
 

@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leapverify.bench.cost import CountedLoss, Meter, copy_tokens
+from leapverify.bench.cost import CountedLoss, Meter
 from leapverify.bench.options import BenchOptions
 from leapverify.bench.persist import Persistence, share_left
+from leapverify.leap.cost import copies, network_tokens
+from leapverify.leap.ledger import PASS_TOKENS
 from leapverify.predict import Predictor, predictor
 from leapverify.records import Benched, Prediction
 from leapverify.study.aside import WayBack
@@ -57,6 +59,7 @@ class Bench:
         self._a, self._options = apparatus, options
         self._counted = CountedLoss(apparatus.verifier.loss)
         apparatus.verifier.loss = self._counted
+        self._parameters = sum(each.numel() for each in apparatus.model.parameters())
         tensors = list(apparatus.moved.values())
         self._way_back = WayBack(tensors, apparatus.history)
         self._persistence = Persistence(apparatus, self._way_back)
@@ -105,14 +108,14 @@ class Bench:
         (row,) = entry.sweepers[horizon].sweep(point)
         row = dataclasses.replace(row, predictor=entry.label)
         found = searched.since()
-        copies = 0.0 if row.status == "declined" else copy_tokens(entry.method.needs, self._a.history)
+        alone = 0.0 if row.status == "declined" else self._alone(entry.method)
         benched = Benched(
             seed=row.seed,
             step=row.step,
             predictor=row.predictor,
             horizon=row.horizon,
             any_horizon=not entry.method.needs.horizon,
-            predict_tokens=copies + found,
+            predict_tokens=alone + found,
             verify_tokens=2.0 * verified.since(),
             persist_steps=None,
             loss_real=None,
@@ -123,6 +126,11 @@ class Bench:
             leapt = self._persistence.loss_after(entry.method, horizon, point.step, persist_steps)
             benched = dataclasses.replace(benched, persist_steps=persist_steps, loss_leapt=leapt)
         return Tried(row, benched)
+
+    def _alone(self, method: Predictor) -> float:
+        """What a prediction costs beside its search: reading, writing, and a network where it runs one."""
+        history = self._a.history
+        return PASS_TOKENS * copies(method.needs, history) + network_tokens(method, history, self._parameters)
 
     def _search_tokens(self) -> float:
         """What searching has cost so far: losses of candidates, and gradients, which count three passes each."""

@@ -92,12 +92,17 @@ def claim(run: Path, about: Mapping[str, Any]) -> None:
         ConfigError: rows that were made otherwise lie there.
     """
     path = run / FOLDER / ABOUT
+    known = any((run / FOLDER).glob(f"seed-*/{PREDICTIONS}"))
     try:
         found = read_json(path)
-    except Damaged:
+    except Damaged as error:
+        if known:
+            raise ConfigError(
+                f"{path.parent} holds rows, and {path.name}, which said how they were made, is missing or damaged: "
+                "delete the folder"
+            ) from error
         found = {}
-    known = any((run / FOLDER).glob(f"seed-*/{PREDICTIONS}"))
-    if known and found.get("persist_every", about["persist_every"]) != about["persist_every"]:
+    if known and found["persist_every"] != about["persist_every"]:
         raise ConfigError(
             f"{path.parent} measured persistence with --persist-every {found['persist_every']}, not "
             f"{about['persist_every']}: give that, or delete the folder"

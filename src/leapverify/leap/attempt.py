@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leapverify.history import History, OptimizerState
+from leapverify.history import OptimizerState
 from leapverify.leap.beside import Drawn
+from leapverify.leap.cost import copies, network_tokens
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy import Proposal
 from leapverify.leap.trajectory import Trajectory
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
-from leapverify.predict import Declined, Needs, Predictor, missing, predictor
+from leapverify.predict import Declined, Predictor, missing, predictor
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
 from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction
@@ -91,6 +92,7 @@ class Attempter:
     ) -> None:
         self._model, self._loss, self._draw, self._ledger = model, loss, draw, ledger
         self._alpha, self._sequences, self._criterion = alpha, sequences, criterion
+        self._parameters = sum(each.numel() for each in model.parameters())
         self._predictors: dict[str, Predictor] = {}
 
     def lacking(self, trajectory: Trajectory, names: Sequence[str]) -> tuple[str, ...]:
@@ -245,6 +247,7 @@ class Attempter:
                 _add_rest(target, tried.kept, history[-1].tensors)
             finite = all_finite(target)
         self._ledger.passes("predict", copies(chosen.needs, history) + (2.0 if rounded else 0.0))
+        self._ledger.positions("predict", network_tokens(chosen, history, self._parameters))
         if not finite:
             raise _NonFinite
 
@@ -291,16 +294,6 @@ class Attempter:
             loss = mean_loss_of(self._model, self._loss, batches)
         self._ledger.positions("verify", sum(positions_of(batch) for batch in batches))
         return loss
-
-
-def copies(needs: Needs, history: History) -> float:
-    """Copies of all weights that a prediction takes about: each is one read and one write of all of them.
-
-    It reads its snapshots, moments and whatever else it asks for, writes once, and is read once for NaN.
-    """
-    read = min(needs.reach, len(history)) + 2 * needs.optimizer_state + needs.recent
-    read += len(needs.milestones) + (len(history.averages.states) if needs.averages and history.averages else 0)
-    return (read + 2) / 2
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class Anderson:
     Each w_{i+1} is what the optimizer made of w_i, so this is Anderson's mixing (1965) with beta = 1, where `rre` is
     that with beta = 0: it reaches one interval further, the newest snapshot included.
 
-    Source of the grid: Scieur, d'Aspremont and Bach, NeurIPS 2016; the claim is that of `rre`.
+    Source: the grid is that of Scieur, d'Aspremont and Bach, NeurIPS 2016; the claim is that of `rre`.
     Cost: one held-out loss per lambda (5); each snapshot is read once, and once more per lambda and for the result.
     """
 

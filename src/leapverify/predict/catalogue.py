@@ -106,7 +106,7 @@ def factory_of(name: str) -> Callable[..., Predictor]:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
-    numbered = re.fullmatch(r"([a-z0-9-]+)-(\d{1,3})", name)
+    numbered = re.fullmatch(r"([a-z0-9-]+)-(0|[1-9][0-9]{0,2})", name)
     if numbered and numbered[1] in FAMILIES:
         return partial(FAMILIES[numbered[1]], int(numbered[2]))
     if name in plugins():

@@ -20,10 +20,11 @@ def describe(name: str) -> str:
     Raises:
         ValueError: an unknown name, or a predictor of another package that cannot be loaded.
     """
-    factory = factory_of(name)
+    factory = inspect.unwrap(factory_of(name))
     made = factory.func if isinstance(factory, partial) else factory
     texts = [inspect.getdoc(each) or "" for each in (made, _what_it_returns(made))]
-    text = next((each for each in texts if "Source:" in each), texts[0] or "It says nothing of itself.")
+    said = [each for each in texts if each]
+    text = next((each for each in said if "Source:" in each), said[0] if said else "It says nothing of itself.")
     return _HIDDEN.sub("", text).strip()
 
 

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from leapverify.predict.predictor import Needs, Predictor
+from torch import Tensor
+
+from leapverify.history import History
+from leapverify.predict.predictor import Needs, Predictor, Prepares
+from leapverify.weights import Tensors
 
 GROUP = "leapverify.predictors"
 """Each entry is a name and a function that makes the predictor of that name."""
+
+
+@dataclass(frozen=True)
+class HeldToOut:
+    """A predictor of another package; one that does not write into `out` would be judged by what stood there before."""
+
+    made: Predictor
+    where: str
+
+    @property
+    def name(self) -> str:
+        """See `Predictor.name`."""
+        return self.made.name
+
+    @property
+    def needs(self) -> Needs:
+        """See `Predictor.needs`."""
+        return self.made.needs
+
+    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
+        """See `Predictor.predict`.
+
+        Raises:
+            ValueError: besides, other tensors came back than were given.
+        """
+        found = self.made.predict(history, horizon, out=out)
+        given = [id(each) for each in found] if isinstance(found, Sequence) else []
+        if out is not None and given != [id(each) for each in out]:
+            raise ValueError(f"{self.where} did not give back the out that it was given: let it write there")
+        return found
+
+    def prepare(self, history: History, out: Tensors) -> None:
+        """See `Prepares.prepare`."""
+        if isinstance(self.made, Prepares):
+            self.made.prepare(history, out)
 
 
 @cache
@@ -35,25 +76,29 @@ def plugin(name: str) -> Callable[..., Predictor]:
     where = f"predictor {name} of {_package(entry)} ({entry.value})"
     try:
         factory = entry.load()
-    except Exception as error:  # whatever the other package raises on import
+    except (Exception, SystemExit) as error:  # whatever the other package raises on import
         raise ValueError(f"{where} cannot be loaded ({error}): repair or uninstall that package") from error
     if not callable(factory):
         raise ValueError(f"{where} is a {type(factory).__name__}: register a function that returns the predictor")
 
+    @wraps(factory, assigned=(), updated=())  # only so that its own words can be found
     def make(**options: Any) -> Predictor:
         try:
             made = factory(**options)
+            fits = isinstance(made, Predictor) and isinstance(made.needs, Needs) and not inspect.isclass(made)
         except ValueError:
             raise  # a refusal, in its own words
-        except Exception as error:  # whatever the other package raises
+        except (Exception, SystemExit) as error:  # whatever the other package raises
+            if options and isinstance(error, TypeError):
+                raise  # an option that it does not take
             raise ValueError(f"{where} cannot be made ({error}): repair or uninstall that package") from error
-        if not isinstance(made, Predictor) or not isinstance(made.needs, Needs):
+        if not fits:
             raise ValueError(
                 f"{where} made a {type(made).__name__} that is no predictor: give it name, needs (a Needs) and predict"
             )
         if made.name != name:
             raise ValueError(f"{where} calls itself {made.name!r}: its name must be that of its entry point")
-        return made
+        return HeldToOut(made, where)
 
     return make
 

@@ -35,7 +35,7 @@ def checked(tree: Mapping[str, Any]) -> RaceConfig:
     try:
         config = RaceConfig.model_validate(tree)
         for name in with_needs(config.arms, config.predictors):
-            if read := arm_named(name).leap.get("predictor"):
+            if (read := arm_named(name).leap.get("predictor")) is not None:
                 predictor(read)  # of a file that is missing, or of no predictor, it is said before anything is run
     except ValidationError as error:
         raise ConfigError(one_line(error)) from error

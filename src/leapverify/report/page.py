@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment
@@ -142,6 +142,7 @@ def identity(run: Run) -> str:
     parameters = run.environment.get("parameters")
     if isinstance(parameters, int):
         shape += f", {_count(parameters)} parameters"
+    shape += _tuned(run.setting("tuning", {}) or {})
     seeds = f"{len(run.seeds)} seed" + ("s" if len(run.seeds) != 1 else "")
     seeds += f" ({', '.join(str(seed) for seed in run.seeds)})"
     steps = f"{run.steps[-1]} of {training['steps']} steps" if "steps" in training else f"{run.steps[-1]} steps"
@@ -149,6 +150,13 @@ def identity(run: Run) -> str:
         steps = f"{run.steps[-1]} steps"
     data = f"{run.setting('data.source', 'unknown data')} as {run.setting('data.tokenizer', 'tokens')}"
     return " · ".join([shape, seeds, steps, data, hardware(run.environment)])
+
+
+def _tuned(tuning: Mapping[str, Any]) -> str:
+    """What a run began with and what of it is trained; nothing where it began with random weights."""
+    start, rank = tuning.get("start"), tuning.get("lora_rank")
+    begun = "" if start is None else f", begun with {PurePath(str(start)).name}"
+    return begun + ("" if rank is None else f", LoRA of rank {rank}")
 
 
 def sections(

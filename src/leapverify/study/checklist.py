@@ -68,6 +68,7 @@ JOBS = (
     Job(8, "race-124m", 60, "whether leaping pays at 124M: pre-training and LoRA"),
     Job(9, "parts", 9, "observing, predicting, sweeping and leaping as benchmarks/*.py time them, on the device"),
     Job(10, "memory", 9, "whether the memory plan holds against the device's measured peaks"),
+    Job(11, "bench-124m", 45, "which predictors of the literature are accepted, persist and pay at 124M: two seeds"),
 )
 """Most important first."""
 

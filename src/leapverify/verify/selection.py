@@ -98,7 +98,8 @@ class BatchGradients:
             loss = self._loss(self._model, batch)
             found = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         self.positions += GRADIENT_PASSES * positions_of(batch)
-        return loss.detach(), [each.float() for each in found]
+        # Those of an embedding may come sparse.
+        return loss.detach(), [each.to_dense().float() if each.is_sparse else each.float() for each in found]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leapverify.history import History
 from leapverify.predict.learnt.networks import NETWORKS
 from leapverify.storage import replace_file, write_json
 
@@ -26,6 +27,11 @@ class Learnt:
     weights: Mapping[str, Tensor] = field(repr=False)
     card: Mapping[str, Any] = field(repr=False)
     """kind, sha256 of the weights, histories, loss, seeds, options, versions, command, results."""
+
+    def operations(self, history: History) -> float:
+        """Floating-point operations of the network on every weight of a history."""
+        matrices = sum(each.numel() for name, each in self.weights.items() if name.endswith(".weight"))
+        return 2.0 * matrices * sum(each.numel() for each in history[-1].tensors)
 
 
 def save_learnt(path: Path, kind: str, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:

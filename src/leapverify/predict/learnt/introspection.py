@@ -65,6 +65,10 @@ class Introspection:
         request = require_request(self.needs, history, 1, out)
         self._sums(history, request, milestones(history)[-1])
 
+    def operations(self, history: History) -> float:
+        """Floating-point operations of a prediction, of the network alone."""
+        return self.learnt.operations(history)
+
     def _sums(self, history: History, request: Request, first: Milestone) -> list[list[float]]:
         """|w_t|^2 and |w_t - w_0|^2 of each tensor."""
         key = ("squares of theta_t and theta_t - theta_0", request.device)

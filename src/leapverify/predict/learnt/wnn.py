@@ -47,6 +47,10 @@ class Wnn:
             apply(kernel, target, inputs, workspace)
         return request.out
 
+    def operations(self, history: History) -> float:
+        """Floating-point operations of a prediction, of the network alone."""
+        return self.learnt.operations(history)
+
 
 def wnn(file: Path | str | None = None) -> Wnn:
     """The predictor with the weights of a file; those that come with the package by default.

@@ -26,6 +26,9 @@ from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.surroundings import Layout
 from leapverify.weights import Tensors
 
+OPERATIONS = 115e3
+"""Floating-point operations for each weight that is an edge, at the first K."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -78,6 +81,14 @@ class Graph:
     def prepare(self, history: History, out: Tensors) -> None:
         """See `Prepares.prepare`."""
         scales(require_request(self.needs, history, 1, out))
+
+    def operations(self, history: History) -> float:
+        """Floating-point operations of a prediction, of the network alone; none where a tensor stays as it is."""
+        now, layout = history[-1].tensors, history.layout
+        wiring = None if layout is None else wire(layout, tuple(tuple(each.shape) for each in now))
+        inside = sum(now[position].numel() for position in wiring.positions) if wiring else 0
+        outside = sum(each.numel() for each in now) - inside
+        return OPERATIONS * inside + (0.0 if self.rest is None else self.rest.operations) * outside
 
     def _along_the_graph(self, request: Request, wiring: Wiring, k: float) -> None:
         network = on(self.network, request.device)

@@ -62,6 +62,12 @@ class Network:
             h = F.silu(linear(h, weight, bias), inplace=True)
         torch.mv(h, last[0], out=out).add_(last[1])
 
+    @property
+    def operations(self) -> float:
+        """Floating-point operations a parameter."""
+        read, width = self.first.shape[1:]
+        return 2.0 * width * (read + len(self.middle) * width + 1)
+
     def row(self, k: float) -> tuple[Tensor, float]:
         """The last layer for k: its row, (H,), and its bias."""
         chosen = columns(k)
@@ -132,6 +138,10 @@ class PerParameter:
     def prepare(self, history: History, out: Tensors) -> None:
         """See `Prepares.prepare`."""
         scales(require_request(self.needs, history, 1, out))
+
+    def operations(self, history: History) -> float:
+        """Floating-point operations of a prediction, of the network alone."""
+        return self.network.operations * sum(each.numel() for each in history[-1].tensors)
 
 
 def require_names(request: Request) -> Layout:
