@@ -14,7 +14,7 @@ NEEDS = Needs(snapshots=2)
 
 @dataclass(frozen=True)
 class Damped:
-    """After `pip install`, `leapverify study --set sweep.predictors=[hold,linear,damped]` knows it."""
+    """theta_t + d1 sum_{i=1..K} rho^i / Delta; what stands here is what `leapverify predictors damped` says."""
 
     rho: float = 0.98
     name: str = "damped"

@@ -13,7 +13,7 @@ def predictors(
     doc: Annotated[Path | None, typer.Option(help="Write the page on all of the catalogue here.")] = None,
 ) -> None:
     """List the predictors and what each needs; of those named, say formula, source, claim and cost."""
-    from leapverify.predict.catalogue import CATALOGUE, names
+    from leapverify.predict.catalogue import CATALOGUE, FAMILIES, FILES, names
     from leapverify.predict.describe import describe, in_words, needs_of, page
     from leapverify.storage import write_text
 
@@ -26,3 +26,5 @@ def predictors(
         return
     width = max(map(len, names()))
     print("\n".join(f"{name:{width}}  needs {in_words(needs_of(name))}" for name in names()))
+    numbered, files = (f"{', '.join(each[:-1])} and {each[-1]}" for each in ([f"{name}-n" for name in FAMILIES], FILES))
+    print(f"\n{numbered} take any number n; {files} a file: NAME:PATH")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapverify.leap.allocator import CHAOS_PATIENCE, PREDICTORS, Auto
+from leapverify.leap.allocator import CHAOS_PATIENCE, Auto
 from leapverify.leap.experience import FADING, Experience, prior_chance
 from leapverify.leap.policy import Outcome, Proposal, Situation
 from leapverify.predict import predictor
@@ -109,6 +109,14 @@ def nothing_pays(proposal: Proposal, step: int) -> Ending:
     return "rejected", -0.1, None, 5.0
 
 
+THREE = ("linear", "adam", "quadratic-paper")
+
+
+def auto(**options: Any) -> Auto:
+    """The policy with three predictors that need one, two and three snapshots, whichever it has by default."""
+    return Auto(THREE, **options)
+
+
 def linear_up_to(longest: int) -> World:
     """SGD on a smooth problem: no Adam state, `linear` right up to a horizon, `quadratic-paper` never."""
 
@@ -138,7 +146,7 @@ def noise(seed: int) -> World:
 
 
 def test_where_every_leap_succeeds_it_grows_fast_and_saves_most_of_the_steps() -> None:
-    run = Simulated(Auto(), everything_pays).run(60)
+    run = Simulated(auto(), everything_pays).run(60)
     horizons = [horizon for _, _, horizon, _ in run.tried]
     assert horizons[:7] == [50, 100, 200, 400, 800, 1600, 3200]
     assert max(horizons) == 64 * 50
@@ -147,8 +155,8 @@ def test_where_every_leap_succeeds_it_grows_fast_and_saves_most_of_the_steps() -
 
 @pytest.mark.parametrize(("longest", "net"), [(60, 0.3), (110, 0.45), (400, 0.7)])
 def test_where_leaps_succeed_up_to_a_horizon_it_finds_it_and_stays_there(longest: int, net: float) -> None:
-    run = Simulated(Auto(), linear_up_to(longest)).run(60)
-    best = max(each for each in Auto().rungs(50) if each <= longest)
+    run = Simulated(auto(), linear_up_to(longest)).run(60)
+    best = max(each for each in auto().rungs(50) if each <= longest)
     later = [horizon for checkpoint, _, horizon, status in run.tried if checkpoint > 30 and status == "accepted"]
     assert later
     assert set(later) == {best}
@@ -160,7 +168,7 @@ def test_a_horizon_that_failed_is_tried_again_after_the_run_has_changed() -> Non
     def world(proposal: Proposal, step: int) -> Ending:
         return linear_up_to(50 if step < 3000 else 400)(proposal, step)
 
-    run = Simulated(Auto(), world).run(160)
+    run = Simulated(auto(), world).run(160)
     assert {horizon for at, _, horizon, status in run.tried if at < 60 and status == "accepted"} == {50}
     assert max(horizon for *_, horizon, status in run.tried if status == "accepted") >= 200
 
@@ -171,7 +179,7 @@ def test_longer_leaps_that_gain_no_more_are_given_up() -> None:
     def world(proposal: Proposal, step: int) -> Ending:
         return "accepted", 0.1, min(proposal.horizon, 200.0), 3.0
 
-    run = Simulated(Auto(), world).run(150)
+    run = Simulated(auto(), world).run(150)
     assert max(horizon for *_, horizon, _ in run.tried) == 800
     later = [horizon for at, _, horizon, _ in run.tried if at > 30]
     assert sum(horizon == 800 for horizon in later) < 0.1 * len(later)
@@ -181,39 +189,39 @@ def test_longer_leaps_that_gain_no_more_are_given_up() -> None:
 
 
 def test_where_nothing_succeeds_it_keeps_the_budget_and_tries_ever_more_rarely() -> None:
-    run = Simulated(Auto(), nothing_pays).run(400)
+    run = Simulated(auto(), nothing_pays).run(400)
     at = [checkpoint for checkpoint, *_ in run.tried]
     gaps = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert run.overhead <= 0.01
     assert len(at) >= 8
     assert gaps[-1] == 33
     assert sum(each <= 100 for each in at) >= 2 * sum(200 < each <= 300 for each in at)
-    assert {name for _, name, *_ in run.tried} == set(PREDICTORS)
+    assert {name for _, name, *_ in run.tried} == set(THREE)
     assert run.tried[-1][2] == 25
 
 
 def test_without_a_budget_it_backs_off_as_well() -> None:
-    run = Simulated(Auto(), nothing_pays, budget=None).run(400)
+    run = Simulated(auto(), nothing_pays, budget=None).run(400)
     assert [checkpoint for checkpoint, *_ in run.tried][:6] == [2, 4, 7, 12, 21, 38]
     assert len(run.tried) <= 18
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_where_all_is_noise_it_keeps_the_budget_but_for_what_it_believes_to_have_saved(seed: int) -> None:
-    run = Simulated(Auto(), noise(seed)).run(400)
+    run = Simulated(auto(), noise(seed)).run(400)
     assert run.spent <= 0.01 * (run.real + run.spent) + 0.5 * run.saved + 5.0
     assert len(run.tried) < 40
 
 
 def test_an_attempt_that_costs_more_than_the_budget_leaves_is_put_off() -> None:
-    assert "the budget leaves 3.9" in Auto().choose(replace(HERE, allowance=3.9), no_probe).reason
-    assert Auto().choose(replace(HERE, allowance=4.1), no_probe).proposal is not None
+    assert "the budget leaves 3.9" in auto().choose(replace(HERE, allowance=3.9), no_probe).reason
+    assert auto().choose(replace(HERE, allowance=4.1), no_probe).proposal is not None
 
 
 def test_leaps_that_cost_more_than_they_can_save_are_left_alone() -> None:
-    policy = Auto(horizons=[5])
+    policy = auto(horizons=[5])
     assert "nothing is expected to pay; best linear by 5 steps" in policy.choose(HERE, no_probe).reason
-    dear = Simulated(Auto(), lambda proposal, step: ("accepted", 0.1, 1.0, 30.0), budget=None).run(100)
+    dear = Simulated(auto(), lambda proposal, step: ("accepted", 0.1, 1.0, 30.0), budget=None).run(100)
     assert dear.spent < 0.05 * dear.real
 
 
@@ -222,7 +230,7 @@ def test_leaps_that_cost_more_than_they_can_save_are_left_alone() -> None:
 
 def test_the_chaotic_regime_is_left_alone_until_its_own_record_says_otherwise() -> None:
     chaotic = replace(HERE, regime="chaotic")
-    policy = Auto()
+    policy = auto()
     assert policy.choose(chaotic, no_probe).reason == "the regime is chaotic, and nothing was accepted there so far"
     assert policy.choose(replace(HERE, regime="unknown"), no_probe).proposal == Proposal("linear", 50)
     policy.learn(Outcome(Proposal("linear", 50), "stable", "accepted", 0.1, 50.0, 3.0))
@@ -232,14 +240,14 @@ def test_the_chaotic_regime_is_left_alone_until_its_own_record_says_otherwise() 
 
 
 def test_a_run_that_is_always_chaotic_is_tried_once_in_a_while() -> None:
-    run = Simulated(Auto(), nothing_pays, budget=None).run(100, regime="chaotic")
+    run = Simulated(auto(), nothing_pays, budget=None).run(100, regime="chaotic")
     assert [checkpoint for checkpoint, *_ in run.tried] == [CHAOS_PATIENCE + 1, 2 * CHAOS_PATIENCE + 2, 99]
 
 
 def test_straightness_moves_the_prior_chance_and_nothing_else() -> None:
     assert [prior_chance(c) for c in (None, math.nan, 0.0)] == [0.5] * 3
     assert [prior_chance(c) for c in (-2.0, -1.0, 1.0, 2.0)] == pytest.approx([0.1, 0.1, 0.9, 0.9])
-    policy = Auto(horizons=[12])
+    policy = auto(horizons=[12])
     assert policy.choose(replace(HERE, straightness=-0.5), no_probe).proposal is None
     assert policy.choose(replace(HERE, straightness=0.8), no_probe).proposal == Proposal("linear", 12)
 
@@ -258,7 +266,7 @@ def test_a_better_leap_that_lacks_snapshots_is_waited_for() -> None:
 
 
 def test_no_leap_goes_beyond_what_remains() -> None:
-    policy = Auto()
+    policy = auto()
     policy.choose(HERE, no_probe)
     for horizon in (50, 100, 200):
         policy.learn(Outcome(Proposal("linear", horizon), "stable", "accepted", 0.1, float(horizon), 3.0))
@@ -368,10 +376,10 @@ def test_evidence_fades_to_the_prior() -> None:
 @pytest.mark.parametrize("stop", [1, 13, 40])
 @pytest.mark.parametrize("world", [everything_pays, nothing_pays, linear_up_to(100), None])
 def test_a_policy_that_goes_on_from_its_state_makes_the_same_choices(stop: int, world: World | None) -> None:
-    whole = Simulated(Auto(), world or noise(1), budget=None).run(80, regime="transition")
-    halted = Simulated(Auto(), world or noise(1), budget=None).run(stop, regime="transition")
+    whole = Simulated(auto(), world or noise(1), budget=None).run(80, regime="transition")
+    halted = Simulated(auto(), world or noise(1), budget=None).run(stop, regime="transition")
     state = json.loads(json.dumps(halted.policy.state_dict()))
-    halted.policy = Auto()
+    halted.policy = auto()
     halted.policy.load_state_dict(state)
     halted.run(80 - stop, regime="transition")
     assert halted.tried == whole.tried
@@ -379,7 +387,7 @@ def test_a_policy_that_goes_on_from_its_state_makes_the_same_choices(stop: int, 
 
 
 def test_a_state_loads_into_a_policy_with_fewer_predictors() -> None:
-    run = Simulated(Auto(), nothing_pays, budget=None).run(40)
+    run = Simulated(auto(), nothing_pays, budget=None).run(40)
     policy = Auto(["adam"])
     policy.load_state_dict(run.policy.state_dict())
     assert {row[0] for row in policy.state_dict()["experience"]} == {"adam"}

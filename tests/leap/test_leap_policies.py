@@ -206,7 +206,7 @@ def test_settings_reach_the_policy() -> None:
     single = make_policy("auto", predictor="linear", horizon=9)
     assert isinstance(single, Auto)
     assert (single.predictors, single.rungs(50)) == (("linear",), (9,))
-    assert make_policy("auto").predictors == ("linear", "adam", "quadratic-paper")
+    assert make_policy("auto").predictors == ("dmd-2", "wnn", "linear")
 
 
 def test_a_policy_object_is_taken_as_it_is() -> None:

@@ -29,7 +29,7 @@ TABLE = {
     "outer-nesterov": Needs(2, upto=8, horizon=False),
     "rre": Needs(3, upto=16, even=True, whole=True, horizon=False),
     "anderson": Needs(3, upto=16, even=True, whole=True, selection=True, horizon=False),
-    "dmd-2": Needs(4, upto=16, even=True, whole=True),
+    "dmd-2": Needs(4, upto=6, even=True, whole=True),
     "rank1": Needs(3, upto=16, whole=True),
     "linear-fit": Needs(3, upto=8),
     "fast-forward": Needs(1, recent=2, selection=True, horizon=False),
@@ -86,7 +86,7 @@ def test_wrong_names_are_refused_in_a_sentence(name: str, message: str) -> None:
 def test_unknown_names_list_near_ones() -> None:
     with pytest.raises(ValueError, match="unknown predictor 'qadratic': did you mean quadratic"):
         predictor("qadratic")
-    with pytest.raises(ValueError, match="unknown predictor 'zzz': did you mean hold, random, linear"):
+    with pytest.raises(ValueError, match="unknown predictor 'zzz': there are hold, random, linear"):
         predictor("zzz")
     with pytest.raises(ValueError, match="unknown predictor 'taylor-x'"):
         predictor("taylor-x")

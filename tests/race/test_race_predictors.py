@@ -100,6 +100,12 @@ def test_the_outline_counts_the_arms_of_predictors():
     assert "baseline, always:linear, leap:linear, shortened:always:linear, shortened:leap:linear" in said[-2]
 
 
+def test_the_outline_names_no_more_arms_than_a_line_holds():
+    many = [f"taylor-{order}" for order in range(1, 8)]
+    said = outline(micro(tasks=["noise"], arms=["baseline"], predictors=many))[-2]
+    assert "baseline, always:... (7 arms), leap:... (7 arms), shortened:... (14 arms)  " in said
+
+
 def test_arms_of_predictors_that_took_equally_many_steps_share_one_control():
     asked: list[Unit] = []
 

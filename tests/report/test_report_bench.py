@@ -98,6 +98,18 @@ def test_one_seed_and_nothing_but_declines_still_make_a_page(tmp_path, maker):
     assert "all 1 declined: needs 5 snapshots" in page
     assert "Fewer than 3 seeds bear no verdict" in page
     assert "nan" not in json.dumps(table(run, "bench-leaderboard"))
+    (line,) = re.findall(r"^\|[^|]*\| rre \|.*$", (run / "tables" / "bench-leaderboard.md").read_text(), re.M)
+    assert line.count("all 1 declined") == 1  # said once, and in the CSV beside every missing number
+    (fields,) = [each for each in table(run, "bench-leaderboard") if each["predictor"] == "rre"]
+    assert fields["persistence_why"] == "all 1 declined: needs 5 snapshots"
+
+
+@pytest.mark.parametrize(("gain", "why"), [(0.01, "none of the gains was trained on from"), (-0.01, "no gain to")])
+def test_a_gain_that_was_not_followed_is_told_from_no_gain(tmp_path, gain, why):
+    found = [row("linear", loss_predicted=3.0 - gain)]
+    report = load_bench(write_bench(tmp_path / "run", found, [beside(found[0], None)]), {})
+    assert report is not None
+    assert why in report.places[0].headline.persistence.reason
 
 
 def test_a_race_beside_the_bench_answers_the_claims(tmp_path, rows):
@@ -142,6 +154,11 @@ def test_races_in_other_folders_count_for_their_task(tmp_path, rows):
     race = write_bench(tmp_path / "race", *rows, races=arms)
     (report,) = load_benches([bench], [race])
     assert report.races["linear"].unconditional.word == "does not hold"
+
+
+def test_a_folder_without_a_race_is_refused(tmp_path, study):
+    with pytest.raises(ValueError, match="holds no race: run leapverify race --predictors NAMES --out"):
+        combine([study], [tmp_path])
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, rows):

@@ -142,7 +142,9 @@ class Standing:
     @cached_property
     def persistence(self) -> OverSeeds:
         """Median within a seed of the share of the gain that is left, nothing clipped."""
-        return self._over(lambda row: row.kept, statistics.median, "never measured: no gain to follow")
+        gained = any(row.finite and row.gain > 0.0 for row in self.attempts)
+        why = "none of the gains was trained on from" if gained else "no gain to follow"
+        return self._over(lambda row: row.kept, statistics.median, f"never measured: {why}")
 
     @property
     def diverged(self) -> int:

@@ -1,5 +1,8 @@
 """Published claims against the bench and the race, by rules that were fixed before any of it was measured.
 
+Two corners were settled after the first rows were seen, and changed no verdict on them: a seed whose median
+diverged decides `persists` as it decides `lowers`, and equal differences in all seeds leave it to Wilson's intervals.
+
 Five questions are asked of every predictor at the headline K over every regime; each is answered with `holds`, `does
 not hold` or `not decided`, from at least three seeds:
 

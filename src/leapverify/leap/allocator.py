@@ -40,7 +40,7 @@ from leapverify.leap.policy import (
 )
 from leapverify.predict import predictor as catalogued
 
-PREDICTORS = ("linear", "adam", "quadratic-paper")
+PREDICTORS = ("dmd-2", "wnn", "linear")
 """What `auto` tries where the user names none: the first is tried first among equals. Which they are follows from the
 bench of all predictors (docs/results/)."""
 

@@ -314,5 +314,7 @@ def _why(found: Comparison) -> str:
         "worse": "the held-out loss is higher",
         "open": "the held-out sequences do not tell",
     }.get(found.decision, found.decision)
+    if found.decision == "accepted" and found.gain is not None and not found.gain > 0.0:
+        words = "accepted whatever the loss"  # by a criterion that does not ask for a gain
     gain = "" if found.gain is None else f": {found.gain:+.3g} nats"
     return f"{words}{gain} (n = {found.sequences})"

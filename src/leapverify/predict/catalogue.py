@@ -111,6 +111,7 @@ def factory_of(name: str) -> Callable[..., Predictor]:
         return partial(FAMILIES[numbered[1]], int(numbered[2]))
     if name in plugins():
         return plugin(name)
-    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5) or list(names())
+    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+    said = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names())}"
     families = ", ".join(f"{family}-n" for family in FAMILIES)
-    raise ValueError(f"unknown predictor {name!r}: did you mean {', '.join(near)}? ({families}: any number n)")
+    raise ValueError(f"unknown predictor {name!r}: {said} ({families}: any number n)")

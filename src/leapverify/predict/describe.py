@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import groupby
 from typing import Any, get_type_hints
 
 from leapverify.predict.catalogue import FILES, factory_of, predictor
@@ -82,6 +83,10 @@ says what is missing.
 
 
 def page(names: Iterable[str]) -> str:
-    """The page on these predictors."""
-    parts = [f"## `{name}`\n\nNeeds {in_words(needs_of(name))}.\n\n```text\n{describe(name)}\n```\n" for name in names]
+    """The page on these predictors; neighbours of which the same is said share a heading."""
+    said = groupby(names, lambda name: (in_words(needs_of(name)), describe(name)))
+    parts = [
+        f"## {', '.join(f'`{name}`' for name in alike)}\n\nNeeds {needs}.\n\n```text\n{text}\n```\n"
+        for (needs, text), alike in said
+    ]
     return "\n".join([PAGE, *parts])

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leapverify.race.arms import controls_of
+from leapverify.race.arms import ALWAYS, SHORTENED, VERIFIED, controls_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import RACE, TUNE, Case, arms_in, cases, first_round, second_round
 from leapverify.race.tasks import Task, build_tasks
+
+NAMED = 6
+"""Arms that begin alike are named up to so many: with every predictor there are more than a line can hold."""
 
 
 def outline(config: RaceConfig) -> list[str]:
@@ -54,4 +57,12 @@ def _counted(count: int, what: str) -> str:
 
 
 def _listed(arms: Mapping[str, int]) -> str:
-    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in arms.items())
+    """The arms by name; more than `NAMED` that begin alike (`always:`, `leap:`, `shortened:`) by their number."""
+    marks = {name: next((mark for mark in (ALWAYS, VERIFIED, SHORTENED) if name.startswith(mark)), "") for name in arms}
+    many = {mark: count for mark, count in Counter(marks.values()).items() if mark and count > NAMED}
+    said: dict[str, None] = {}
+    for name, count in arms.items():
+        mark = marks[name]
+        once = f"{mark}... ({many[mark]} arms)" if mark in many else name
+        said[once if count == 1 else f"{once} x{count}"] = None
+    return ", ".join(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from leapverify.analysis.bench import Standing
@@ -70,6 +71,15 @@ def declined(row: Standing) -> Cell:
     fields: dict[str, t.Raw] = {"declined_percent": share, "declined_reason": row.declined_reason}
     text = f"{share:.0f} %: {row.declined_reason}" if share else "none"
     return Cell(text, kind="wide" if share else "", fields=fields)
+
+
+def said_once(row: Standing, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a row; where no prediction was made, the reason in the first of them alone."""
+    if row.n:
+        return list(cells)
+    first = next((index for index, cell in enumerate(cells) if cell.kind == "why"), 0)
+    return [replace(cell, text="") if cell.kind == "why" and index > first else cell
+            for index, cell in enumerate(cells)]  # fmt: skip
 
 
 def persistence(row: Standing) -> Cell:

@@ -47,13 +47,13 @@ def load_benches(runs: Sequence[Path], races: Sequence[Path] = ()) -> list[Bench
     """The benches of several run folders, each called by its task, and by its folder where a task occurs twice.
 
     Raises:
-        ValueError: no folder, or one without a bench.
+        ValueError: no folder, one without a bench, or a race's without its runs.
     """
     if not runs:
         raise ValueError("no run folder was named: name one or more that hold a bench")
     found = [_load(Path(path)) for path in runs]
     tasks = Counter(report.bench.task for report in found)
-    raced_runs = [row for path in races for row in records.read(Path(path) / "race" / "runs.parquet", RaceRun)]
+    raced_runs = [row for path in races for row in _runs_of(Path(path))]
     named = []
     for path, report in zip(runs, found, strict=True):
         task = report.bench.task
@@ -61,6 +61,13 @@ def load_benches(runs: Sequence[Path], races: Sequence[Path] = ()) -> list[Bench
         known = {**report.races, **raced(raced_runs, task)}
         named.append(replace(report, bench=replace(report.bench, label=label), races=known))
     return named
+
+
+def _runs_of(path: Path) -> Sequence[RaceRun]:
+    file = path / "race" / "runs.parquet"
+    if not file.is_file():
+        raise ValueError(f"{path} holds no race: run leapverify race --predictors NAMES --out {path} first")
+    return records.read(file, RaceRun)
 
 
 def _load(path: Path) -> BenchReport:
@@ -120,4 +127,7 @@ def _cells(label: str, place: Place | None) -> list[Cell]:
         c.persistence(row),
         c.attempts(row),
     ]
-    return [replace(cell, fields={f"{label}_{key}": value for key, value in cell.fields.items()}) for cell in cells]
+    return [
+        replace(cell, fields={f"{label}_{key}": value for key, value in cell.fields.items()})
+        for cell in c.said_once(row, cells)
+    ]

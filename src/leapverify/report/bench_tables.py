@@ -54,7 +54,7 @@ def leaderboard_table(bench: Bench, places: Sequence[Place]) -> Table:
 def _place(place: Place) -> list[Cell]:
     row = place.headline
     rank = "control" if row.control else "" if place.rank is None else str(place.rank)
-    return [
+    cells = [
         Cell(rank, kind="number", fields={"rank": place.rank, "control": row.control}),
         t.name("predictor", row.predictor),
         c.estimate("verified_value", row.verified_value, "+.2f"),
@@ -69,6 +69,7 @@ def _place(place: Place) -> list[Cell]:
         c.attempts(row),
         c.declined(row),
     ]
+    return c.said_once(row, cells)
 
 
 def regimes_table(bench: Bench, places: Iterable[Place]) -> Table:
@@ -111,7 +112,7 @@ def _columns(*names: str) -> list[Column]:
 
 
 def _cell(row: Standing) -> list[Cell]:
-    return [
+    cells = [
         t.name("predictor", row.predictor),
         t.name("regime", row.regime),
         c.estimate("verified_value", row.verified_value, "+.2f"),
@@ -125,6 +126,7 @@ def _cell(row: Standing) -> list[Cell]:
         c.attempts(row),
         c.declined(row),
     ]
+    return c.said_once(row, cells)
 
 
 def claims_table(bench: Bench, judged: Sequence[Judged]) -> Table:

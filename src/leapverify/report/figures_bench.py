@@ -169,8 +169,8 @@ Measure = tuple[Callable[[Standing], OverSeeds], float, str, str]
 def horizons_figure(bench: Bench, places: Sequence[Place]) -> Figure:
     """Every predictor x K as a map, one state a quantity."""
     measures: dict[str, Measure] = {
-        "accepted by paired": (lambda row: row.accepted, 100.0, ".0f", "%"),
-        "verified value": (lambda row: row.verified_value, 1.0, "+.1f", "steps"),
+        "accepted by paired, %": (lambda row: row.accepted, 100.0, ".0f", "%"),
+        "verified value, steps": (lambda row: row.verified_value, 1.0, "+.1f", "steps"),
         "gain fraction": (lambda row: row.gain_fraction, 1.0, ".2f", ""),
     }
     return Figure(
@@ -209,7 +209,7 @@ def _map(bench: Bench, places: Sequence[Place], label: str, measure: Measure) ->
         "hovertemplate": "%{y}, K = %{x}<br>%{customdata}<extra></extra>",
     }
     axis = {"type": "category", "fixedrange": True, "showgrid": False, "ticks": ""}
-    x = {**axis, "title": axis_title(f"horizon K, steps; {label}{f', {unit}' if unit else ''}")}
+    x = {**axis, "title": axis_title("horizon K, steps")}
     layout = base_layout(ROW_PX * len(names) + 62) | {
         "margin": {"l": LEFT_PX, "r": 14, "t": 10, "b": 52},
         "xaxis": {**x, "tickfont": {"size": 11, "color": "@muted"}},
