@@ -7,10 +7,11 @@ import io
 
 import pytest
 
+from leapverify.analysis.race_predictors import short_name
 from leapverify.report import build_report
 from leapverify.report.page_race import RaceReport, race_finding
 from leapverify.report.race import RaceAnalysis
-from leapverify.report.race_predictors import predictor_tables, short_name
+from leapverify.report.race_predictors import predictor_tables
 from leapverify.report.run import Race
 from race_records import of_arm, race_point, write_race
 

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from leapverify.analysis.race_arms import (
     ALWAYS,
@@ -25,6 +26,12 @@ from leapverify.records import RaceRun
 CONTROL_PREDICTORS = ("hold", "random")
 """What predictors that know nothing do: they are raced like the others and counted apart."""
 HOLD = "hold"
+
+
+def short_name(predictor: str) -> str:
+    """A predictor's name, of a file that it reads only the last part."""
+    name, colon, path = predictor.partition(":")
+    return f"{name}{colon}{PurePath(path).name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,7 @@ def outcome_text(rows: Iterable[PredictorRow]) -> str:
         words = {name: each.word for name, each in tried.items() if name not in CONTROL_PREDICTORS}
         if not words:
             continue
-        lower = [name for name, word in words.items() if word == "lower"]
+        lower = [short_name(name) for name, word in words.items() if word == "lower"]
         named = f" ({listed(lower)})" if lower else ""
         counts = {word: list(words.values()).count(word) for word in ("higher", "no leap", "too few seeds")}
         rest = [f"{counts['higher']} above it"]

@@ -96,15 +96,22 @@ def combined_table(reports: Sequence[BenchReport]) -> Table:
         f"{report.bench.label}: K = {report.bench.headline_steps}, {seeds_text(len(report.bench.seeds))}"
         for report in reports
     )
-    note = f"{where}. Ordered by the mean of the ranks, controls last. {DEFINITIONS}"
+    note = (
+        f"{where}. Ordered by the tasks in which the interval of the verified value lies above 0, then by the "
+        f"mean of the ranks, controls last. {DEFINITIONS}"
+    )
     return Table("bench-combined", "Predictors behind one verifier", note, columns, t.grouped(rows, 0))
 
 
-def _order(name: str, places: Sequence[Mapping[str, Place]]) -> tuple[bool, float, str]:
-    """Controls last, then by the mean rank; a task in which it has none counts as last there."""
+def _order(name: str, places: Sequence[Mapping[str, Place]]) -> tuple[bool, int, float, str]:
+    """Controls last, then by the tasks in which it pays, then by the mean rank; where it has none it counts as last.
+
+    Ranks alone would put what is refused at once, and therefore costs little, before what sometimes pays.
+    """
     control = any(name in of_task and of_task[name].headline.control for of_task in places)
     ranks = [_rank(of_task.get(name), len(of_task)) for of_task in places]
-    return control, statistics.fmean(ranks), name
+    lows = [of_task[name].headline.verified_value.low for of_task in places if name in of_task]
+    return control, -sum(low is not None and low > 0 for low in lows), statistics.fmean(ranks), name
 
 
 def _rank(place: Place | None, last: int) -> int:

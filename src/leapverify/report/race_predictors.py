@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import PurePath
 
 from leapverify.analysis.race import CONTROL_PREDICTORS, Case, PredictorRow, Tried
+from leapverify.analysis.race_predictors import short_name
 from leapverify.analysis.race_wording import IN_NATS
 from leapverify.report import race_cells as c
 from leapverify.report import table as t
@@ -23,12 +23,6 @@ def predictor_tables(analysis: RaceAnalysis) -> list[Table]:
     """One table for each case in which predictors were raced."""
     cases = dict.fromkeys(row.case for row in analysis.predictors)
     return [_table(analysis, case, first=place == 0) for place, case in enumerate(cases)]
-
-
-def short_name(predictor: str) -> str:
-    """A predictor's name, of a file that it reads only the last part."""
-    name, colon, path = predictor.partition(":")
-    return f"{name}{colon}{PurePath(path).name}"
 
 
 def _table(analysis: RaceAnalysis, case: Case, *, first: bool) -> Table:
