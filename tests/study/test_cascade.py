@@ -267,7 +267,7 @@ def test_a_cascade_puts_aside_what_it_changes_and_the_history_lacks(kinds: Any, 
     moved = {id(each) for each in run.moved}
     needed = list(run.moved) if dtype != torch.float32 else []
     if kinds == ("trained",):
-        needed += [each for each in run.model.parameters() if id(each) not in moved]
+        needed += [each for each in run.model.parameters() if each.requires_grad and id(each) not in moved]
         needed += [*run.model.buffers(), *(v for state in run.optimizer.state.values() for v in state.values())]
     held = sum(-(-each.nbytes // 256) * 256 for each in needed)
     assert cascader.nbytes == held
