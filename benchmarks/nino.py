@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _measure import extra_bytes, seconds
 
 from leapverify.history import History
 from leapverify.predict import Predictor
@@ -75,14 +76,6 @@ def checkpoint(folder: Path, hidden: int, *, graph: bool) -> Path:
     return file
 
 
-def seconds(action: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
-    start = clock()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start
-
-
 def rate(hidden: int, device: torch.device, clock: Callable[[], float]) -> float:
     """Multiplications and additions per second in one hidden layer, the best of some runs."""
     x = torch.randn(rows_of(device), hidden, device=device)
@@ -96,28 +89,6 @@ def rate(hidden: int, device: torch.device, clock: Callable[[], float]) -> float
     run()
     best = min(seconds(run, device, clock) for _ in range(5))
     return 2 * rounds * x.shape[0] * hidden * hidden / best
-
-
-def peak_bytes(action: Callable[[], object], device: torch.device) -> int | None:
-    """Memory at the highest above what was there before; None where this system does not tell."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        action()
-        return torch.cuda.max_memory_allocated(device) - before
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the resident set
-    except OSError:
-        action()
-        return None
-    before = _resident("VmRSS")
-    action()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def report(
@@ -136,7 +107,7 @@ def report(
         ("first", "again"), (HORIZON, HORIZON // 2), products_per_parameter, strict=True
     ):
         took: list[float] = []
-        added = peak_bytes(
+        added = extra_bytes(
             lambda horizon=horizon, took=took: took.append(  # type: ignore[misc]
                 seconds(lambda: method.predict(history, horizon, out=out), device, clock)
             ),

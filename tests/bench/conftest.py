@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,28 +13,7 @@ from leapverify.study.presets import preset
 from leapverify.study.run import run_study
 from leapverify.study.settings import with_settings
 from micro import MICRO
-
-WORDS = [
-    "the",
-    "run",
-    "of",
-    "a",
-    "model",
-    "is",
-    "a",
-    "path",
-    "and",
-    "a",
-    "leap",
-    "ahead",
-    "must",
-    "be",
-    "checked",
-    "before",
-    "it",
-    "is",
-    "believed",
-]
+from small_text import write_documents
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,10 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     """A study of 60 steps with a checkpoint every 10, on documents that are all different."""
-    folder, chance = tmp_path_factory.mktemp("text"), random.Random(0)
-    for number in range(100):
-        lines = [" ".join(chance.choice(WORDS) for _ in range(12)) for _ in range(12)]
-        (folder / f"document-{number:02d}.txt").write_text("\n\n".join(lines))
+    folder = write_documents(tmp_path_factory.mktemp("text"))
     changes = {"data.source": f"text:{folder}", "cascade.kinds": [], "verify.selection_sequences": 8}
     return with_settings(preset("tiny"), {**MICRO, **changes})
 

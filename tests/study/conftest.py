@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,13 @@ from leapverify.study.config import StudyConfig
 from leapverify.study.presets import preset
 from leapverify.study.settings import with_settings
 from micro import MICRO
+from small_text import write_documents
 
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small documents, all different."""
-    folder = tmp_path_factory.mktemp("text")
-    chance = random.Random(0)
-    words = [
-        "the",
-        "run",
-        "of",
-        "a",
-        "model",
-        "is",
-        "a",
-        "path",
-        "and",
-        "a",
-        "leap",
-        "ahead",
-        "must",
-        "be",
-        "checked",
-        "before",
-        "it",
-        "is",
-        "believed",
-    ]
-    for number in range(100):
-        lines = [" ".join(chance.choice(words) for _ in range(12)) for _ in range(12)]
-        (folder / f"document-{number:02d}.txt").write_text("\n\n".join(lines))
-    return folder
+    return write_documents(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="session", autouse=True)

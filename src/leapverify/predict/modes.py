@@ -151,8 +151,7 @@ def along_one(
 def dmd(rank: int) -> DynamicModes:
     """`dmd-r`, from r + 2 snapshots on, up to a window of r + 4.
 
-    A longer window costs memory and gains nothing: over 52 checkpoints of two seeds of the study `tiny`, K = 50, the
-    held-out gain of dmd-2 was 0.0206 nats in the mean with 5, 6 and 8 snapshots, 0.0208 with 16.
+    A longer window takes more memory, and what it brings is told in docs/results/predictors.md.
 
     Raises:
         ValueError: a rank below 1.

@@ -60,14 +60,7 @@ def _place(place: Place) -> list[Cell]:
         c.estimate("verified_value", row.verified_value, "+.2f"),
         c.estimate("verified_value_all_k", place.over_horizons.verified_value, "+.2f"),
         c.estimate("paired_percent", row.accepted, ".0f", scale=100.0),
-        c.estimate("steps_gained", row.steps_gained, ".1f"),
-        c.persistence(row),
-        c.cost(row),
-        c.estimate("net_steps", row.net_steps, "+.1f"),
-        c.estimate("unconditional_value", row.unconditional_value, "+.1f"),
-        c.estimate("gain_fraction", row.gain_fraction, ".2f"),
-        c.attempts(row),
-        c.declined(row),
+        *_worth(row),
     ]
     return c.said_once(row, cells)
 
@@ -111,12 +104,9 @@ def _columns(*names: str) -> list[Column]:
             Column("declined", False)]  # fmt: skip
 
 
-def _cell(row: Standing) -> list[Cell]:
-    cells = [
-        t.name("predictor", row.predictor),
-        t.name("regime", row.regime),
-        c.estimate("verified_value", row.verified_value, "+.2f"),
-        *(c.estimate(f"{name}_percent", row.rates[name], ".0f", scale=100.0) for name in CRITERIA),
+def _worth(row: Standing) -> list[Cell]:
+    """What every table says of a predictor after its value and acceptance."""
+    return [
         c.estimate("steps_gained", row.steps_gained, ".1f"),
         c.persistence(row),
         c.cost(row),
@@ -125,6 +115,16 @@ def _cell(row: Standing) -> list[Cell]:
         c.estimate("gain_fraction", row.gain_fraction, ".2f"),
         c.attempts(row),
         c.declined(row),
+    ]
+
+
+def _cell(row: Standing) -> list[Cell]:
+    cells = [
+        t.name("predictor", row.predictor),
+        t.name("regime", row.regime),
+        c.estimate("verified_value", row.verified_value, "+.2f"),
+        *(c.estimate(f"{name}_percent", row.rates[name], ".0f", scale=100.0) for name in CRITERIA),
+        *_worth(row),
     ]
     return c.said_once(row, cells)
 
