@@ -55,7 +55,7 @@ def test_other_widths_are_refused(width: float) -> None:
         exponent(width)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 50), later=st.integers(1, 50), a=st.floats(0.0, 30.0), b=st.floats(0.0, 30.0))
 def test_the_overlap_is_the_integral_of_the_product(n: int, later: int, a: float, b: float) -> None:
     one, two = Profile(n, a), Profile(later, b)
@@ -80,7 +80,7 @@ def test_every_copy_is_the_average_that_its_profile_says(count: int) -> None:
     assert newest == [Profile(count, gamma) for gamma in EXPONENTS]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     counts=st.lists(st.integers(1, 300), min_size=1, max_size=6, unique=True),
     width=st.floats(0.02, 0.28),

@@ -35,7 +35,7 @@ def test_a_state_lies_near_every_share_of_the_run(count: int, every: int) -> Non
             assert abs(milestones.nearest(wanted).step - wanted) <= t / (count - 1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(gaps=st.lists(st.integers(1, 90), min_size=1, max_size=60), count=st.integers(3, 12))
 def test_first_and_newest_stay_and_no_gap_is_wider_than_promised(gaps: list[int], count: int) -> None:
     steps = [sum(gaps[:n]) for n in range(len(gaps) + 1)]

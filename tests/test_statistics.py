@@ -19,7 +19,7 @@ from leapverify.statistics import (
     wilson,
 )
 
-theorem = settings(deadline=None, derandomize=True, max_examples=60)
+theorem = settings(max_examples=60)
 scored = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30)
 
 

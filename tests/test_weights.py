@@ -25,7 +25,7 @@ def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([each.reshape(-1).double() for each in tensors])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=st.lists(st.integers(0, 7), max_size=4), limit=st.integers(1, 40))
 def test_blocks_partition_a_tensor(shape: list[int], limit: int) -> None:
     counts = torch.zeros(shape)

@@ -307,7 +307,7 @@ outcomes = st.lists(
     ),
     max_size=30,
 )
-theorem = settings(deadline=None, derandomize=True, max_examples=60)
+theorem = settings(max_examples=60)
 
 
 @theorem

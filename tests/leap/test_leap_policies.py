@@ -122,7 +122,7 @@ def test_fixed_without_a_horizon_takes_the_interval() -> None:
 # --- line search ------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(st.floats(4.0, 1000.0))
 def test_line_search_comes_within_three_percent_of_the_best_gain(top: float) -> None:
     """Doubling ends with K*/K in [3/4, 3/2]; after two halvings K is within K/8 of K*, and the gain is quadratic."""

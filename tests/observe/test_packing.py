@@ -25,7 +25,7 @@ def tokens_of(lengths):
     return [torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=lengths_of, slack=st.integers(0, 40))
 def test_first_fit_places_every_item_once_and_overfills_no_row(lengths, slack):
     capacity = max(lengths) + slack
@@ -37,7 +37,7 @@ def test_first_fit_places_every_item_once_and_overfills_no_row(lengths, slack):
     assert all(a + b > capacity for i, a in enumerate(sums) for b in sums[i + 1 :])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=lengths_of, batch_tokens=st.integers(1, 200))
 def test_every_layout_gathers_the_tokens_of_its_probes(lengths, batch_tokens):
     tokens = tokens_of(lengths)
@@ -52,7 +52,7 @@ def test_every_layout_gathers_the_tokens_of_its_probes(lengths, batch_tokens):
         assert found == {i: probe.tolist() for i, probe in enumerate(tokens)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lengths=lengths_of)
 def test_packed_positions_restart_and_attention_stays_inside_a_probe(lengths):
     for batch in packed(tokens_of(lengths), 64):

@@ -29,7 +29,7 @@ def labelled(similarities, thresholds, **options):
 
 
 @pytest.mark.parametrize("thresholds", METHODS, ids=lambda t: t.method)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(similarities=runs, cut=st.integers(0, 30), hysteresis=st.integers(1, 3))
 def test_labels_of_a_prefix_are_the_prefix_of_the_labels(thresholds, similarities, cut, hysteresis):
     whole = labelled(similarities, thresholds, hysteresis=hysteresis)
@@ -39,7 +39,7 @@ def test_labels_of_a_prefix_are_the_prefix_of_the_labels(thresholds, similaritie
 
 
 @pytest.mark.parametrize("thresholds", METHODS, ids=lambda t: t.method)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(similarities=runs)
 def test_no_similarity_is_unknown_and_nan_is_chaotic(thresholds, similarities):
     labels = labelled(similarities, thresholds)
@@ -105,7 +105,7 @@ def online_reference(similarities, warmup, width):
     return labels
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), warmup=st.integers(2, 8), width=st.floats(0, 2))
 def test_online_equals_its_formula(seed, warmup, width):
     similarities = (1 - 10 ** np.random.default_rng(seed).normal(-3, 1, 25)).tolist()
@@ -149,7 +149,7 @@ def test_missing_similarity_ends_a_label_at_once():
     assert classify_regimes([0.9, 0.9, None, 0.9, 0.9], thresholds, hysteresis=2) == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(similarities=runs, hysteresis=st.integers(2, 4))
 def test_hysteresis_never_adds_changes(similarities, hysteresis):
     def changes(labels):

@@ -39,7 +39,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, scale=st.floats(1e-3, 1e3))
 def test_bounds_symmetry_scale_and_reference(kind, seed, scale):
     a, b = pair(seed)

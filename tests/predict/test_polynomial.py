@@ -127,7 +127,7 @@ def test_the_papers_quadratic_is_linear_one_interval_on_and_damps_before() -> No
     torch.testing.assert_close(printed - line, -(parabola - line) / 3, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(gaps=st.lists(st.integers(1, 90), min_size=1, max_size=6), horizon=st.integers(1, 500))
 def test_weights_reproduce_every_power_up_to_their_degree(gaps: list[int], horizon: int) -> None:
     lags = [sum(gaps[:n]) for n in range(len(gaps) + 1)]

@@ -36,7 +36,7 @@ def test_fewer_distinct_nodes_than_asked_give_all_of_them() -> None:
     np.testing.assert_allclose(shares, [3, 4], rtol=1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     taken=st.integers(1, 20_000),
     horizon=st.integers(1, 300),

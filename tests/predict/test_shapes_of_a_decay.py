@@ -45,7 +45,7 @@ def test_the_theorem_holds_without_any_rounding() -> None:
     assert torch.equal(torch.stack(states).mean(0), decayed)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(count=st.integers(1, 200), shape=st.sampled_from(sorted(SHAPES)))
 def test_weights_are_an_average(count: int, shape: str) -> None:
     found = coefficients(count, shape)

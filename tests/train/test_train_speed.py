@@ -146,7 +146,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 99), st.booleans())
 def test_batches_are_those_of_their_steps_in_any_order(device: str, steps: list[int], seed: int, padded: bool) -> None:
     windows = windows_of(7, padded)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from leapverify.verify import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
 
 losses = st.floats(0.01, 20.0)
-theorem = settings(deadline=None, derandomize=True, max_examples=60)
+theorem = settings(max_examples=60)
 
 
 @theorem

@@ -24,7 +24,7 @@ from leapverify.verify.sequential import (
 )
 
 Array = NDArray[np.float64]
-theorem = settings(deadline=None, derandomize=True, max_examples=60)
+theorem = settings(max_examples=60)
 
 
 # --- the formula ------------------------------------------------------------------------------------------------------

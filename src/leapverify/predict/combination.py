@@ -8,8 +8,9 @@ rounding of small differences and never that of the weights themselves, as they 
 
 `chained` goes through running averages, r_j = r_{j-1} + c_j / P_j (theta_j - r_{j-1}), P_j = c_0 + ... + c_j with
 c_0 = 1 - sum_{j>0} c_j, which is one pass over each state instead of two. It needs every P_j > 0, and multiplies the
-rounding of the weights by up to max P_j. That is 1 for averages, and for the formulas that use it never much more than
-what they multiply the rounding of the stored states by anyway (c_0 = P_0).
+rounding of the weights by up to max P_j, and by P_j / P_{j-1} where the sums rise again from a small one (r_{j-1} is
+as large as 1 / P_{j-1}). That is at most 2 for averages, and for the formulas that use it never much more than what
+they multiply the rounding of the stored states by anyway (c_0 = P_0).
 """
 
 from __future__ import annotations
