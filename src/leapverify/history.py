@@ -15,6 +15,7 @@ from leapverify.averages import PowerAverages
 from leapverify.milestones import Milestones
 from leapverify.optimizer_state import GroupHyper, OptimizerState
 from leapverify.pinned import host_memory, wait_for, wait_for_all
+from leapverify.shards import Shards
 from leapverify.surroundings import Gradients, Layout, Selection
 from leapverify.weights import Tensors, copy_, require_same_shapes
 
@@ -52,6 +53,8 @@ class History:
 
     optimizer: OptimizerState | None
     """State of the optimizer at the newest step, set by the caller before predicting."""
+    shards: Shards | None = None
+    """How the tensors are spread over the ranks of the run; None: one process holds them whole. Set once."""
     layout: Layout | None = None
     """Which tensors these are; set once by the caller, like all that follows, for the predictors that ask for it."""
     selection: Selection | None = None

@@ -160,6 +160,7 @@ def missing(needs: Needs, history: History) -> str | None:
     if needs.recent and (lack := _no_recent(needs.recent, history)):
         return lack
     lacking = (
+        (needs.whole and history.shards is not None and history.shards.parts, "whole tensors, a rank holds parts"),
         (needs.averages and history.averages is None, "running averages, this history keeps none"),
         (bool(needs.milestones) and history.milestones is None, "states of early steps, this history keeps none"),
         (needs.layout and history.layout is None, "the names of the tensors, the history has none"),
