@@ -12,6 +12,7 @@ from leapverify import records
 from leapverify.analysis.bench import FEWEST_SEEDS, Place, leaderboard
 from leapverify.analysis.bench_rows import Bench, bench_of
 from leapverify.analysis.bench_verdicts import FAILS, HOLDS, OPEN, Judged, Raced, judge_claims, raced
+from leapverify.content import as_written
 from leapverify.records import Benched, Prediction, RaceRun
 from leapverify.report.bench_tables import cells_table, claims_table, leaderboard_table, regimes_table
 from leapverify.report.figures_bench import bench_figures
@@ -20,7 +21,7 @@ from leapverify.report.run import Run, lookup
 from leapverify.report.section import Section
 from leapverify.report.table import Table
 from leapverify.report.wording import Finding, counted, listed, verdict
-from leapverify.storage import read_json
+from leapverify.storage import Damaged, read_json
 
 FOLDER = "bench"
 STEP_PASSES = 3.0
@@ -83,22 +84,22 @@ def load_bench(path: Path, config: Mapping[str, Any], label: str | None = None) 
     if not (folder / "predictions.parquet").is_file():
         return None
     about = read_json(folder / "bench.json")
+    if not isinstance(about, dict):
+        raise Damaged(f"{folder / 'bench.json'} is damaged: it holds no mapping; give the bench again")
     task, interval = str(about.get("task", "pretrain")), _interval(folder, about, config)
-    bench = bench_of(
-        label or ", ".join(filter(None, [task, str(about.get("preset") or config.get("preset") or "")])),
-        task,
-        records.read(folder / "predictions.parquet", Prediction),
-        records.read(folder / "benched.parquet", Benched),
-        interval_steps=interval,
-        step_tokens=_step_tokens(folder, about, config),
-    )
+    step_tokens = _step_tokens(folder, about, config)
+    predictions = records.read(folder / "predictions.parquet", Prediction)
+    benched = records.read(folder / "benched.parquet", Benched)
+    named = label or ", ".join(filter(None, [task, str(about.get("preset") or config.get("preset") or "")]))
+    with as_written(folder, "give the bench again"):
+        bench = bench_of(named, task, predictions, benched, interval_steps=interval, step_tokens=step_tokens)
     runs = path / "race" / "runs.parquet"
     return BenchReport(bench, about, raced(records.read(runs, RaceRun), task) if runs.is_file() else {})
 
 
 def _interval(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     found = about.get("persist_steps") or lookup(config, "observe.interval_steps")
-    if not isinstance(found, int):
+    if type(found) is not int or found < 1:
         raise ValueError(f"{folder / 'bench.json'} does not say persist_steps, which is Delta: give the bench again")
     return found
 

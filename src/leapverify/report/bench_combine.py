@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from leapverify import records
 from leapverify.analysis.bench import Place
 from leapverify.analysis.bench_verdicts import raced
+from leapverify.content import read_yaml
 from leapverify.records import RaceRun
 from leapverify.report import bench_cells as c
 from leapverify.report import table as t
@@ -72,8 +70,8 @@ def _runs_of(path: Path) -> Sequence[RaceRun]:
 
 def _load(path: Path) -> BenchReport:
     file = path / "config.yaml"
-    config: Any = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    report = load_bench(path, config if isinstance(config, dict) else {})
+    config = read_yaml(file, "put back a copy of it") if file.is_file() else {}
+    report = load_bench(path, config)
     if report is None:
         raise ValueError(f"{path} holds no bench: run leapverify bench predictors {path} first")
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from leapverify.guard.words import inert_json
 from leapverify.report import figures_cascades, figures_course, figures_predict, figures_recognize, figures_seeds
 from leapverify.report.analysis import Analysis
 from leapverify.report.panels import Figure, Spec, View
@@ -48,9 +49,11 @@ def write_figures(figures: dict[str, Figure], folder: Path) -> None:
     write_text(folder / "plotly.min.js", get_plotlyjs())
     for figure in figures.values():
         for name, view in _chosen(figure).items():
-            spec = file_spec(figure, view)
-            write_text(folder / f"{name}.json", json.dumps(spec, allow_nan=False) + "\n")
-            page = to_html(spec, include_plotlyjs="directory", config={"displaylogo": False}, validate=False)
+            text = inert_json(json.dumps(file_spec(figure, view), allow_nan=False))
+            write_text(folder / f"{name}.json", text + "\n")
+            page = to_html(
+                json.loads(text), include_plotlyjs="directory", config={"displaylogo": False}, validate=False
+            )
             write_text(folder / f"{name}.html", page)
 
 

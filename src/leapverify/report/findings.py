@@ -12,6 +12,7 @@ from typing import Any
 
 from leapverify.analysis.findings import decisive_intervals
 from leapverify.analysis.findings_rule import Finding, Quantity
+from leapverify.guard import words
 from leapverify.report.wording import counted
 from leapverify.storage import write_json, write_text
 
@@ -97,10 +98,12 @@ def as_csv(found: Sequence[Finding]) -> str:
         for bar in finding.bars:
             side = "above" if bar.above else "below"
             tail = [side, bar.line, bar.reading, bar.quantity.found.reason or ""]
-            writer.writerow([finding.key, finding.verdict, "decides", *_row(bar.quantity), *tail])
+            row = [finding.key, finding.verdict, "decides", *_row(bar.quantity), *tail]
+            writer.writerow(map(words.field, row))
         for quantity in finding.beside:
             tail = ["", "", "", quantity.found.reason or ""]
-            writer.writerow([finding.key, finding.verdict, "beside", *_row(quantity), *tail])
+            row = [finding.key, finding.verdict, "beside", *_row(quantity), *tail]
+            writer.writerow(map(words.field, row))
     return out.getvalue()
 
 
@@ -172,4 +175,4 @@ def _sentence(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return words.markdown(text)

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from leapverify.content import as_written
+from leapverify.guard.words import inert, inert_json
 from leapverify.report.analysis import Analysis
 from leapverify.report.bench import BenchReport, bench_finding, bench_report, bench_sections
 from leapverify.report.figures import build_figures, write_figures
@@ -35,6 +37,7 @@ SHORT = {
 """Figures in the order of the page, and what the navigation calls them."""
 WHERE_RECORDED = {"updates": "Updates"}
 """Figures after them that only some studies have the records for."""
+_AGAIN = "give the command that made its records again"
 FOLDED = {"gain": "gain", "cascades": "cascades", "costs": "costs"}
 """Which further table lies folded under which figure."""
 
@@ -53,18 +56,19 @@ def build_report(run: Path) -> Path:
     Raises:
         ValueError: a file that is missing, damaged or without checkpoints; the message names it.
     """
-    alone = None if (run / "checkpoints.parquet").is_file() else load_race(run)
-    if alone:
-        race = race_report(alone)
-        return _write(run, race_page(race), race.tables)
+    if not (run / "checkpoints.parquet").is_file() and (alone := load_race(run)):
+        with as_written(run, _AGAIN):
+            race = race_report(alone)
+            return _write(run, race_page(race), race.tables)
     analysis = Analysis(load_run(run))
-    tables = [*tables_of_runs(analysis.run), *tables_of_predictions(analysis)]
-    further = further_tables(analysis)
-    beside = race_report(analysis.run.race) if analysis.run.race else None
     bench = bench_report(analysis.run)
-    page = study_page(analysis, build_figures(analysis), tables, further, beside, bench)
-    more = [table for part in (bench, beside) if part for table in part.tables]
-    return _write(run, page, [*tables, *further, *more])
+    with as_written(run, _AGAIN):
+        tables = [*tables_of_runs(analysis.run), *tables_of_predictions(analysis)]
+        further = further_tables(analysis)
+        beside = race_report(analysis.run.race) if analysis.run.race else None
+        page = study_page(analysis, build_figures(analysis), tables, further, beside, bench)
+        more = [table for part in (bench, beside) if part for table in part.tables]
+        return _write(run, page, [*tables, *further, *more])
 
 
 def _write(run: Path, page: Page, tables: Sequence[Table]) -> Path:
@@ -132,7 +136,7 @@ def render(page: Page) -> str:
 def script_json(value: Any) -> Markup:
     """JSON that is inert inside a script element: no name in it can close the element or open a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+    return Markup(inert_json(text).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def identity(run: Run) -> str:
@@ -225,8 +229,13 @@ def _asset(name: str) -> str:
     return resources.files("leapverify.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _shown(value: Any) -> Any:
+    """What a template prints, inert: our own markup as it is."""
+    return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=False, lstrip_blocks=False)
+    environment = Environment(autoescape=True, trim_blocks=False, lstrip_blocks=False, finalize=_shown)
     environment.filters["swatch"] = swatch
     environment.filters["tied"] = tied
     return environment.from_string(_asset("page.html"))

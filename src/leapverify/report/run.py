@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from leapverify import records
+from leapverify.content import as_written, read_yaml
+from leapverify.guard import limits
+from leapverify.guard.paths import require_inside
+from leapverify.guard.plain import read_bounded
 from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, RacePoint, RaceRun, SeedMeasure
-from leapverify.storage import read_json
+from leapverify.storage import Damaged, read_json, read_marked
 
 REGIMES = ("chaotic", "transition", "stable")
 CRITERIA = ("strict", "adaptive", "proximity", "paired")
+
+_SAME = "run the same study command again"
+_LADDER = "delete both and give the study command with --ladder again"
 
 Row = TypeVar("Row", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure, RacePoint)
 
@@ -154,6 +159,7 @@ def load_run(path: Path) -> Run:
     Raises:
         ValueError: no checkpoints, or a file that is damaged; the message names it.
     """
+    require_inside(path)
     checkpoints = records.read(path / "checkpoints.parquet", Checkpoint)
     if not checkpoints:
         raise ValueError(f"{path / 'checkpoints.parquet'} holds no checkpoint: run the study first")
@@ -181,6 +187,7 @@ def load_race(path: Path) -> Race | None:
     folder = path / "race"
     if not (folder / "runs.parquet").is_file():
         return None
+    require_inside(path)
     runs = records.read(folder / "runs.parquet", RaceRun)
     if not any(row.stage == "race" for row in runs):
         raise ValueError(f"{folder / 'runs.parquet'} holds no run of a race: give the race command again")
@@ -203,12 +210,30 @@ def _rows(path: Path, record: type[Row]) -> list[Row]:
 def _ladder(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+    if path.with_suffix(".json").is_file():  # earlier versions wrote no mark
+        content, _ = read_marked(path, _LADDER, limits.TABLE_BYTES)
+    else:
+        content = _bounded(path)
+    with as_written(path, _LADDER):
+        try:
+            rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+        if not all(isinstance(value, str) for row in rows for value in row.values()):
+            raise ValueError("a row has more or fewer fields than the heading")
+    return rows
+
+
+def _bounded(path: Path) -> bytes:
+    try:
+        return read_bounded(path, limits.TABLE_BYTES)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: {error}; {_LADDER}") from error
 
 
 def _notes(path: Path) -> list[str]:
     found = read_json(path) if path.is_file() else []
+    found = found.get("notes") if isinstance(found, dict) else found  # a bare list in earlier versions
     return [str(note) for note in found] if isinstance(found, list) else []
 
 
@@ -219,11 +244,7 @@ def _mapping_or_nothing(path: Path) -> Mapping[str, Any]:
 def _mapping(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is missing: name a run folder that a study has written")
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: it cannot be read as {path.suffix[1:].upper()}") from error
+    tree = read_json(path) if path.suffix == ".json" else read_yaml(path, _SAME)
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds no mapping: run the same study command again")
+        raise ValueError(f"{path} holds no mapping: {_SAME}")
     return tree

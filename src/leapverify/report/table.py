@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leapverify.analysis.over_seeds import OverSeeds
+from leapverify.guard import words
 from leapverify.storage import write_text
 
 Raw = float | int | str | bool | None
@@ -65,23 +66,26 @@ class Table:
     rows: Sequence[Line]
 
     def to_csv(self) -> str:
-        """The table as CSV, numbers in full precision; an empty field has its reason in the field `..._why`."""
+        """The table as CSV, numbers in full precision; an empty field has its reason in the field `..._why`.
+
+        A text that a spreadsheet would take for a formula has a ' before it.
+        """
         names = list(dict.fromkeys(name for row in self.rows for cell in row.cells for name in cell.fields))
         out = io.StringIO()
         writer = csv.DictWriter(out, names, lineterminator="\n")
-        writer.writeheader()
+        writer.writerow({name: words.field(name) for name in names})
         for row in self.rows:
-            writer.writerow({name: value for cell in row.cells for name, value in cell.fields.items()})
+            writer.writerow({name: words.field(value) for cell in row.cells for name, value in cell.fields.items()})
         return out.getvalue()
 
     def to_markdown(self) -> str:
         """The table as Markdown, as a reader sees it on the page."""
-        lines = [f"# {_markdown(self.heading)}", "", _markdown(self.note), ""]
-        lines.append("| " + " | ".join(_markdown(column.label) for column in self.columns) + " |")
+        lines = [f"# {words.markdown(self.heading)}", "", words.markdown(self.note), ""]
+        lines.append("| " + " | ".join(words.markdown(column.label) for column in self.columns) + " |")
         lines.append("|" + "|".join("---:" if column.number else "---" for column in self.columns) + "|")
         for row in self.rows:
             shown = (f"{cell.text} ({cell.below})" if cell.below else cell.text for cell in row.cells)
-            lines.append("| " + " | ".join(_markdown(text) for text in shown) + " |")
+            lines.append("| " + " | ".join(words.markdown(text) for text in shown) + " |")
         return "\n".join(lines) + "\n"
 
 
@@ -170,10 +174,3 @@ def paper(key: str, value: object, form: str = "g") -> Cell:
 def scaled(value: float | None, scale: float) -> float | None:
     """A value in another unit; None stays None."""
     return None if value is None else value * scale
-
-
-def _markdown(text: str) -> str:
-    flat = " ".join(text.split())
-    for sign, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "\\`")):
-        flat = flat.replace(sign, safe)
-    return flat

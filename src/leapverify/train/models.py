@@ -9,7 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from leapverify.guard import limits
+from leapverify.guard.paths import named
 from leapverify.train.attention import causal_attention
+from leapverify.train.folders import NO_CODE, check_folder
 from leapverify.train.hub import first_line, hub
 
 
@@ -19,7 +22,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: Literal["gpt2", "qwen2"] = "gpt2"
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, le=limits.LAYERS)
     hidden: int = Field(default=64, ge=1)
     heads: int = Field(default=4, ge=1)
     kv_heads: int | None = Field(default=None, ge=1)
@@ -192,8 +195,11 @@ def _pretrained(name: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
+        check_folder(named(name))
         with hub():
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, attn_implementation="sdpa", weights_only=True, **NO_CODE
+            )
     except Exception as error:  # Broken files and missing networks surface as many unrelated classes.
         remedy = "give a local folder"
         raise ValueError(f"pretrained model {name!r} cannot be loaded ({first_line(error)}): {remedy}") from error

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib
-import json
 import logging
-import lzma
 import os
 import re
 import sysconfig
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from leapverify.guard.packed import read_unpacked
+from leapverify.guard.paths import named
+from leapverify.guard.plain import parse_json
 from leapverify.train.hub import first_line, hub
 from leapverify.train.parts import split_part, take
 
@@ -73,7 +72,7 @@ def _whole(spec: str) -> Iterator[Document]:
         return _wikitext()
     kind, _, path = spec.partition(":")
     if kind == "text" and path:
-        return _text(Path(path).expanduser())
+        return _text(named(path))
     raise ValueError(f"data source {spec!r} is unknown: give {FORMS}")
 
 
@@ -164,7 +163,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line.encode(), halves=True)
         except ValueError as error:
             raise ValueError(f"{path} line {number} is no JSON ({error}): one object a line is needed") from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
@@ -178,11 +177,12 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, unpacked by its suffix (.gz, .xz).
 
     Raises:
-        ValueError: the file cannot be read, is a damaged archive, is binary, or is no UTF-8.
+        ValueError: the file cannot be read, is a damaged archive or one that unpacks to too much, is binary, or is no
+            UTF-8.
     """
     try:
-        content = _unpacked(path)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        content = read_unpacked(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"data file {path} cannot be read ({error}): check it, or name another one") from error
     zero = content.find(b"\0")
     if zero >= 0:
@@ -192,16 +192,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{content[error.start]:02x} at {error.start}"
         raise ValueError(f"data file {path} is not UTF-8 text ({wrong}): convert it to UTF-8") from error
-
-
-def _unpacked(path: Path) -> bytes:
-    if path.suffix == ".gz":
-        with gzip.open(path) as handle:
-            return handle.read()
-    if path.suffix == ".xz":
-        with lzma.open(path) as packed:
-            return packed.read()
-    return path.read_bytes()
 
 
 def cut_at_lines(text: str, count: int) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leapverify.guard.paths import named
+from leapverify.train.folders import NO_CODE, check_folder
 from leapverify.train.hub import first_line, hub
 
 
@@ -104,15 +105,16 @@ def load_tokenizer(name: str) -> Tokenizer:
         return ByteTokenizer()
     from transformers import AutoTokenizer
 
-    folder = Path(name).expanduser()
+    folder = named(name)
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"tokenizer folder {name} does not exist: give bytes, a Hugging Face name or a local folder")
     try:
         if folder.is_dir():
-            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            check_folder(folder)
+            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **NO_CODE)
         else:
             with hub():
-                found = AutoTokenizer.from_pretrained(name)
+                found = AutoTokenizer.from_pretrained(name, **NO_CODE)
     except Exception as error:  # Broken files and missing networks surface as many unrelated classes.
         remedy = "give bytes, a Hugging Face name or a local folder with tokenizer.json"
         raise ValueError(f"tokenizer {name!r} cannot be loaded ({first_line(error)}): {remedy}") from error

@@ -1,0 +1,1 @@
+"""What stands between files that others wrote and the rest: limits, bounded readers, inert words."""
