@@ -12,15 +12,17 @@ import torch
 
 from killed import killed_at
 from leapverify import storage
+from leapverify.leftovers import sweep_leftovers
 from leapverify.storage import (
     Damaged,
     NotWritten,
     load_tensors,
     read_json,
+    read_sealed,
     replace_file,
     save_tensors,
-    sweep_leftovers,
     write_json,
+    write_sealed,
     write_text,
 )
 
@@ -204,7 +206,7 @@ def test_a_file_in_place_of_the_folder_gives_one_sentence(tmp_path: Path) -> Non
 
 def test_other_errors_of_the_system_are_not_dressed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.EIO, "broken")
+        raise OSError(errno.EBADF, "broken")
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="broken"):
@@ -230,6 +232,68 @@ def test_json_comes_back_as_it_was(tmp_path: Path) -> None:
     value = {"a": [1, None, "µ"], "b": {"c": 0.1}}
     write_json(tmp_path / "value.json", value)
     assert read_json(tmp_path / "value.json") == value
+
+
+@pytest.mark.failure(2)
+def test_a_json_file_is_refused_whatever_bit_of_it_is_flipped(tmp_path: Path) -> None:
+    path, value = tmp_path / "value.json", {"a": [1, None, "µ"], "b": {"c": 1e-05}, "sha256": "0" * 64}
+    write_json(path, value)
+    content, as_it_was = path.read_bytes(), 0
+    for position in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            assert read_json(path) == value
+            as_it_was += 1
+        except Damaged:
+            continue
+    # 1E-05 is 1e-05, and the escape of a letter may be written in capitals.
+    assert as_it_was == 2
+
+
+def test_json_without_a_sum_of_its_own_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    path.write_text('{"sha256": "' + "0" * 64 + '", "step": 50}')
+    assert read_json(path) == {"sha256": "0" * 64, "step": 50}
+
+
+@pytest.mark.failure(2, 3)
+def test_text_with_its_sum_is_refused_when_altered_or_cut(tmp_path: Path) -> None:
+    path, text = tmp_path / "config.yaml", "seeds:\n- 42\nlr: 0.001\n"
+    write_sealed(path, text)
+    assert read_sealed(path, "again") == text
+    content = path.read_bytes()
+    begin = content.index(b"\n") - 64
+    for position in range(begin, len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(Damaged, match=rf"^{re.escape(str(path))} is damaged: .*; again$"):
+            read_sealed(path, "again")
+    for length in range(begin, len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(Damaged, match="is not what was written; again"):
+            read_sealed(path, "again")
+    path.write_text(text)
+    assert read_sealed(path, "again") == text, "earlier versions wrote no sum"
+
+
+@pytest.mark.failure(2)
+def test_a_file_of_another_place_is_refused(tmp_path: Path) -> None:
+    mine, yours = (tmp_path / f"seed-{seed}" / "snapshots" / "step-000050.safetensors" for seed in (1, 2))
+    save_tensors(yours, NEW, step=50)
+    mine.parent.mkdir(parents=True)
+    for suffix in (".safetensors", ".json"):
+        mine.with_suffix(suffix).write_bytes(yours.with_suffix(suffix).read_bytes())
+    with pytest.raises(
+        Damaged, match=r"is another file, which was written as seed-2/snapshots/step-000050\.safetensors"
+    ):
+        load_tensors(mine)
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (tmp_path / "seed-2").rename(moved / "seed-2")
+    assert same(load_tensors(moved / "seed-2" / "snapshots" / "step-000050.safetensors")[0], NEW)
 
 
 def test_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:

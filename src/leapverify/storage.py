@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+from leapverify.guard import limits
+from leapverify.guard.plain import first_line, open_regular, parse_json, read_bounded
+from leapverify.guard.tensors import check_safetensors
+from leapverify.sums import as_json, is_as_written, sealed, unsealed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +33,8 @@ class NotWritten(ValueError):
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space or name another folder",
     errno.EDQUOT: "the disk quota is used up: free some space or name another folder",
+    errno.EFBIG: "the file would be larger than this system lets files be: raise the limit (ulimit -f)",
+    errno.EIO: "the disk has a fault: look at it, and name another folder",
     errno.EROFS: "the file system is read-only: name another folder",
     errno.EACCES: "permission is denied: name a folder that you may write",
     errno.ENOTDIR: "a file lies where a folder is needed: name another folder",
@@ -36,9 +43,9 @@ _REMEDIES = {
 }
 
 _AGAIN = "give the same command again"
-_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}|\.tmp[0-9A-Za-z]{6}")
-"""Names of temporary files: those of `replace_file`, and those of safetensors' own way of replacing a file."""
-_STEP = re.compile(r"step-\d{6,}\.safetensors")
+PLACE = "place"
+"""Key of a mark: where its file belongs, so that one seed's weights are not taken for another's."""
+_SEED = re.compile(r"seed-\d+")
 
 
 @contextmanager
@@ -51,8 +58,8 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
         NotWritten: the disk is full, or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    with _in_one_sentence(f"{path} cannot be written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with in_one_sentence(f"{path} cannot be written"):
+        make_folder(path.parent)
         try:
             with temporary.open("xb") as handle:
                 yield handle
@@ -64,13 +71,33 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _in_one_sentence(what: str) -> Iterator[None]:
+def in_one_sentence(what: str) -> Iterator[None]:
+    """Say what the system refuses inside as one sentence, with what helps.
+
+    Args:
+        what: begins it, such as `FILE cannot be written`.
+
+    Raises:
+        NotWritten: the disk is full or broken, or the folder cannot be written.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
         raise NotWritten(f"{what}: {_REMEDIES[error.errno]}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing; a machine that stops afterwards leaves them there.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _reach_disk(each.parent)
 
 
 def _reach_disk(path: Path) -> None:
@@ -89,54 +116,70 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write a value as indented JSON, whole or not at all; a mapping goes with the sha256 of its own content."""
+    write_text(path, as_json(value))
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """The value in a JSON file, without the sha256 of its content, which is checked; earlier versions wrote none.
 
     Raises:
-        Damaged: the file is missing, cannot be read, or is no JSON.
+        Damaged: the file is missing, cannot be read, is no JSON or beyond the limits, or its content is not what was
+            written.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_bounded(path, limits.JSON_BYTES))
+        if isinstance(found, dict) and not is_as_written(found):
+            raise Damaged(f"{path} is damaged: its content is not what was written; delete it and {_AGAIN}")
+        return found
+    except Damaged:
+        raise
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing: {_AGAIN}") from error
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): delete it and {_AGAIN}") from error
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged: it is no JSON ({error}); delete it and {_AGAIN}") from error
+    except ValueError as error:
+        raise Damaged(
+            f"{path} is damaged: it is no JSON within the limits ({error}); delete it and {_AGAIN}"
+        ) from error
 
 
-def sweep_leftovers(folder: Path) -> list[Path]:
-    """Delete what a killed writer left in a folder and all below it; call it while no other process writes there.
+def write_sealed(path: Path, text: str) -> None:
+    """Write text that begins with a comment, the sha256 of all below it; whole or not at all."""
+    write_text(path, sealed(text))
 
-    Temporary files that never took their place, and `step-NNNNNN.safetensors` without a mark. Links are not followed.
 
-    Returns: the deleted files.
+def read_sealed(path: Path, remedy: str) -> str:
+    """The text that `write_sealed` wrote, checked, without its first line; other text as it is.
+
+    Raises:
+        Damaged: the text is not what was written, or is larger than any configuration; the message ends with the
+            remedy.
+        OSError, UnicodeDecodeError: the file cannot be read, or is no text.
+    """
+    try:
+        content = read_bounded(path, limits.YAML_BYTES)
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {error}; {remedy}") from error
+    text = unsealed(content)
+    if text is None:
+        raise Damaged(f"{path} is damaged: its text is not what was written; {remedy}")
+    return text.decode()
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there.
 
     Raises:
         NotWritten: the folder cannot be written.
     """
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
-    unfinished = [path for path in found if _is_leftover(path)]
-    for path in unfinished:
-        with _in_one_sentence(f"{path} cannot be deleted"):
-            path.unlink(missing_ok=True)
-    return unfinished
-
-
-def _is_leftover(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    unmarked = _STEP.fullmatch(path.name) and not path.with_suffix(".json").exists()
-    return bool(unmarked or _LEFTOVER.fullmatch(path.name))
+    with in_one_sentence(f"{path} cannot be deleted"):
+        path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -153,7 +196,7 @@ def replace_marked(path: Path, **about: Any) -> Iterator[IO[bytes]]:
     with replace_file(path) as handle:
         yield handle
         handle.flush()
-        mark = {**about, "sha256": sha256_of(Path(handle.name))}
+        mark = {**about, PLACE: place_of(path), "sha256": sha256_of(Path(handle.name))}
         older = _older_mark(path)
         write_json(path.with_suffix(".json"), mark if older is None else {**mark, "previous": older})
 
@@ -215,9 +258,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     about = check_tensors(path)
     try:
+        check_safetensors(path)
         return load_file(path), about
-    except SafetensorError as error:
-        raise Damaged(f"{path} is damaged: it is no safetensors file ({error}); delete it") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise Damaged(f"{path} is damaged: it is no safetensors file ({first_line(error)}); delete it") from error
 
 
 def check_tensors(path: Path) -> dict[str, Any]:
@@ -230,21 +274,33 @@ def check_tensors(path: Path) -> dict[str, Any]:
         digest = sha256_of(path)
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): delete its mark {path.stem}.json") from error
+    return check_digest(path, digest)
+
+
+def check_digest(path: Path, digest: str) -> dict[str, Any]:
+    """What was told about a marked file whose sha256 is this.
+
+    Raises:
+        Damaged: its mark is missing, or names another sha256 or another place.
+    """
     return _about(path, digest, "delete both")
 
 
-def read_marked(path: Path, remedy: str) -> tuple[bytes, dict[str, Any]]:
+def read_marked(path: Path, remedy: str, limit_bytes: int = sys.maxsize - 1) -> tuple[bytes, dict[str, Any]]:
     """The content of a file written by `replace_marked`, and what was told about it.
 
     Raises:
-        Damaged: either file is missing or the sha256 differs; the message ends with the remedy.
+        Damaged: either file is missing, the sha256 differs, or it is larger than may be read; the message ends with
+            the remedy.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, limit_bytes)
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing: {remedy}") from error
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {error}; {remedy}") from error
     return content, _about(path, hashlib.sha256(content).hexdigest(), remedy)
 
 
@@ -253,7 +309,26 @@ def _about(path: Path, digest: str, remedy: str) -> dict[str, Any]:
     about = _mark_of(read_mark(path, remedy), digest)
     if about is None:
         raise Damaged(f"{path} is damaged: its sha256 is not the one that {path.stem}.json gives; {remedy}")
+    require_place(path, about, remedy)
     return about
+
+
+def require_place(path: Path, about: dict[str, Any], remedy: str) -> None:
+    """Take the place out of a mark, and make sure that it is where the file lies; earlier versions gave none.
+
+    Raises:
+        Damaged: the file was written elsewhere, such as for another seed.
+    """
+    place = about.pop(PLACE, place_of(path))
+    if place != place_of(path):
+        raise Damaged(f"{path} is another file, which was written as {place}; {remedy}")
+
+
+def place_of(path: Path) -> str:
+    """Where a file belongs: its name, and from the folder of a seed on the way there."""
+    parts = path.absolute().parts
+    seeds = [number for number, part in enumerate(parts) if _SEED.fullmatch(part)]
+    return "/".join(parts[seeds[-1] if seeds else -1 :])
 
 
 def read_mark(path: Path, remedy: str = "delete both") -> dict[str, Any]:
