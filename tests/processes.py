@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # what DTensors import when first used: once here, not in every rank that is forked
 import torch.distributed as dist
 
 LIMIT_S = 180.0

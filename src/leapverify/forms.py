@@ -80,13 +80,18 @@ def rows_of(batch: Any) -> int:
 
 
 def cut(batch: Any, rows: int) -> Any:
-    """The first examples of a batch; tensors of another length than most stay whole, objects with inner parts too."""
+    """The first examples of a batch: see `taken`."""
+    return taken(batch, slice(rows))
+
+
+def taken(batch: Any, rows: slice) -> Any:
+    """Some examples of a batch; tensors of another length than most stay whole, objects with inner parts too."""
     if isinstance(batch, list) and not tensors_in(batch):
-        return batch[:rows]
+        return batch[rows]
     if any(not isinstance(getattr(batch, name), Tensor) for name in _object_fields(batch)):
         return batch
     count = rows_of(batch)
-    return mapped(batch, lambda each: each[:rows] if each.dim() and len(each) == count else each)
+    return mapped(batch, lambda each: each[rows] if each.dim() and len(each) == count else each)
 
 
 def _object_fields(batch: Any) -> list[str]:

@@ -15,7 +15,7 @@ from leapverify.averages import PowerAverages
 from leapverify.milestones import Milestones
 from leapverify.optimizer_state import GroupHyper, OptimizerState
 from leapverify.pinned import host_memory, wait_for, wait_for_all
-from leapverify.shards import Shards
+from leapverify.shards import Shards, is_spread
 from leapverify.surroundings import Gradients, Layout, Selection
 from leapverify.weights import Tensors, copy_, require_same_shapes
 
@@ -48,13 +48,14 @@ class History:
             without the host's waiting for each copy; ordinary memory where there is no CUDA.
 
     Raises:
-        ValueError: a length below 1, no tensors, another type, or not one device per tensor.
+        ValueError: a length below 1, no tensors, none that are local parts, another type, or not one device per tensor.
     """
 
     optimizer: OptimizerState | None
     """State of the optimizer at the newest step, set by the caller before predicting."""
     shards: Shards | None = None
-    """How the tensors are spread over the ranks of the run; None: one process holds them whole. Set once."""
+    """How the tensors are spread over the ranks of the run, of which the snapshots are the local parts; None: one
+    process holds them whole. Set once."""
     layout: Layout | None = None
     """Which tensors these are; set once by the caller, like all that follows, for the predictors that ask for it."""
     selection: Selection | None = None
@@ -82,6 +83,7 @@ class History:
             raise ValueError(f"history length {length} is too short: keep at least 1 snapshot")
         if not like:
             raise ValueError("a history of no tensors holds nothing: pass the parameters that are to be predicted")
+        _require_local(like)
         if dtype not in STORAGE:
             raise ValueError(f"history dtype {dtype} is not kept: use float32, float16 or bfloat16")
         self.optimizer = None
@@ -133,12 +135,13 @@ class History:
             tensors: the weights, of the history's shapes.
 
         Raises:
-            ValueError: the step does not increase, or the shapes differ.
+            ValueError: the step does not increase, the shapes differ, or the tensors are no local parts.
         """
         if self._ring and step <= self._ring[-1].step:
             raise ValueError(
                 f"step {step} does not follow step {self._ring[-1].step}: push increasing steps, or reset()"
             )
+        _require_local(tensors)
         require_same_shapes(self._shapes, tensors, "the pushed weights")
         if len(self._ring) == self._length:
             self._drop_oldest()
@@ -232,6 +235,14 @@ class History:
         )
 
 
+def _require_local(tensors: Tensors) -> None:
+    if is_spread(tensors):
+        raise ValueError(
+            "a history holds what this rank holds, and DTensors were given: pass their local parts "
+            "(leapverify.shards.local), and set history.shards"
+        )
+
+
 def _places(like: Tensors, device: Place | Sequence[Place] | None) -> tuple[torch.device, ...]:
     """The device of each tensor's snapshots."""
     if device is None:
@@ -252,7 +263,7 @@ class Branch(History):
     def __init__(self, parent: History, length: int) -> None:
         if length < 1:
             raise ValueError(f"branch length {length} is too short: keep at least 1 snapshot")
-        self.optimizer = parent.optimizer
+        self.optimizer, self.shards = parent.optimizer, parent.shards
         # What follows from real steps alone (`recent` and its like) does not go on in thought.
         self.layout, self.selection, self.gradients = parent.layout, parent.selection, parent.gradients
         self._length, self._pinned = length, parent._pinned

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from leapverify.shards import local
 from leapverify.weights import Tensors, require_same_shapes
 
 Rate: TypeAlias = Callable[[int], float]
@@ -28,7 +29,7 @@ class GroupHyper:
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """Adam's moments for a list of tensors, at step t; views, not copies.
+    """Adam's moments for a list of tensors, at step t; views, not copies; of spread tensors this rank's parts.
 
     The moments of the present step are beta1^idle m and beta2^idle v: steps without gradient that were
     taken in thought only (`decayed`) change numbers here, not tensors.
@@ -138,8 +139,8 @@ class OptimizerState:
                 raise ValueError(f"{key} is missing among the saved moments: save the optimizer with the weights")
         constants = (hyper,) if isinstance(hyper, GroupHyper) else tuple(hyper)
         return cls(
-            m=tuple(tensors[f"exp_avg.{name}"] for name in names),
-            v=tuple(tensors[f"exp_avg_sq.{name}"] for name in names),
+            m=tuple(local(tensors[f"exp_avg.{name}"]) for name in names),
+            v=tuple(local(tensors[f"exp_avg_sq.{name}"]) for name in names),
             steps=(steps,) * len(names) if isinstance(steps, int) else tuple(steps),
             groups=(0,) * len(names) if groups is None else tuple(groups),
             hyper=constants,
@@ -205,12 +206,12 @@ def _constant(rate: float) -> Rate:
 def _moment(state: Mapping[str, Tensor], key: str, parameter: Tensor) -> Tensor:
     # A parameter that never had a gradient has no moments: zeros of its shape that take no memory.
     if key in state:
-        return state[key]
-    return torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
+        return local(state[key])
+    return torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(local(parameter).shape)
 
 
 def _step_counts(states: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    counts = [torch.as_tensor(state.get("step", 0.0)) for state in states]
+    counts = [local(torch.as_tensor(state.get("step", 0.0))) for state in states]
     device = next((count.device for count in counts if count.device.type != "cpu"), torch.device("cpu"))
     # Fused and capturable optimizers count on the device: one transfer brings all counts.
     return tuple(int(n) for n in torch.stack([c.to(device, torch.float64).reshape(()) for c in counts]).tolist())

@@ -84,9 +84,8 @@ class Ranks:
         if self.over is not None:
             raise Apart(self.over)
         words = self._gathered(_Word(place, value))
-        failed = {rank: word.failure for rank, word in enumerate(words) if word.failure is not None}
-        if failed:
-            raise self._end("; ".join(f"rank {rank}: {failure}" for rank, failure in failed.items()))
+        if failures := _failures(words):
+            raise self._end(failures)
         places = {word.place for word in words}
         if len(places) > 1:
             stand = ", ".join(f"rank {rank} at {word.place!r}" for rank, word in enumerate(words))
@@ -144,18 +143,22 @@ class Ranks:
                 "every rank the same"
             )
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> str:
         """Tell the others, at the meeting that they come to next, that this rank cannot go on; never raises.
 
         To be called once for an error of this rank's own; after `Apart` everybody knows already and it does nothing.
+
+        Returns:
+            What all ranks are told, the same sentence everywhere.
         """
         if self.alone or self.over is not None:
-            return
+            return self.over or reason
         self.over = reason
         try:
-            self._gathered(_Word("failure", None, reason))
-        except Apart:
-            return
+            self.over = _failures(self._gathered(_Word("failure", None, reason)))
+        except Apart as apart:
+            return str(apart)
+        return self.over
 
     def _gathered(self, word: _Word) -> list[_Word]:
         try:
@@ -170,6 +173,18 @@ class Ranks:
     def _end(self, reason: str) -> Apart:
         self.over = reason
         return Apart(reason)
+
+
+def _failures(words: Sequence[_Word]) -> str:
+    """What the ranks that cannot go on say; empty where all can, without numbers where all say the same."""
+    saying: dict[str, list[int]] = {}
+    for rank, word in enumerate(words):
+        if word.failure is not None:
+            saying.setdefault(word.failure, []).append(rank)
+    if any(len(ranks) == len(words) for ranks in saying.values()):
+        return next(iter(saying))
+    named = {text: f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}" for text, ranks in saying.items()}
+    return "; ".join(f"{who}: {text}" for text, who in named.items())
 
 
 def ranks_of_world(

@@ -20,7 +20,7 @@ def local(tensor: Tensor) -> Tensor:
     """The part that this rank holds, sharing memory, outside of any graph; a plain tensor is its own part."""
     if isinstance(tensor, DTensor):
         return tensor.to_local().detach()
-    return tensor.detach()
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def is_spread(tensors: Sequence[Tensor]) -> bool:
@@ -51,6 +51,10 @@ class Shards:
     counted: tuple[bool, ...] = ()
     elements: tuple[int, ...] = ()
     """Of each whole tensor."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of each whole tensor."""
+    starts: tuple[tuple[int, ...], ...] = ()
+    """Where this rank's part of each begins, along each dimension of the whole."""
     parts: bool = False
     """Whether any tensor is held in parts."""
 
@@ -75,7 +79,9 @@ class Shards:
             for position, each in enumerate(tensors)
         )
         parts = any(isinstance(each, DTensor) and _is_cut(each) for each in tensors)
-        return cls(ranks, counted, tuple(each.numel() for each in tensors), parts)
+        shapes = tuple(tuple(each.shape) for each in tensors)
+        elements = tuple(each.numel() for each in tensors)
+        return cls(ranks, counted, elements, shapes, tuple(map(_start, tensors)), parts)
 
     def sum(self, place: str, values: Tensor) -> Tensor:
         """Sum over all parts of every tensor, each counted once, in float64; the same bits on every rank.
@@ -106,6 +112,18 @@ def _is_first_copy(tensor: Tensor, rank: int) -> bool:
     return all(
         mesh.get_local_rank(dimension) == 0 for dimension, place in enumerate(tensor.placements) if place.is_replicate()
     )
+
+
+def _start(tensor: Tensor) -> tuple[int, ...]:
+    if not isinstance(tensor, DTensor):
+        return (0,) * tensor.dim()
+    pieces = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+    if len(pieces) != 1:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} lies on this rank in {len(pieces)} pieces ({tensor.placements}): "
+            "shard it in one piece a rank"
+        )
+    return tuple(pieces[0].offsets)
 
 
 def _is_cut(tensor: DTensor) -> bool:

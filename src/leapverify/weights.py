@@ -1,7 +1,9 @@
 """Maths on lists of tensors: in place, without copies that a buffer could have held, summed in float64.
 
 A list stands for one point in weight space: theta = (theta_1, ..., theta_P), each tensor of any shape. Two lists of
-one call have the same length and the same shapes; devices and floating types may differ.
+one call have the same length and the same shapes; devices and floating types may differ. Of tensors that are spread
+over ranks these are the local parts; with their `Shards` sums go over all parts, each counted once, and every rank, at
+the same point of its work, gets the same bits.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
+
+from leapverify.shards import Shards
 
 Tensors: TypeAlias = Sequence[Float[Tensor, "..."]]
 Index: TypeAlias = tuple[int | slice, ...]
@@ -100,12 +104,13 @@ def axpy_(out: Tensors, alpha: float, x: Tensors) -> None:
         torch._foreach_add_(list(out), list(x), alpha=alpha)
 
 
-def dot(a: Tensors, b: Tensors) -> float:
+def dot(a: Tensors, b: Tensors, shards: Shards | None = None) -> float:
     """sum over all elements of a b, products and sums in float64.
 
     Args:
         a: tensors.
         b: tensors of the same shapes.
+        shards: how they are spread over ranks, which then all call this; None: they are whole.
 
     Returns:
         The dot product; 0.0 for no elements.
@@ -114,27 +119,27 @@ def dot(a: Tensors, b: Tensors) -> float:
         ValueError: lengths or shapes differ.
     """
     require_same_shapes(a, b, "b")
-    return _reduce(((left, right) for left, right in zip(a, b, strict=True)), torch.dot)
+    return _reduce("dot product of weights", a, b, torch.dot, shards)
 
 
-def norm(a: Tensors) -> float:
-    """Euclidean norm of all elements, in float64."""
-    return math.sqrt(dot(a, a))
+def norm(a: Tensors, shards: Shards | None = None) -> float:
+    """Euclidean norm of all elements, in float64; `shards` as for `dot`."""
+    return math.sqrt(dot(a, a, shards))
 
 
-def distance(a: Tensors, b: Tensors) -> float:
+def distance(a: Tensors, b: Tensors, shards: Shards | None = None) -> float:
     """norm(a - b), differences and sums in float64.
 
     Args:
         a: tensors.
         b: tensors of the same shapes.
+        shards: as for `dot`.
 
     Raises:
         ValueError: lengths or shapes differ.
     """
     require_same_shapes(a, b, "b")
-    total = _reduce(((left, right) for left, right in zip(a, b, strict=True)), _squared_distance)
-    return math.sqrt(total)
+    return math.sqrt(_reduce("distance of weights", a, b, _squared_distance, shards))
 
 
 @torch.no_grad()
@@ -152,9 +157,15 @@ def finite(tensors: Tensors) -> Bool[Tensor, ""]:
     return flags[0] if len(flags) == 1 else torch.stack([flag.to(flags[0].device) for flag in flags]).all()
 
 
-def all_finite(tensors: Tensors) -> bool:
-    """Whether no element is NaN or infinite; waits for the device once."""
-    return bool(finite(tensors))
+def all_finite(tensors: Tensors, shards: Shards | None = None) -> bool:
+    """Whether no element is NaN or infinite; waits for the device once.
+
+    Args:
+        tensors: any number of them.
+        shards: how they are spread over ranks, which then all call this and get the same answer; None: they are whole.
+    """
+    whole = bool(finite(tensors))
+    return whole if shards is None else shards.all("finite weights", whole)
 
 
 def trainable(model: nn.Module, include: Callable[[str], bool] | None = None) -> dict[str, nn.Parameter]:
@@ -188,15 +199,22 @@ def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _reduce(pairs: Iterator[tuple[Tensor, Tensor]], value: Callable[[Tensor, Tensor], Tensor]) -> float:
+def _reduce(
+    what: str, a: Tensors, b: Tensors, value: Callable[[Tensor, Tensor], Tensor], shards: Shards | None
+) -> float:
     """Sum `value` over blocks of pairs, each block in float64; one host synchronisation."""
-    sums: list[Tensor] = []
-    for left, right in pairs:
-        for index in blocks(left.shape, block_size(left.device)):
-            x = left[index].reshape(-1).double()
-            # First to the device, then to float64, so that the narrower type travels.
-            y = x if right is left else right[index].reshape(-1).to(x.device).double()
-            sums.append(value(x, y))
-    if not sums:
+    if not a:
         return 0.0
-    return float(torch.stack([each.to(sums[0].device) for each in sums]).sum())
+    device = a[0].device
+    sums = torch.stack([_pair(left, right, value).to(device) for left, right in zip(a, b, strict=True)])
+    return float((sums if shards is None else shards.sum(what, sums)).sum())
+
+
+def _pair(left: Tensor, right: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> Float64[Tensor, ""]:
+    sums = []
+    for index in blocks(left.shape, block_size(left.device)):
+        x = left[index].reshape(-1).double()
+        # First to the device, then to float64, so that the narrower type travels.
+        y = x if right is left else right[index].reshape(-1).to(x.device).double()
+        sums.append(value(x, y))
+    return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.float64, device=left.device)

@@ -27,16 +27,16 @@ TABLE = {
     "ema-extrapolate": Needs(5, upto=8),
     "lookahead": Needs(2, horizon=False),
     "outer-nesterov": Needs(2, upto=8, horizon=False),
-    "rre": Needs(3, upto=16, even=True, whole=True, horizon=False),
-    "anderson": Needs(3, upto=16, even=True, whole=True, selection=True, horizon=False),
-    "dmd-2": Needs(4, upto=6, even=True, whole=True),
-    "rank1": Needs(3, upto=16, whole=True),
+    "rre": Needs(3, upto=16, even=True, horizon=False),
+    "anderson": Needs(3, upto=16, even=True, selection=True, horizon=False),
+    "dmd-2": Needs(4, upto=6, even=True),
+    "rank1": Needs(3, upto=16),
     "linear-fit": Needs(3, upto=8),
     "fast-forward": Needs(1, recent=2, selection=True, horizon=False),
-    "introspection": Needs(1, milestones=(0.7, 0.4, 0.0), whole=True, horizon=False),
+    "introspection": Needs(1, milestones=(0.7, 0.4, 0.0), horizon=False),
     "wnn": Needs(5, even=True),
-    "subspace": Needs(3, upto=5, gradients=True, whole=True, horizon=False),
-    "subspace-layers": Needs(3, upto=5, gradients=True, whole=True, horizon=False),
+    "subspace": Needs(3, upto=5, gradients=True, horizon=False),
+    "subspace-layers": Needs(3, upto=5, gradients=True, horizon=False),
 }
 """Every row of the method and of the literature, but those that cannot be had without a file."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leapverify.predict.learnt import NETWORKS, introspection, load_learnt, save_learnt, wnn
 from leapverify.predict.learnt.files import SHIPPED, digest
+from leapverify.storage import read_json
 
 CARD = {"ahead": 2, "histories": {"train": [1, 2]}, "loss": "L1"}
 REMEDY = "name a file that leapverify nowcast train introspection has written"
@@ -44,7 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path, kind: str) -> None:
     found = load_learnt(kind, path)
     assert all(torch.equal(found.weights[name], weights[name]) for name in weights)
     assert found.card == CARD | {"kind": kind, "sha256": digest(weights)}
-    assert json.loads(path.with_suffix(".json").read_text()) == found.card
+    assert read_json(path.with_suffix(".json")) == found.card
     made = introspection(path) if kind == "introspection" else wnn(str(path))
     assert made.name == kind
     assert made.learnt.card == found.card

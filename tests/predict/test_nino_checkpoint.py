@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from leapverify.predict.nino import nino, nino_mlp
-from leapverify.predict.nino.checkpoint import SIZE_LIMIT_BYTES, graph_shapes, mlp_shapes, read
+from leapverify.guard.limits import NINO_BYTES
+from leapverify.predict.nino.checkpoint import graph_shapes, mlp_shapes, read
 from nino_checkpoints import PUBLISHED, random_state, write_graph, write_mlp
 
 Content = dict[str, Any]
@@ -73,8 +74,8 @@ def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
 def test_a_file_too_large_is_refused_unread(tmp_path: Path) -> None:
     file = tmp_path / "large.pt"
     with file.open("wb") as handle:
-        handle.truncate(SIZE_LIMIT_BYTES + 1)
-    with pytest.raises(ValueError, match=f"large.pt has {SIZE_LIMIT_BYTES + 1} bytes, more than"):
+        handle.truncate(NINO_BYTES + 1)
+    with pytest.raises(ValueError, match=f"large.pt has {NINO_BYTES + 1} bytes, more than"):
         nino_mlp(file)
 
 

@@ -1,7 +1,6 @@
 """The sequential paired test: its formula, its invariances, and its error rates by Monte Carlo."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from scipy import integrate, stats
 from leapverify.verify.sequential import (
     MINIMUM,
     PRIOR,
-    SKEW_CAUTION,
     Decision,
     PairedTest,
     confidence_bounds,
@@ -153,96 +151,6 @@ def test_no_batch_is_drawn_after_the_decision() -> None:
     test = paired_test(batches())
     assert test.decision is Decision.ACCEPT
     assert drawn == [0, 1]
-
-
-# --- error rates ------------------------------------------------------------------------------------------------------
-
-LONGEST, RUNS = 512, 2000
-
-
-def accepted(gains: Array, looks: range) -> tuple[Array, Array]:
-    """The test on many rows at once, from power sums: (whether accepted, gains seen) of each row."""
-    counts = np.array(looks)
-    first, second, third = (np.cumsum(gains**power, axis=1)[:, counts - 1] / counts for power in (1, 2, 3))
-    variance = second - first**2
-    skewness = (third - 3.0 * first * second + 2.0 * first**3) / variance**1.5
-    skewness *= np.sqrt(counts * (counts - 1.0)) / (counts - 2.0)
-    t = first / np.sqrt(variance / (counts - 1.0))
-    critical = np.array([critical_t(count) for count in looks])
-    caution = SKEW_CAUTION * (1.0 + 2.0 * critical**2) / (6.0 * np.sqrt(counts))
-    up = t > critical + np.maximum(0.0, -skewness) * caution
-    down = -t > critical + np.maximum(0.0, skewness) * caution
-    stop = np.where((up | down).any(axis=1), (up | down).argmax(axis=1), len(counts) - 1)
-    return up[np.arange(len(gains)), stop], counts[stop]
-
-
-def false_accept_bound(rate: float = 0.05) -> float:
-    """What the share of RUNS false accepts exceeds with a probability of 0.1 % at most if the rate is kept."""
-    return float(stats.binom.ppf(0.999, RUNS, rate)) / RUNS
-
-
-NULLS: dict[str, Callable[[np.random.Generator, tuple[int, int]], Array]] = {
-    "normal": lambda rng, shape: rng.standard_normal(shape),
-    "t5": lambda rng, shape: rng.standard_t(5, shape),
-    "laplace": lambda rng, shape: rng.laplace(size=shape),
-    "uniform": lambda rng, shape: rng.uniform(-1.0, 1.0, shape),
-    "tail of gains": lambda rng, shape: rng.exponential(size=shape) - 1.0,
-    "tail of losses": lambda rng, shape: 1.0 - rng.exponential(size=shape),
-}
-
-
-@pytest.mark.parametrize("name", NULLS)
-@pytest.mark.parametrize("batch", [1, 8])
-def test_false_accepts_stay_at_the_stated_rate_whenever_one_stops(name: str, batch: int) -> None:
-    gains = NULLS[name](np.random.default_rng(14), (RUNS, LONGEST))
-    hits, _ = accepted(gains, range(MINIMUM, LONGEST + 1, batch))
-    assert hits.mean() <= false_accept_bound()
-    assert hits.mean() > 0.0 or name == "tail of gains"
-
-
-@pytest.mark.parametrize("name", ["normal", "tail of losses"])
-def test_false_accepts_are_rarer_below_the_null(name: str) -> None:
-    gains = NULLS[name](np.random.default_rng(15), (RUNS, LONGEST))
-    at_null, _ = accepted(gains, range(MINIMUM, LONGEST + 1))
-    below, _ = accepted(gains - 0.1, range(MINIMUM, LONGEST + 1))
-    assert below.mean() < at_null.mean()
-
-
-def test_a_test_of_fixed_length_would_not_hold_under_optional_stopping() -> None:
-    """The experiment can fail: looking at every gain with the ordinary critical t breaks the stated rate."""
-    gains = NULLS["normal"](np.random.default_rng(14), (RUNS, LONGEST))
-    counts = np.arange(MINIMUM, LONGEST + 1)
-    mean, square = (np.cumsum(gains**power, axis=1)[:, counts - 1] / counts for power in (1, 2))
-    t = mean / np.sqrt((square - mean**2) / (counts - 1.0))
-    assert (t > stats.t.ppf(0.95, counts - 1)).any(axis=1).mean() > 3.0 * false_accept_bound()
-
-
-def test_power_grows_with_the_effect_and_sample_size_shrinks() -> None:
-    noise = np.random.default_rng(16).standard_normal((500, LONGEST))
-    found = [accepted(noise + effect, range(MINIMUM, LONGEST + 1, 8)) for effect in (0.0, 0.1, 0.2, 0.4, 0.8)]
-    power, seen = [hits.mean() for hits, _ in found], [counts.mean() for _, counts in found]
-    assert power == sorted(power)
-    assert seen == sorted(seen, reverse=True)
-    assert power[2] > 0.9
-    assert seen[-1] < 32
-
-
-@theorem
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.2, 0.5, -0.4]), st.sampled_from([4, 8]))
-def test_the_fast_form_of_these_experiments_is_the_test_itself(seed: int, effect: float, batch: int) -> None:
-    rng = np.random.default_rng(seed)
-    gains = rng.gamma(2.0, size=(1, 128)) * rng.choice([-1.0, 1.0])
-    gains += effect - gains.mean()
-    hits, counts = accepted(gains, range(MINIMUM, 129, batch))
-    test = paired_test(gains.reshape(-1, batch))
-    assert (test.decision is Decision.ACCEPT) == hits[0]
-    assert test.count == counts[0]
-
-
-def test_the_lower_bound_covers_at_all_times() -> None:
-    gains = NULLS["normal"](np.random.default_rng(17), (300, 256)) + 0.3
-    missed = [any(confidence_bounds(row[:end]).lower > 0.3 for end in range(16, 257, 16)) for row in gains]
-    assert np.mean(missed) <= stats.binom.ppf(0.999, 300, 0.05) / 300
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ def test_the_paired_gain_is_the_gain_of_the_token_weighted_loss(net: Net) -> Non
 # --- no trace ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure(6)
 def test_nothing_of_the_model_or_the_random_streams_changes(net: Net) -> None:
     net.train()
     net.drop.eval()
@@ -213,6 +214,7 @@ def test_nothing_of_the_model_or_the_random_streams_changes(net: Net) -> None:
     assert not now.losses.requires_grad
 
 
+@pytest.mark.failure(9)
 def test_a_loss_function_that_fails_leaves_no_trace_either(net: Net) -> None:
     def failing(model: nn.Module, batch: Batch) -> Tensor:
         per_sequence(model, batch)

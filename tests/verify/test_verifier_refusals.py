@@ -39,6 +39,7 @@ def passed(verdict: Verdict) -> list[str]:
 # --- losses that are not finite ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure(8)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_exploded_weights_fail_every_criterion(net: nn.Linear, value: float) -> None:
     verifier = Verifier(net, make_batches(), per_sequence, sequences=16, budget=128)
@@ -52,6 +53,7 @@ def test_exploded_weights_fail_every_criterion(net: nn.Linear, value: float) -> 
     assert verdict.forward_passes == 2
 
 
+@pytest.mark.failure(8)
 def test_one_bad_sequence_beyond_the_fixed_set_is_enough(net: nn.Linear) -> None:
     batches = make_batches()
     batches[4][1][3] = 1e30
@@ -67,6 +69,7 @@ def test_one_bad_sequence_beyond_the_fixed_set_is_enough(net: nn.Linear) -> None
     assert verdict.forward_passes == 5
 
 
+@pytest.mark.failure(8)
 def test_from_weights_whose_own_loss_is_not_a_number_nothing_is_accepted(net: nn.Linear) -> None:
     verifier = Verifier(net, make_batches(), per_sequence, sequences=16, budget=128)
     good = copy.deepcopy(net.state_dict())

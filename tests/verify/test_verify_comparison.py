@@ -162,6 +162,7 @@ def test_the_unit_of_the_tokens_does_not_matter() -> None:
     assert (scaled.decision, scaled.gain, scaled.lower) == (plain.decision, plain.gain, plain.lower)
 
 
+@pytest.mark.failure(6)
 def test_comparing_leaves_no_trace_but_the_weights() -> None:
     run = Run(0.02)
     run.model.train()

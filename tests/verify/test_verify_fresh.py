@@ -56,6 +56,7 @@ HELDOUT: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.failure(6)
 @pytest.mark.parametrize("kind", HELDOUT)
 def test_drawing_leaves_no_trace_in_the_random_streams(kind: str) -> None:
     before = streams()
@@ -65,6 +66,7 @@ def test_drawing_leaves_no_trace_in_the_random_streams(kind: str) -> None:
     assert streams() == before
 
 
+@pytest.mark.failure(9)
 def test_a_failing_draw_leaves_no_trace_either() -> None:
     def broken() -> Any:
         torch.rand(())
@@ -76,6 +78,7 @@ def test_a_failing_draw_leaves_no_trace_either() -> None:
     assert streams() == before
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("kind", HELDOUT)
 def test_every_draw_is_the_same_after_a_resume(kind: str) -> None:
     whole = FreshBatches(HELDOUT[kind](), seed=5)
@@ -203,6 +206,7 @@ def test_a_stream_tells_its_size_at_its_end_and_a_function_never_ends() -> None:
     assert (len(window(function)), function.left) == (100, None)
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("kind", HELDOUT)
 def test_a_window_goes_on_after_a_resume(kind: str) -> None:
     for before in range(8):

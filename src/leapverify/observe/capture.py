@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from leapverify.observe.packing import Batch
 
@@ -59,6 +61,14 @@ def base_of(model: nn.Module) -> nn.Module:
     base = model.base_model
     assert isinstance(base, nn.Module)
     return base
+
+
+def runner_of(model: nn.Module) -> nn.Module:
+    """What is run for the activations of a transformers model: its base, so that the head is never computed.
+
+    The whole of a model that `fully_shard` was applied to: its own hooks bring the base's weights together.
+    """
+    return model if isinstance(model, FSDPModule) else base_of(model)
 
 
 def packs(model: nn.Module, longest: int) -> bool:
@@ -133,6 +143,10 @@ class LastHidden:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Activations (rows, T, d)."""
+        if runner_of(self._model) is self._model:
+            with caught(base_of(self._model), self.layer) as found:
+                _run(self._model, batch)
+            return found()
         output = _run(base_of(self._model), batch)
         hidden = getattr(output, "last_hidden_state", None)
         if not isinstance(hidden, Tensor):
@@ -140,7 +154,7 @@ class LastHidden:
             raise ValueError(
                 f"{name} returned no last_hidden_state, so nothing was captured: name a layer with layer=..."
             )
-        return hidden
+        return gathered(hidden)
 
 
 class Hooked:
@@ -153,7 +167,7 @@ class Hooked:
         self._runner = model
         # Whatever the layer needs lies in the base model, unless the layer is the head itself.
         if is_transformers(model) and any(module is inner for inner in base_of(model).modules()):
-            self._runner = base_of(model)
+            self._runner = runner_of(model)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Activations of the module; of its last call, where a forward pass calls it more than once."""
@@ -196,7 +210,12 @@ def _tensor_in(value: Any, layer: str) -> Tensor:
     value = getattr(value, "last_hidden_state", value)
     if not isinstance(value, Tensor):
         raise NotCaptured(f"layer {layer!r} gave a {type(value).__name__}, not a tensor: name another with layer=...")
-    return value
+    return gathered(value)
+
+
+def gathered(hidden: Tensor) -> Tensor:
+    """Activations as every rank needs them: whole, where the layers of a tensor-parallel model gave parts."""
+    return hidden.full_tensor() if isinstance(hidden, DTensor) else hidden
 
 
 def _run(runner: nn.Module, batch: Batch) -> Any:

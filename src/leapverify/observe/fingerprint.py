@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from leapverify.observe import capture, packing
 from leapverify.observe.packing import Batch
 from leapverify.observe.probes import ProbeSet
+from leapverify.shards import reshard
 from leapverify.undisturbed import undisturbed
 
 Pooling = Literal["mean", "last"]
@@ -34,7 +35,7 @@ class Fingerprinter:
 
     Args:
         model: any module that takes a (rows, T) batch of token ids, or of what the probes are. Compiled and
-            DistributedDataParallel models are looked into.
+            DistributedDataParallel models are looked into; `fully_shard` and tensor-parallel ones run as a whole.
         probes: a probe set or texts (then `tokenizer` is needed); or token ids, one 1-D integer tensor per probe; or
             one float tensor per probe, as the model takes them without the batch dimension.
         tokenizer: object with `encode(text) -> list[int]`.
@@ -91,11 +92,17 @@ class Fingerprinter:
     def __call__(self) -> Float[Tensor, "probes d"]:
         """The fingerprint of the present weights, float32 on the CPU, one row per probe in the order given.
 
+        Where ranks hold parts of the weights, all of them take it at the same point and get the same rows; they hold
+        their parts alone again afterwards.
+
         Raises:
             ValueError: the layer was not reached, or gave something that cannot be pooled.
         """
-        with undisturbed(self._model), self._precision():
-            pooled = torch.cat([self._pooled(batch) for batch in self._batches_on(self._device())])
+        try:
+            with undisturbed(self._model), self._precision():
+                pooled = torch.cat([self._pooled(batch) for batch in self._batches_on(self._device())])
+        finally:
+            reshard(self._model)
         return pooled.float().cpu()[self._order]
 
     def _pooled(self, batch: Batch) -> Tensor:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from leapverify.guard import limits
+from leapverify.guard.paths import named
+from leapverify.guard.plain import parse_json, read_bounded
 from leapverify.observe.probe_texts import ARITHMETIC, FACTUAL, LINGUISTIC, RANDOM
 
 
@@ -52,10 +55,10 @@ class ProbeSet:
         Raises:
             ValueError: the file cannot be read, or a line does not hold a probe; the line is named.
         """
-        path = Path(path)
+        path = named(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_bounded(path, limits.PROBES_BYTES).decode().splitlines()
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as UTF-8 probes ({error}): name a text file") from error
         rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
         if path.suffix == ".jsonl":
@@ -70,7 +73,7 @@ class ProbeSet:
 
 def _json_probe(path: Path, number: int, line: str) -> tuple[str, str]:
     try:
-        row = json.loads(line)
+        row = parse_json(line.encode())
     except ValueError as error:
         raise ValueError(f"{path}, line {number}, is no JSON ({error}): give an object with `text`") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from leapverify.shards import Shards
+
 _BLOCK = 1 << 20
 """Elements converted to float64 at a time, so that no whole tensor is copied."""
 
@@ -17,6 +19,8 @@ def straightness(
     theta_t: Sequence[Float[Tensor, " ..."]],
     theta_1: Sequence[Float[Tensor, " ..."]],
     theta_2: Sequence[Float[Tensor, " ..."]],
+    *,
+    shards: Shards | None = None,
 ) -> float:
     """Straightness c_t = cos(theta_t - theta_{t-Delta}, theta_{t-Delta} - theta_{t-2Delta}), between -1 and 1.
 
@@ -24,6 +28,7 @@ def straightness(
         theta_t: the weights now, any shapes.
         theta_1: the weights one checkpoint ago, the same shapes.
         theta_2: the weights two checkpoints ago, the same shapes.
+        shards: how the weights are spread over ranks, which then all call this; None: they are whole.
 
     Returns:
         The cosine over all tensors together, accumulated in float64; NaN where a displacement is zero or not finite.
@@ -32,10 +37,10 @@ def straightness(
         ValueError: the three lists do not have the same shapes.
     """
     _check_shapes(theta_t, theta_1, theta_2)
-    sums = torch.zeros(3, dtype=torch.float64)
-    for now, before, earlier in zip(theta_t, theta_1, theta_2, strict=True):
-        sums = sums.to(now.device) + _products(now, before, earlier)
-    dot, new, old = sums.tolist()
+    device = theta_t[0].device
+    each = torch.stack([_products(*three).to(device) for three in zip(theta_t, theta_1, theta_2, strict=True)])
+    sums = each if shards is None else shards.sum("straightness", each)
+    dot, new, old = sums.sum(0).tolist()
     if not (math.isfinite(dot) and new > 0.0 and old > 0.0):
         return math.nan
     return max(-1.0, min(1.0, dot / (math.sqrt(new) * math.sqrt(old))))

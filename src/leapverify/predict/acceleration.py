@@ -46,7 +46,7 @@ class ReducedRank:
     regularisation: float = REGULARISATION
     """lambda, at least 0."""
     name: str = "rre"
-    needs: Needs = field(default=Needs(3, upto=WINDOW, even=True, whole=True, horizon=False))
+    needs: Needs = field(default=Needs(3, upto=WINDOW, even=True, horizon=False))
 
     @torch.no_grad()
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
@@ -84,7 +84,7 @@ class Anderson:
 
     grid: tuple[float, ...] = GRID
     name: str = "anderson"
-    needs: Needs = field(default=Needs(3, upto=WINDOW, even=True, selection=True, whole=True, horizon=False))
+    needs: Needs = field(default=Needs(3, upto=WINDOW, even=True, selection=True, horizon=False))
 
     @torch.no_grad()
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:

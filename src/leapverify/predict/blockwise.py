@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from leapverify.predict.predictor import Request
 from leapverify.weights import block_size, blocks
 
 Kernel: TypeAlias = Callable[[Tensor, Sequence[Tensor], "Workspace"], None]
@@ -69,26 +70,31 @@ def apply(kernel: Kernel, out: Tensor, inputs: Sequence[Tensor], workspace: Work
 
 
 def reduce(
-    value: Callable[[Sequence[Tensor], Workspace], Tensor], inputs: Sequence[Sequence[Tensor]], out: Sequence[Tensor]
+    what: str,
+    value: Callable[[Sequence[Tensor], Workspace], Tensor],
+    count: int,
+    inputs: Sequence[Sequence[Tensor]],
+    request: Request,
 ) -> list[list[float]]:
     """Sums over each tensor, added up over its blocks in float64; one host synchronisation for all of them.
 
     Args:
+        what: a name for the sums.
         value: gives the sums of one block, shape (n,), from float32 blocks of the inputs.
-        inputs: lists of tensors, the same shapes in each.
-        out: tensors of these shapes that are written later, on whose device the sums are taken.
+        count: n.
+        inputs: lists of tensors, the same shapes in each, this rank's parts where they are spread over ranks.
+        request: what is to be predicted; the sums are taken on its device, and over all of its ranks.
 
     Returns:
-        n sums for each tensor.
+        n sums for each whole tensor; 0 for one without elements.
     """
-    workspace = Workspace(out)
-    sums = []
-    for tensors in zip(*inputs, strict=True):
+    workspace = Workspace(request.out)
+    sums = torch.zeros(len(request.out), count, dtype=torch.float64, device=workspace.device)
+    for total, *tensors in zip(sums, *inputs, strict=True):
         parts = [
             value([workspace.load(f"input {i}", each[index]) for i, each in enumerate(tensors)], workspace)
             for index in blocks(tensors[0].shape, workspace.limit)
         ]
-        sums.append(torch.stack(parts).double().sum(0) if parts else None)
-    known = [each for each in sums if each is not None]
-    values = iter(torch.stack(known).tolist() if known else [])
-    return [[] if each is None else next(values) for each in sums]
+        if parts:
+            total.copy_(torch.stack(parts).double().sum(0))
+    return request.over_ranks(what, sums).tolist()

@@ -40,7 +40,8 @@ class Random:
     """theta_t + r, with r = +-c in each element, independent fair signs, c = norm(s d1) / sqrt(elements) per tensor.
 
     Such an r has the norm of `linear`'s step exactly, whatever the signs; in the many dimensions of a tensor its
-    direction is as good as a Gaussian one, at a random bit per element.
+    direction is as good as a Gaussian one, at a random bit per element. Of a tensor that ranks hold in parts c is that
+    of the whole and the signs are others than one process draws: a part's own, the same on all ranks that hold it.
     """
 
     name: str = "random"
@@ -49,13 +50,17 @@ class Random:
 
     @torch.no_grad()
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`; the signs depend on the seed, the newest step and the horizon alone."""
+        """See `Predictor.predict`; the signs depend on the seed, the newest step, the horizon and the layout alone."""
         request = require_request(self.needs, history, horizon, out)
         squares = self._squares(history, request)
         workspace = Workspace(request.out)
-        generator = torch.Generator(workspace.device).manual_seed(_mixed(self.seed, request.snapshots[0].step, horizon))
-        for target, now, square in zip(request.out, request.now, squares, strict=True):
-            radius = horizon / request.lags[1] * math.sqrt(sum(square) / max(now.numel(), 1))
+        generator, about = torch.Generator(workspace.device), (self.seed, request.snapshots[0].step, horizon)
+        generator.manual_seed(_mixed(*about))
+        parts = request.shards if request.shards is not None and request.shards.parts else None
+        for position, (target, now, (square,)) in enumerate(zip(request.out, request.now, squares, strict=True)):
+            radius = horizon / request.lags[1] * math.sqrt(square / max(request.elements[position], 1))
+            if parts is not None:
+                generator.manual_seed(_mixed(*about, position, *parts.starts[position]))
 
             def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace, radius: float = radius) -> None:
                 torch.add(pieces[0], _signed(radius, result, generator, scratch), out=result)
@@ -71,12 +76,13 @@ class Random:
     def _squares(self, history: History, request: Request) -> list[list[float]]:
         """|d1|^2 of each tensor."""
         points = tuple(each.tensors for each in request.snapshots)
-        return history.derived(("squares of d1", request.device), lambda: reduce(_squared_step, points, request.out))
+        what = "squares of d1"
+        return history.derived((what, request.device), lambda: reduce(what, _squared_step, 1, points, request))
 
 
-def _mixed(seed: int, step: int, horizon: int) -> int:
+def _mixed(*numbers: int) -> int:
     """63 bits that differ for different arguments."""
-    digest = hashlib.sha256(f"{seed} {step} {horizon}".encode()).digest()
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

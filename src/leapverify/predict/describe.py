@@ -75,6 +75,10 @@ the snapshots before, d1 their difference, K the horizon in steps, Delta the ste
 act tensor by tensor in float32 and move trained parameters alone. Given less than it needs, a predictor declines and
 says what is missing.
 
+Where ranks hold parts of tensors (`fully_shard`, tensor parallel), each rank predicts the parts that it holds, and what
+has to be known of a whole tensor is summed up over the ranks: the predictions are those of one process up to the
+rounding of such sums. Those that need whole tensors decline there.
+
 `taylor-n`, `lawa-n` and `dmd-r` take any number; `nino-mlp`, `nino`, `introspection` and `wnn` take a file:
 `NAME:PATH`. Predictors of other packages join by the entry point `leapverify.predictors`
 ([an example](../examples/predictor_package/README.md)). What became of the claims under verification stands in

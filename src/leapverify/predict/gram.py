@@ -3,7 +3,8 @@
 With w_1 .. w_n the snapshots, oldest first, m = n - 1 and d_i = w_{i+1} - w_i, the matrix G_ij = <d_i, d_j> of a tensor
 is all that `rre`, `anderson`, `dmd-r`, `rank1` and `subspace` have to know of the weights; what they predict is a
 combination of snapshots. So each snapshot is read once for G and once for the prediction, nothing larger than m x m
-stays, and predictors that look at the same snapshots share one G.
+stays, and predictors that look at the same snapshots share one G. Of tensors that ranks hold in parts G is the sum of
+the parts' own, and each rank combines what it holds.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _grams(request: Request) -> Array:
             d = _differences([each[index] for each in tensors], rows, pair)
             total.addmm_(d, d.T)
         totals.append(total)
-    return torch.stack(totals).cpu().numpy()
+    return request.over_ranks(f"Gram matrices of {len(points)} snapshots", torch.stack(totals)).cpu().numpy()
 
 
 def _differences(pieces: Sequence[Tensor], rows: Tensor, pair: Tensor) -> Tensor:

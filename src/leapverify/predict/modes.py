@@ -70,7 +70,7 @@ class RankOne:
     """
 
     name: str = "rank1"
-    needs: Needs = field(default=Needs(3, upto=WINDOW, whole=True))
+    needs: Needs = field(default=Needs(3, upto=WINDOW))
 
     @torch.no_grad()
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
@@ -158,7 +158,7 @@ def dmd(rank: int) -> DynamicModes:
     """
     if rank < 1:
         raise ValueError(f"dmd-{rank} follows no mode: use a rank of at least 1, or hold")
-    needs = Needs(rank + 2, upto=rank + BEYOND + 2, even=True, whole=True)
+    needs = Needs(rank + 2, upto=rank + BEYOND + 2, even=True)
     return DynamicModes(rank, f"dmd-{rank}", needs)
 
 

@@ -41,7 +41,7 @@ class ClampedQuadratic:
         s = horizon / request.lags[1]
         workspace = Workspace(request.out)
         for square, target, *inputs in zip(squares, request.out, *points, strict=True):
-            bend = s * s / 2 * _clamp(*square) if square else 0.0
+            bend = s * s / 2 * _clamp(*square)
             apply(combination((-s + bend * a, bend * b)), target, inputs, workspace)
         return request.out
 
@@ -54,7 +54,8 @@ class ClampedQuadratic:
         """|d1|^2 and |d2|^2 of each tensor."""
         points = tuple(each.tensors for each in request.snapshots)
         squares = _squares(*second_difference(request.lags))
-        return history.derived(("squares of d1 and d2", request.device), lambda: reduce(squares, points, request.out))
+        what = "squares of d1 and d2"
+        return history.derived((what, request.device), lambda: reduce(what, squares, 2, points, request))
 
 
 def lagrange(lags: Sequence[int], horizon: int) -> tuple[float, ...]:

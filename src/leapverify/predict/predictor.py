@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from leapverify.history import History, OptimizerState, Snapshot
+from leapverify.shards import Shards
 from leapverify.weights import Tensors, require_same_shapes
 
 
@@ -48,7 +49,8 @@ class Needs:
     gradients: bool = False
     """Whether gradients on fresh training batches are read (`History.gradients`)."""
     whole: bool = False
-    """Whether a tensor's elements are read together, so that shards of it will not do."""
+    """Whether whole tensors are read, so that the parts that a rank holds will not do; without it a predictor goes
+    element by element, or sums up over all ranks what it has to know of whole tensors (`Request.over_ranks`)."""
     horizon: bool = True
     """Whether the prediction depends on K; False: it is the same state for every K."""
 
@@ -60,7 +62,11 @@ class Needs:
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Says where the weights will be K steps on, tensor by tensor, in float32."""
+    """Says where the weights will be K steps on, tensor by tensor, in float32.
+
+    Where tensors are spread over ranks (`History.shards`), each rank predicts the parts that it holds; all of them ask
+    for the same predictions, in the same order, and all predict or decline.
+    """
 
     @property
     def name(self) -> str:
@@ -94,7 +100,10 @@ class Predictor(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A predictor that has to read numbers from the device, once per history, before it can write."""
+    """A predictor that has to read numbers from the device, once per history, before it can write.
+
+    Numbers about whole tensors are summed up over the ranks then, so that all ranks must prepare, or predict, the same.
+    """
 
     def prepare(self, history: History, out: Tensors) -> None:
         """Read them now; predictions from this history into `out` then wait for nothing.
@@ -138,6 +147,28 @@ class Request:
         return self.out[0].device
 
     @property
+    def shards(self) -> Shards | None:
+        """How the tensors are spread over ranks; None: they are whole."""
+        return self.history.shards
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Elements of each whole tensor, of which this rank may hold a part."""
+        return tuple(each.numel() for each in self.now) if self.shards is None else self.shards.elements
+
+    def over_ranks(self, what: str, sums: Tensor) -> Tensor:
+        """Sums of the parts that this rank holds of each tensor, as those of the whole tensors.
+
+        Args:
+            what: a name for them: ranks that do not ask for the same find out here.
+            sums: (P, ...) of the P tensors.
+
+        Returns:
+            Float64, the same bits on every rank.
+        """
+        return sums if self.shards is None else self.shards.sum(f"{what} at step {self.snapshots[0].step}", sums)
+
+    @property
     def lags(self) -> tuple[int, ...]:
         """Steps from each snapshot to the newest: 0, Delta, ..."""
         return tuple(self.snapshots[0].step - snapshot.step for snapshot in self.snapshots)
@@ -159,13 +190,15 @@ def missing(needs: Needs, history: History) -> str | None:
         return f"needs evenly spaced snapshots, these lie {', '.join(map(str, gaps))} steps apart"
     if needs.recent and (lack := _no_recent(needs.recent, history)):
         return lack
+    parts = history.shards is not None and history.shards.parts
+    untrained = "they are not taken of parts" if parts else "there is nothing to train on"
     lacking = (
-        (needs.whole and history.shards is not None and history.shards.parts, "whole tensors, a rank holds parts"),
+        (needs.whole and parts, "whole tensors, a rank holds parts"),
         (needs.averages and history.averages is None, "running averages, this history keeps none"),
         (bool(needs.milestones) and history.milestones is None, "states of early steps, this history keeps none"),
         (needs.layout and history.layout is None, "the names of the tensors, the history has none"),
         (needs.selection and history.selection is None, "held-out losses, there is nothing to measure on"),
-        (needs.gradients and history.gradients is None, "gradients, there is nothing to train on"),
+        (needs.gradients and history.gradients is None, f"gradients, {untrained}"),
     )
     return next((f"needs {what}" for lacks, what in lacking if lacks), None)
 

@@ -25,7 +25,7 @@ DISPLACEMENTS = 4
 Array = npt.NDArray[np.float64]
 
 
-NEEDS = Needs(3, upto=DISPLACEMENTS + 1, gradients=True, whole=True, horizon=False)
+NEEDS = Needs(3, upto=DISPLACEMENTS + 1, gradients=True, horizon=False)
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def _slopes(request: Request, coefficients: Array, draw: int) -> Array:
     with torch.enable_grad():
         _, gradients = request.history.gradients.gradient(request.out, draw)
     points = [each.tensors for each in reversed(request.snapshots)]
-    rows = reduce(_along_differences, [gradients, *points], request.out)
-    return np.array([row or [0.0] * coefficients.shape[1] for row in rows])
+    count = coefficients.shape[1]
+    return np.array(reduce(f"slopes of draw {draw}", _along_differences, count, [gradients, *points], request))
 
 
 def _along_differences(pieces: Sequence[Tensor], scratch: Workspace) -> Tensor:

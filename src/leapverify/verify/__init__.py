@@ -6,10 +6,13 @@ from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.passes import Passes, Ran, fetch
 from leapverify.verify.sequential import Decision, PairedTest, paired_test
+from leapverify.verify.together import DealtBatches, DealtRows, SharedLoss
 from leapverify.verify.verifier import Measured, Trial, Verdict, Verifier
 
 __all__ = [
     "Comparison",
+    "DealtBatches",
+    "DealtRows",
     "Decision",
     "Exhausted",
     "FreshBatches",
@@ -19,6 +22,7 @@ __all__ = [
     "PairedTest",
     "Passes",
     "Ran",
+    "SharedLoss",
     "Trial",
     "Verdict",
     "Verifier",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from leapverify.forms import tensors_in
 from leapverify.undisturbed import undisturbed
 from leapverify.verify.fresh import Exhausted
-from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.heldout import LossFunction, loss_rows
 from leapverify.verify.sequential import MINIMUM, Decision, PairedTest
 
 CRITERIA = ("paired", "strict", "always", "never")
@@ -271,22 +271,9 @@ def losses_of(model: nn.Module, loss: LossFunction, batches: Sequence[Any]) -> R
     if not batches:
         raise ValueError("no held-out batch was given (0 batches): give at least one")
     with undisturbed(model):
-        rows = [_rows(loss(model, batch)) for batch in batches]
+        rows = [loss_rows(loss(model, batch)) for batch in batches]
         losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
     return Rows(losses, tokens, tuple(each.numel() for each, _ in rows))
-
-
-def _rows(output: Any) -> tuple[Tensor, Tensor]:
-    """What `sequence_rows` gives, also where the loss function returned something that is no loss at all."""
-    form = "return a scalar, one loss a sequence (B,), or (losses, tokens)"
-    if output is None:
-        raise ValueError(f"the loss function returned nothing: {form}")
-    if isinstance(output, tuple) and len(output) != 2:
-        raise ValueError(f"the loss function returned a tuple of {len(output)}: {form}")
-    try:
-        return sequence_rows(output)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"the loss function returned a {type(output).__name__}, which is no loss: {form}") from error
 
 
 def _require_tokens(rows: Rows) -> None:

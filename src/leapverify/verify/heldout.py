@@ -62,3 +62,16 @@ def sequence_rows(output: LossOutput) -> tuple[Float[Tensor, " b"], Float[Tensor
             f"the loss function returned {rows.numel()} losses and {weights.numel()} token counts: return as many"
         )
     return torch.where(weights > 0, rows, torch.zeros_like(rows)), weights
+
+
+def loss_rows(output: Any) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """What `sequence_rows` gives, with its errors also where a loss function returned something that is no loss."""
+    form = "return a scalar, one loss a sequence (B,), or (losses, tokens)"
+    if output is None:
+        raise ValueError(f"the loss function returned nothing: {form}")
+    if isinstance(output, tuple) and len(output) != 2:
+        raise ValueError(f"the loss function returned a tuple of {len(output)}: {form}")
+    try:
+        return sequence_rows(output)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the loss function returned a {type(output).__name__}, which is no loss: {form}") from error

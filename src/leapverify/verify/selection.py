@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leapverify.shards import is_spread, local, reshard
 from leapverify.undisturbed import undisturbed
 from leapverify.verify.comparison import positions_of
 from leapverify.verify.heldout import LossFunction
@@ -25,8 +26,10 @@ class HeldoutSelection:
 
     Args:
         model: holds the parameters; it is left undisturbed.
-        parameters: in the order of the history's tensors.
-        loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token.
+        parameters: in the order of the history's tensors; of DTensors, as the model holds them at this time, the local
+            parts are meant.
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token; over several ranks a `SharedLoss` or
+            `DealtRows`, so that all of them choose alike.
         batches: on the model's device.
 
     Raises:
@@ -38,7 +41,8 @@ class HeldoutSelection:
     ) -> None:
         if not batches:
             raise ValueError("there is nothing to choose candidates by (0 batches): give at least one held-out batch")
-        self._model, self._parameters, self._loss, self._batches = model, list(parameters), loss, list(batches)
+        self._model, self._loss, self._batches = model, loss, list(batches)
+        self._parameters = [local(each) for each in parameters]
         self._each = sum(map(positions_of, self._batches))
         self.positions = 0
         """Positions run forward so far; whoever counts costs reads it and sets it back to 0."""
@@ -53,8 +57,12 @@ class HeldoutSelection:
         Raises:
             ValueError: other shapes, or a loss function that returns something else.
         """
+        reshard(self._model)
         with standing_in(self._parameters, weights):
-            sent = forward(self._model, self._loss, self._batches, sys.maxsize)
+            try:
+                sent = forward(self._model, self._loss, self._batches, sys.maxsize)
+            finally:
+                reshard(self._model)
         self.positions += self._each
         (ran,), _ = fetch([sent])
         return float((ran.losses * ran.tokens).sum() / ran.tokens.sum())
@@ -67,9 +75,12 @@ class BatchGradients:
 
     Args:
         model: holds the parameters; its modes, buffers, random streams and `.grad` are left as they are.
-        parameters: in the order of the history's tensors; each requires a gradient.
+        parameters: in the order of the history's tensors; each requires a gradient, and is whole.
         loss: (model, batch) -> scalar mean loss, differentiable.
         batch_of: the batch of a draw, on the model's device; the same one for the same number until the next push.
+
+    Raises:
+        ValueError: a parameter that ranks hold in parts.
     """
 
     def __init__(
@@ -79,6 +90,10 @@ class BatchGradients:
         loss: Callable[[nn.Module, Any], Tensor],
         batch_of: Callable[[int], Any],
     ) -> None:
+        if is_spread(parameters):
+            raise ValueError(
+                "gradients are not taken of parameters that ranks hold in parts: use other predictors there"
+            )
         self._model, self._parameters, self._loss, self._batch_of = model, list(parameters), loss, batch_of
         self.positions = 0
         """Positions run so far, three for each of a batch; whoever counts costs reads it and sets it back to 0."""
@@ -94,7 +109,9 @@ class BatchGradients:
             ValueError: other shapes.
         """
         batch = self._batch_of(draw)
-        with standing_in(self._parameters, weights), undisturbed(self._model), torch.enable_grad():
+        # DistributedDataParallel would wait for a backward pass that ends in `.grad`.
+        alone = self._model.no_sync() if isinstance(self._model, nn.parallel.DistributedDataParallel) else nullcontext()
+        with standing_in(self._parameters, weights), undisturbed(self._model), alone, torch.enable_grad():
             loss = self._loss(self._model, batch)
             found = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         self.positions += GRADIENT_PASSES * positions_of(batch)

@@ -17,7 +17,8 @@ on the side where that is the danger, and never lowered, so that the Gaussian gu
 false accepts at alpha = 0.05 (20,000 runs of up to 1024 gains, a look at each; the tests hold a shorter one): normal
 0.030, Student t5 0.030, Laplace 0.033, uniform 0.023, exponential with its tail of gains 0.008 and with its tail of
 losses 0.039 (0.12 without the correction). Far more skewness breaks the rate: log-normal losses (sigma 1, skewness -6)
-are accepted at 0.08. So does dependence: windows of one document are to be shuffled among the others.
+are accepted at 0.08. So does dependence: windows of one document are to be shuffled among the others. More of both,
+with intervals, and how little is seen of it in the rounds of `compare`: docs/reliability.md.
 
 Source: Robbins 1970; Lai 1976; Wang & Ramdas, arXiv 2310.03722 (mixtures for t-tests); Johnson 1978 (skewness).
 """

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leapverify.guard.paths import named
+from leapverify.guard.plain import first_line, parse_json
+from leapverify.guard.tensors import check_safetensors
 from leapverify.history import History
 from leapverify.predict.learnt.networks import NETWORKS
 from leapverify.storage import replace_file, write_json
@@ -61,11 +64,11 @@ def load_learnt(kind: str, file: Path | str | None = None) -> Learnt:
     Raises:
         ValueError: the file is missing, damaged, or holds something else.
     """
-    path = SHIPPED / f"{kind}.safetensors" if file is None else Path(file).expanduser()
+    path = SHIPPED / f"{kind}.safetensors" if file is None else named(file)
     remedy = f"name a file that leapverify nowcast train {kind} has written"
     tensors, text = _read(path, remedy)
     try:
-        card = json.loads(text)
+        card = parse_json(text.encode())
         found_kind, sha256 = card["kind"], card["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no card of learnt weights: {remedy}") from error
@@ -84,11 +87,12 @@ def _read(path: Path, remedy: str) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise ValueError(f"{path} is missing: {remedy}")
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as handle:
             names = handle.keys()
             return {name: handle.get_tensor(name) for name in names}, (handle.metadata() or {}).get("card", "")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}): {remedy}") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} is no whole safetensors file ({first_line(error)}): {remedy}") from error
 
 
 def _misfit(kind: str, tensors: Mapping[str, Tensor]) -> str | None:

@@ -37,12 +37,12 @@ class Introspection:
     Source: Sinha, Sarkar, Mukherjee and Krishnamurthy 2017, Introspection: accelerating neural network training by
     learning weight evolution (ICLR 2017). They claim faster convergence of image classifiers on MNIST, CIFAR-10 and
     ImageNet with a network learnt on one MNIST run, without verification of the jumps.
-    Cost: four states read, two of them twice (for S and R); 200 multiplications a weight. Needs whole tensors.
+    Cost: four states read, two of them twice (for S and R); 200 multiplications a weight.
     """
 
     learnt: Learnt = field(compare=False)
     name: str = "introspection"
-    needs: Needs = field(default=Needs(1, milestones=SHARES, whole=True, horizon=False))
+    needs: Needs = field(default=Needs(1, milestones=SHARES, horizon=False))
 
     @torch.no_grad()
     def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
@@ -53,9 +53,9 @@ class Introspection:
         weights = placed(self.learnt.weights, request.device)
         workspace = Workspace(request.out)
         states = (request.now, *(each.tensors for each in older))
-        for found, target, *inputs in zip(sums, request.out, *states, strict=True):
+        for found, elements, target, *inputs in zip(sums, request.elements, request.out, *states, strict=True):
             if target.numel():
-                size, moved = (math.sqrt(each / target.numel()) for each in found)
+                size, moved = (math.sqrt(each / elements) for each in found)
                 apply(displaced(0, displacement(weights, size, moved)), target, inputs, workspace)
         return request.out
 
@@ -71,8 +71,8 @@ class Introspection:
 
     def _sums(self, history: History, request: Request, first: Milestone) -> list[list[float]]:
         """|w_t|^2 and |w_t - w_0|^2 of each tensor."""
-        key = ("squares of theta_t and theta_t - theta_0", request.device)
-        return history.derived(key, lambda: reduce(_squares, (request.now, first.tensors), request.out))
+        what, states = "squares of theta_t and theta_t - theta_0", (request.now, first.tensors)
+        return history.derived((what, request.device), lambda: reduce(what, _squares, 2, states, request))
 
 
 def introspection(file: Path | str | None = None) -> Introspection:

@@ -28,7 +28,7 @@ class Wnn:
 
     Source: Jang and Han 2023, Learning to boost training by periodic nowcasting near future weights (ICML 2023). They
     claim the same accuracy in fewer epochs on image classifiers and language models, without verification.
-    Cost: five states read once; 1,200 multiplications a weight. Shards of tensors will do.
+    Cost: five states read once; 1,200 multiplications a weight.
     """
 
     learnt: Learnt = field(compare=False)

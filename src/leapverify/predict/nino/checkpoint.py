@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from functools import lru_cache
 from os import PathLike
@@ -12,13 +11,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from leapverify.guard import limits
+from leapverify.guard.paths import named
+from leapverify.guard.tensors import check_torch_file
 from leapverify.predict.nino.schedule import REACH
 
 Parameters: TypeAlias = dict[str, Tensor]
 
 CONTEXT, FEATURES, EDGE_TYPES, EIGENVECTORS = 5, 9, 15, 8
-SIZE_LIMIT_BYTES = 64 << 20
-"""The largest file published is 28 MB."""
 SOURCE = "github.com/SamsungSAILMontreal/nino, folder checkpoints"
 DEFAULTS: dict[str, Any] = {
     "ctx": CONTEXT,
@@ -64,12 +64,13 @@ def read(file: Path, *, graph: bool) -> Parameters:
     Raises:
         ValueError: the file is missing, too large, damaged, holds code, or another network.
     """
+    file = named(file)
     if not file.is_file():
         raise ValueError(f"{file} is not there: download it from {SOURCE}")
     about = file.stat()
-    if about.st_size > SIZE_LIMIT_BYTES:
+    if about.st_size > limits.NINO_BYTES:
         raise ValueError(
-            f"{file} has {about.st_size} bytes, more than the {SIZE_LIMIT_BYTES} of any checkpoint of NiNo: pass one "
+            f"{file} has {about.st_size} bytes, more than the {limits.NINO_BYTES} of any checkpoint of NiNo: pass one "
             f"of {SOURCE}"
         )
     return _read(file.resolve(), about.st_mtime_ns, about.st_size, graph)
@@ -78,10 +79,11 @@ def read(file: Path, *, graph: bool) -> Parameters:
 @lru_cache(maxsize=8)
 def _read(file: Path, _mtime_ns: int, _bytes: int, graph: bool) -> Parameters:
     try:
+        check_torch_file(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickles of others, which are refused below
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+    except Exception as error:  # what a pickle makes of the few functions it may call is of every class
         raise ValueError(
             f"{file} is refused, it is damaged or holds more than tensors (code in it is never run): download it again "
             f"from {SOURCE}"

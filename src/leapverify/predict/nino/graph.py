@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -15,8 +15,9 @@ from leapverify.history import History
 from leapverify.predict.nino.checkpoint import read, require_file
 from leapverify.predict.nino.eigenvectors import laplacian_eigenvectors
 from leapverify.predict.nino.gnn import GraphNetwork, fold, on
-from leapverify.predict.nino.kinds import listed, per_parameter, say_once
-from leapverify.predict.nino.mlp import NEEDS, Network, needs_with, require_names, write
+from leapverify.predict.nino.kinds import listed, say_once
+from leapverify.predict.nino.mlp import NEEDS as PER_PARAMETER
+from leapverify.predict.nino.mlp import Network, needs_with, parts_of, require_names, write
 from leapverify.predict.nino.mlp import fold as fold_mlp
 from leapverify.predict.nino.scaling import scales
 from leapverify.predict.nino.schedule import ahead, require_k
@@ -26,6 +27,7 @@ from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.surroundings import Layout
 from leapverify.weights import Tensors
 
+NEEDS = replace(PER_PARAMETER, whole=True)
 OPERATIONS = 115e3
 """Floating-point operations for each weight that is an edge, at the first K."""
 
@@ -38,7 +40,8 @@ class Graph:
     in `nino-mlp`. Two rounds of messages between both; delta = Linear(SiLU(Linear(e)))[k - 1] of each edge, k as there.
     The graph of GPT-2 is the authors'; in that of Llama, Qwen2 and Pythia each tensor joins the neurons that it joins
     in the model. Tensors outside of it (adapters, another family, a model of which only some tensors are held) are
-    predicted like `nino-mlp` where `rest` gives a file of it and stay theta_t otherwise; the log says so once.
+    predicted like `nino-mlp` where `rest` gives a file of it and stay theta_t otherwise; the log says so once. Messages
+    cross tensors from neuron to neuron, so that parts of tensors will not do.
 
     Source: Knyazev et al., "Accelerating Training with Neuron Interaction and Nowcasting Networks", ICLR 2025;
     github.com/SamsungSAILMontreal/nino (MIT), whose nino_no_posw.pt it reads.
@@ -110,7 +113,7 @@ class Graph:
                 request.out[position].copy_(request.now[position])
             return
         say_once(f"NiNo's graph does not hold {names}: predicted by the per-parameter form")
-        found = per_parameter(layout, [each.shape for each in request.now])
+        found = parts_of(request, layout)
         write(request, [each for each in found if each.position not in inside], self.rest, k, self.scale)
 
 
@@ -132,4 +135,4 @@ def nino(
     """
     network = fold(read(require_file(file, "nino", "nino_no_posw.pt"), graph=True))
     beside = None if rest is None else fold_mlp(read(Path(rest), graph=False))
-    return Graph(network, beside, k, scale, needs=needs_with(k))
+    return Graph(network, beside, k, scale, needs=replace(needs_with(k), whole=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
 
@@ -129,6 +129,26 @@ def per_parameter(layout: Layout, shapes: Sequence[Sequence[int]]) -> list[Part]
     if unknown:
         say_once(f"NiNo does not know {listed(unknown)}: typed by shape, as fully connected or as biases")
     return found
+
+
+def held(found: Sequence[Part], starts: Sequence[Sequence[int]], shapes: Sequence[Sequence[int]]) -> list[Part]:
+    """What a rank holds of the parts of whole tensors, counted within what it holds.
+
+    Args:
+        found: parts of the whole tensors.
+        starts: where this rank's piece of each tensor begins, along each dimension.
+        shapes: of this rank's pieces.
+    """
+    clipped = []
+    for part in found:
+        if part.length is None:
+            clipped.append(part)
+            continue
+        origin, size = starts[part.position][part.dim], shapes[part.position][part.dim]
+        begin, end = max(part.start - origin, 0), min(part.start + part.length - origin, size)
+        if begin < end:
+            clipped.append(replace(part, start=begin, length=end - begin))
+    return clipped
 
 
 def listed(names: Sequence[str]) -> str:

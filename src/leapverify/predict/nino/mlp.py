@@ -20,15 +20,15 @@ from torch import Tensor
 from leapverify.history import History
 from leapverify.predict.nino.checkpoint import CONTEXT, Parameters, read, require_file
 from leapverify.predict.nino.dense import linear, rows_of
-from leapverify.predict.nino.kinds import Kind, Part, per_parameter
+from leapverify.predict.nino.kinds import Kind, Part, held, per_parameter
 from leapverify.predict.nino.scaling import scaled, scales, unscaled
 from leapverify.predict.nino.schedule import ahead, columns, require_k
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
 from leapverify.surroundings import Layout
 from leapverify.weights import Tensors, blocks
 
-NEEDS = Needs(CONTEXT, even=True, layout=True, whole=True)
-NEEDS_FIXED = Needs(CONTEXT, even=True, layout=True, whole=True, horizon=False)
+NEEDS = Needs(CONTEXT, even=True, layout=True)
+NEEDS_FIXED = Needs(CONTEXT, even=True, layout=True, horizon=False)
 
 BLOCK_ROWS = 8
 """Passes through the network for each block that is scaled: small operations cost their start alone."""
@@ -130,8 +130,7 @@ class PerParameter:
         """See `Predictor.predict`."""
         request = require_request(self.needs, history, horizon, out)
         k = ahead(horizon, request.spacing, self.k)
-        found = per_parameter(require_names(request), [each.shape for each in request.now])
-        write(request, found, self.network, k, self.scale)
+        write(request, parts_of(request, require_names(request)), self.network, k, self.scale)
         return request.out
 
     @torch.no_grad()
@@ -157,6 +156,14 @@ def require_names(request: Request) -> Layout:
             f"needs one name per tensor, the history's layout has {len(layout.names)} for {len(request.now)} tensors"
         )
     return layout
+
+
+def parts_of(request: Request, layout: Layout) -> list[Part]:
+    """The typed parts of what this rank holds of a request's tensors; the types are those of the whole tensors."""
+    shapes = [each.shape for each in request.now]
+    if request.shards is None:
+        return per_parameter(layout, shapes)
+    return held(per_parameter(layout, request.shards.shapes), request.shards.starts, shapes)
 
 
 def write(request: Request, found: Sequence[Part], network: Network, k: float, scale: float) -> None:

@@ -29,8 +29,8 @@ def scales(request: Request) -> list[Scale]:
     points = tuple(each.tensors for each in request.snapshots)
 
     def compute() -> list[Scale]:
-        sums = reduce(_moments, points, request.out)
-        return [_scale(each, CONTEXT * now.numel()) for each, now in zip(sums, request.now, strict=True)]
+        sums = reduce("NiNo's scales", _moments, 2, points, request)
+        return [_scale(each, CONTEXT * elements) for each, elements in zip(sums, request.elements, strict=True)]
 
     return request.history.derived(("NiNo's scales", request.device), compute)
 
@@ -50,7 +50,7 @@ def _moments(pieces: Sequence[Tensor], scratch: Workspace) -> Tensor:
 
 
 def _scale(sums: Sequence[float], count: int) -> Scale:
-    if not sums:
+    if not count:
         return Scale(0.0, 0.0)
     mean = sums[0] / count
     variance = (sums[1] - count * mean * mean) / (count - 1)
