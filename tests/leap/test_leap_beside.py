@@ -108,6 +108,7 @@ def test_nothing_is_kept_or_looked_at_where_no_predictor_asks() -> None:
     assert driver.next == 8  # nothing is due before the next checkpoint
 
 
+@pytest.mark.failure(6, 7)
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "accumulating", "scaled", "compiled", "lora", "frozen"])
 @pytest.mark.parametrize("mode", ["live", "shadow"])
 def test_what_predictors_read_leaves_no_trace_in_the_run(name: str, mode: str, curious: Curious) -> None:
@@ -125,6 +126,7 @@ def test_what_predictors_read_leaves_no_trace_in_the_run(name: str, mode: str, c
     assert fingerprint_of(watched) == wanted
 
 
+@pytest.mark.failure(6, 12)
 def test_gradients_of_the_run_are_not_touched_in_the_middle_of_accumulation(curious: Curious) -> None:
     loop = make("mlp")
     leap = fixed(loop)
@@ -189,6 +191,7 @@ def test_no_state_reaches_across_a_leap(curious: Curious) -> None:
         starts = {now + 5}  # every attempt was accepted: the next history begins where it leapt to
 
 
+@pytest.mark.failure(14)
 def test_a_predictor_never_chooses_on_what_it_is_verified_on(curious: Curious) -> None:
     loop = make("gpt2")
     drawn: list[int] = []
@@ -238,6 +241,7 @@ def test_what_a_predictor_runs_is_charged_to_predicting(curious: Curious) -> Non
     assert costs[True] - costs[False] == (2 * 3 + 2 * 3) * batch
 
 
+@pytest.mark.failure(14)
 def test_a_prediction_without_a_fresh_batch_left_is_declined(curious: Curious) -> None:
     def draw() -> Any:
         raise Exhausted("none")
@@ -268,6 +272,7 @@ def test_a_loss_without_a_graph_has_no_gradients(curious: Curious) -> None:
     assert loop.run(8, leap)[-1].reason == "needs gradients, the loss function returns a number without any"
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("stop", [7, 11, 13])
 @pytest.mark.parametrize("criterion", ["never", "always"])
 def test_a_resumed_run_has_read_what_the_uninterrupted_one_did(stop: int, criterion: str, curious: Curious) -> None:
@@ -305,7 +310,7 @@ def test_a_state_from_before_anything_was_kept_beside_snapshots_is_taken_up(curi
     engine["ledger"] = {**engine["ledger"], "seconds": dict(engine["ledger"]["seconds"])}
     del engine["ledger"]["seconds"]["recent"]
     again = fixed(loop)
-    again.load_state_dict({**state, "driver": {**state["driver"], "engine": engine}})
+    again.load_state_dict({"version": state["version"], "driver": {**state["driver"], "engine": engine}})
     history = again._driver.engine.trajectory.history
     assert history.steps == (4, 8)
     assert len(history.milestones) == len(history.recent) == 0
@@ -319,6 +324,7 @@ def test_a_damaged_part_begins_anew_and_is_said(curious: Curious, caplog: pytest
     loop.run(8, leap)
     state = leap.state_dict()
     state["driver"]["engine"]["beside"] = {"milestones": {"steps": [3, 1]}}
+    del state["sum"]
     fixed(loop).load_state_dict(state)
     assert "what is kept beside the snapshots cannot be taken up" in caplog.text
 

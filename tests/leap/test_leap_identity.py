@@ -19,6 +19,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.failure(6, 7)
 @pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize("mode", MODES)
 def test_trajectory_is_bit_identical_to_a_run_without_the_tool(name: str, mode: str) -> None:
@@ -37,6 +38,7 @@ def test_trajectory_is_bit_identical_to_a_run_without_the_tool(name: str, mode: 
     assert fingerprint_of(watched) == wanted
 
 
+@pytest.mark.failure(6)
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "scaled"])
 @pytest.mark.parametrize("predictor", ["plp", "ema-posthoc", "anderson", "fast-forward", "subspace", "introspection"])
 def test_predictors_that_read_more_than_snapshots_leave_no_trace_either(name: str, predictor: str) -> None:
@@ -70,6 +72,7 @@ def test_an_accepted_leap_moves_the_weights_the_schedule_and_the_count(name: str
     assert leap.disabled is None
 
 
+@pytest.mark.failure(12)
 def test_steps_are_counted_once_per_real_step_under_accumulation_and_skipping() -> None:
     loop = make("accumulating")
     leap = loop.leap(mode="monitor")
@@ -107,6 +110,7 @@ def test_the_hooked_form_acts_like_the_called_one_and_takes_its_hook_out() -> No
         assert torch.equal(a, b)
 
 
+@pytest.mark.failure(9)
 def test_exceptions_of_the_loop_pass_through_the_context() -> None:
     loop = make("mlp")
     with pytest.raises(RuntimeError, match="of the user's"), loop.leap(mode="monitor"):
@@ -114,6 +118,7 @@ def test_exceptions_of_the_loop_pass_through_the_context() -> None:
     assert not loop.optimizer._optimizer_step_post_hooks
 
 
+@pytest.mark.failure(12)
 def test_a_fused_optimizer_that_skips_steps_by_itself_is_counted_by_its_own_count() -> None:
     loop = make("scaled")
     loop.optimizer = torch.optim.AdamW(loop.model.parameters(), lr=0.01, fused=True)

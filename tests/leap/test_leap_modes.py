@@ -145,6 +145,7 @@ def test_memory_is_told_before_it_is_taken() -> None:
     assert leap._driver.engine.trajectory.history.nbytes <= 3 * 4 * elements
 
 
+@pytest.mark.failure(6)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_history_of_half_the_memory_restores_exactly_and_predicts_nearly(dtype: torch.dtype) -> None:
     plain = make("gpt2")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 
-from leap_loops import Mlp, make
+from leap_loops import Mlp, fingerprint_of, make
 from leapverify.leap.optimizers import refuse_unsuited, reset_moments
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -113,7 +114,13 @@ def test_adagrad_begins_anew_and_can_go_on_after_a_reset() -> None:
     loop.scheduler = torch.optim.lr_scheduler.ConstantLR(loop.optimizer, 1.0)
     loop.run(3)
     parameters = list(loop.model.parameters())
-    reset_moments([loop.optimizer], parameters)
+    before = fingerprint_of(loop)
+    with ExitStack() as undo:
+        reset_moments([loop.optimizer], parameters, undo)
+    assert fingerprint_of(loop) == before
+    with ExitStack() as undo:
+        reset_moments([loop.optimizer], parameters, undo)
+        undo.pop_all()
     fresh = torch.optim.Adagrad(parameters, lr=0.01, initial_accumulator_value=0.5)
     for parameter in parameters:
         for name, value in fresh.state[parameter].items():

@@ -15,6 +15,7 @@ def ids(seed: int, rows: int = 8) -> torch.Tensor:
     return torch.randint(0, 1000, (rows, 16), generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.failure(14)
 @pytest.mark.parametrize("first", ["heldout", "train"])
 def test_found_whichever_side_comes_first_and_said_once(first: str) -> None:
     both = Overlap()
@@ -32,6 +33,7 @@ def test_found_whichever_side_comes_first_and_said_once(first: str) -> None:
     assert both.found() is None
 
 
+@pytest.mark.failure(14)
 @pytest.mark.parametrize(
     ("kind", "as_trained"),
     [
@@ -50,6 +52,7 @@ def test_the_type_of_the_numbers_does_not_matter(kind: torch.dtype, as_trained: 
     assert both.found() is not None
 
 
+@pytest.mark.failure(14)
 def test_the_form_of_the_batch_does_not_matter() -> None:
     rows = ids(0)
     both = Overlap()
@@ -77,6 +80,7 @@ def test_what_says_nothing_is_passed_over(same: Any) -> None:
     assert both.found() is None
 
 
+@pytest.mark.failure(14)
 def test_different_data_are_not_found() -> None:
     both = Overlap()
     for seed in range(40):
@@ -84,6 +88,7 @@ def test_different_data_are_not_found() -> None:
     assert both.found() is None
 
 
+@pytest.mark.failure(14)
 def test_long_rows_are_told_apart_by_elements_all_over_them() -> None:
     rows = torch.randn(2, 3, 100, 100, generator=torch.Generator().manual_seed(0))
     changed = rows.clone()

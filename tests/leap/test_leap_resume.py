@@ -10,76 +10,26 @@ from typing import Any
 import pytest
 import torch
 
-from leap_loops import Loop, fingerprint_of, make
+from leap_loops import make
+from leap_resume import KINDS, resumed, saved, told, whole
 from leapverify.leap import shadow
 from leapverify.leap.shadow import KEPT, Pending, Waiting
 from leapverify.leap.store import AnnealMemory
 
-KINDS: dict[str, dict[str, Any]] = {
-    "fixed": {"policy": "fixed", "predictor": "linear", "horizon": 3, "criterion": "always"},
-    "adam, reset": {"policy": "fixed", "predictor": "adam", "horizon": 2, "criterion": "always", "moments": "reset"},
-    "line-search": {"policy": "line-search"},
-    "auto": {"policy": "auto", "interval": 6},
-    "monitor": {"mode": "monitor", "anneal": True},
-    "shadow": {"mode": "shadow", "policy": "fixed", "predictor": "linear", "horizon": 7, "interval": 3},
-    "averages": {"policy": "fixed", "predictor": "ema-posthoc", "horizon": 3},
-    "last steps": {"policy": "fixed", "predictor": "plp", "horizon": 3, "criterion": "always"},
-    "gradients": {"policy": "fixed", "predictor": "subspace", "horizon": 3, "criterion": "always"},
-    "bfloat16": {"policy": "fixed", "predictor": "linear", "horizon": 3, "history_dtype": torch.bfloat16},
-}
 
-
-def _told(events: list[Any]) -> list[tuple[Any, ...]]:
-    return [
-        (e.step, e.effective_step, e.status, e.predictor, e.horizon, e.gain, e.similarity, e.regime, e.annealed_loss)
-        for e in events
-    ]
-
-
-def _saved(loop: Loop, leap: Any) -> dict[str, Any]:
-    kept = io.BytesIO()
-    state = {
-        "model": loop.model.state_dict(),
-        "optimizer": loop.optimizer.state_dict(),
-        "scheduler": loop.scheduler.state_dict(),
-        "leap": leap.state_dict(),
-        "rng": torch.get_rng_state(),
-    }
-    torch.save(state, kept)
-    kept.seek(0)
-    return torch.load(kept, weights_only=True)
-
-
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [7, 12, 18])
-def test_a_resumed_run_is_the_uninterrupted_one(kind: str, stop: int) -> None:
-    whole = make("gpt2")
-    leap = whole.leap(**KINDS[kind])
-    events = whole.run(36, leap)
-    wanted = fingerprint_of(whole)
-
-    first = make("gpt2")
-    early = first.leap(**KINDS[kind])
-    told = _told(first.run(stop, early))
-    state = _saved(first, early)
-
-    second = make("gpt2", seed=5)
-    second.model.load_state_dict(state["model"])
-    second.optimizer.load_state_dict(state["optimizer"])
-    second.scheduler.load_state_dict(state["scheduler"])
-    later = second.leap(**KINDS[kind])
-    later.load_state_dict(state["leap"])
-    make("gpt2")
-    torch.set_rng_state(state["rng"])
-    told += _told(second.run(36 - stop, later, start=stop))
-
-    assert told == _told(events)
-    assert any(event.status == "actual" for event in leap.events) == (kind == "shadow")
-    assert (later.real_step, later.leapt) == (leap.real_step, leap.leapt)
-    assert fingerprint_of(second) == wanted
-    assert later.report()["tokens"] == leap.report()["tokens"]
+@pytest.mark.parametrize("stops", [[7], [12], [18], [1, 2, 13]])
+def test_a_resumed_run_is_the_uninterrupted_one(kind: str, stops: list[int]) -> None:
+    wanted, found = whole(kind), resumed(kind, stops)
+    assert found.told == wanted.told
+    assert ("actual" in wanted.statuses) == (kind == "shadow")
+    assert found.counts == wanted.counts
+    assert found.fingerprint == wanted.fingerprint
+    assert found.tokens == wanted.tokens
 
 
+@pytest.mark.failure(5, 13)
 def test_a_state_of_other_parameters_begins_a_new_history(caplog: pytest.LogCaptureFixture) -> None:
     loop = make("mlp")
     leap = loop.leap(mode="monitor")
@@ -97,12 +47,14 @@ def test_a_state_of_another_version_is_refused() -> None:
         leap.load_state_dict({"version": 9})
 
 
+@pytest.mark.failure(5)
 def test_an_engine_that_switched_itself_off_stays_off() -> None:
     loop = make("mlp")
     leap = loop.leap(mode="monitor")
     loop.run(4, leap)
     state = leap.state_dict()
     state["driver"]["disabled"] = "it failed"
+    del state["sum"]
     again = make("mlp").leap(mode="monitor")
     again.load_state_dict(state)
     assert again.disabled == "it failed"
@@ -115,7 +67,7 @@ def _state(steps: int = 12, **options: Any) -> dict[str, Any]:
     loop = make("mlp")
     leap = loop.leap(**{**FIXED, **options})
     loop.run(steps, leap)
-    return _saved(loop, leap)["leap"]
+    return saved(loop, leap)["leap"]
 
 
 def _broken(change: Any) -> dict[str, Any]:
@@ -142,6 +94,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("case", [*WRONG, *CHANGES])
 def test_what_is_no_state_is_refused_and_changes_nothing(case: str) -> None:
     state, message = WRONG[case] if case in WRONG else (_broken(CHANGES[case]), f"no proper {case!r}")
@@ -153,7 +106,7 @@ def test_what_is_no_state_is_refused_and_changes_nothing(case: str) -> None:
         if refused:
             with pytest.raises(ValueError, match=message):
                 leap.load_state_dict(state)
-        runs.append(_told([*events, *loop.run(10, leap, start=10)]))
+        runs.append(told([*events, *loop.run(10, leap, start=10)]))
     assert runs[0] == runs[1]
 
 
@@ -192,6 +145,7 @@ def test_another_policy_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_policy_whose_state_does_not_fit_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
     state = _state(policy="line-search", predictor=None, horizon=None)
     state["driver"]["engine"]["policy"]["state"] = {"failures": 3}
+    del state["sum"]
     leap = make("mlp").leap(policy="line-search", anneal=True)
     before = leap._driver.engine.trial.policy.state_dict()
     leap.load_state_dict(state)
@@ -203,6 +157,7 @@ def _pending(due: int, *batches: Any) -> Pending:
     return Pending(due, due - 5, "linear", 5, 2.0, 1.9, batches)
 
 
+@pytest.mark.failure(5)
 def test_predictions_that_wait_are_due_at_their_step_or_after_it() -> None:
     waiting = Waiting()
     for due in (8, 6, 12):
@@ -219,6 +174,7 @@ def test_predictions_that_wait_are_due_at_their_step_or_after_it() -> None:
     assert waiting.next_due == 3
 
 
+@pytest.mark.failure(5)
 def test_predictions_that_wait_are_saved_with_their_batches() -> None:
     whole = torch.arange(4096.0).reshape(64, 64)
     batch = OrderedDict(x=whole[:2], more={"y": (torch.arange(3), [1, "a", None, 2.5])})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from leapverify.leap.store import AnnealStore, Candidate
 from leapverify.leap.transaction import Transaction
+from leapverify.shards import Shards
 from leapverify.verify.comparison import Comparison, compare, losses_of, positions_of
 from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction
@@ -55,10 +56,10 @@ class Annealed:
     sequences: int
     """Held-out sequences that the losses rest on."""
     positions: int
-    """Forward positions in all, picking included."""
+    """Forward positions in all, picking included, on this rank."""
     reason: str
     weights: dict[str, Tensor]
-    """Copies by name, float32 (float64 of float64 parameters)."""
+    """Copies by name, float32 (float64 of float64 parameters); DTensors where the parameters are some."""
 
 
 class _Picked(NamedTuple):
@@ -74,7 +75,7 @@ class _Picked(NamedTuple):
 
 def anneal(
     model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
+    parameters: Mapping[str, Tensor],
     store: AnnealStore,
     loss: LossFunction,
     draw: Callable[[], Any],
@@ -86,6 +87,8 @@ def anneal(
     selection_sequences: int = 64,
     candidates: Sequence[Candidate] | None = None,
     left: int | None = None,
+    shards: Shards | None = None,
+    before_writes: Callable[[], None] = lambda: None,
 ) -> Annealed:
     """Pick the window and shape with the lowest held-out loss, and verify it against the raw weights on other batches.
 
@@ -93,7 +96,7 @@ def anneal(
 
     Args:
         model: holds the raw weights.
-        parameters: those that the store was made for, in its order, by name.
+        parameters: those that the store was made for, in its order, by name; of spread ones the local parts.
         store: past weights.
         loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token.
         draw: gives a fresh held-out batch; raises `Exhausted` rather than give one again.
@@ -106,6 +109,8 @@ def anneal(
         candidates: some of `store.candidates()`, to spend less; None for all.
         left: batches that `draw` still gives, where that is known: at most half of them are picked by, and no more
             than leaves the verification enough to decide.
+        shards: how the parameters are spread over ranks, which then all call this, with a loss of all shares.
+        before_writes: called before weights are written.
 
     Raises:
         ValueError: `keep` does not hold the parameters exactly, or the loss function gives no losses.
@@ -116,8 +121,10 @@ def anneal(
     kept = _copies(tensors, store) if keep is None else _checked(tensors, keep)
     trials = store.candidates() if candidates is None else list(candidates)
     found: Comparison | None = None
-    with Transaction(tensors, kept) as transaction:
-        picked = _pick(transaction, store, trials, lambda: _Selection(model, loss, draw, selection_sequences, left))
+    with Transaction(tensors, kept, before_writes) as transaction:
+        picked = _pick(
+            transaction, store, trials, lambda: _Selection(model, loss, draw, selection_sequences, left), shards
+        )
         if picked.best is not None:
             best = picked.best
             transaction.restore()
@@ -138,6 +145,7 @@ def _pick(
     store: AnnealStore,
     trials: Sequence[Candidate],
     select: Callable[[], _Selection],
+    shards: Shards | None,
 ) -> _Picked:
     """The candidate with the lowest token-weighted mean loss, if it lies below that of the raw weights."""
     if not trials:
@@ -159,7 +167,7 @@ def _pick(
     def measure(some: Sequence[Candidate]) -> None:
         for trial in some:
             store.write(trial, transaction.target)
-            if all_finite(transaction.target) and math.isfinite(value := selection.measure()):
+            if all_finite(transaction.target, shards) and math.isfinite(value := selection.measure()):
                 losses[trial] = value
 
     # The window first, at one shape, then the shape at that window: it matters less, and this takes half the passes.
@@ -264,7 +272,7 @@ def _checked(tensors: Tensors, keep: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _weights(
-    parameters: Mapping[str, nn.Parameter],
+    parameters: Mapping[str, Tensor],
     best: Candidate | None,
     found: Comparison | None,
     store: AnnealStore,

@@ -85,7 +85,7 @@ class Annealing:
         with self._ledger.part("anneal", self._trajectory.device):
             found = anneal(
                 self._model,
-                self._trajectory.parameters,
+                dict(zip(self._trajectory.parameters, self._trajectory.tensors, strict=True)),
                 self.store,
                 self._loss,
                 self._draw,
@@ -96,6 +96,8 @@ class Annealing:
                 selection_sequences=SELECTION,
                 candidates=None if again is None else [again],
                 left=self._left(),
+                shards=self._trajectory.shards,
+                before_writes=self._trajectory.before_writes,
             )
         self._ledger.positions("anneal", found.positions)
         return found

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from leapverify.history import OptimizerState
+from leapverify.history import History, OptimizerState
 from leapverify.leap.beside import Drawn
 from leapverify.leap.cost import copies, network_tokens
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy import Proposal
 from leapverify.leap.trajectory import Trajectory
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
-from leapverify.predict import Declined, Predictor, missing, predictor
+from leapverify.predict import Declined, Needs, Predictor, missing, predictor
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
 from leapverify.verify.fresh import Exhausted
 from leapverify.verify.heldout import LossFunction
 from leapverify.verify.sequential import MINIMUM
+from leapverify.verify.together import SharedLoss
 from leapverify.weights import all_finite, block_size, blocks, copy_
 
 
@@ -71,7 +72,7 @@ class Attempter:
 
     Args:
         model: the model.
-        loss: (model, batch) -> scalar, (B,) or (losses, tokens).
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens), of this rank's batch.
         draw: gives a fresh held-out batch; raises `Exhausted` rather than give one again.
         ledger: counts what attempts cost.
         alpha: rate of false accepts of one attempt.
@@ -90,7 +91,8 @@ class Attempter:
         sequences: int,
         criterion: str,
     ) -> None:
-        self._model, self._loss, self._draw, self._ledger = model, loss, draw, ledger
+        self._model, self._draw, self._ledger, self._ranks = model, draw, ledger, ledger.ranks
+        self._loss = SharedLoss(loss, self._ranks)
         self._alpha, self._sequences, self._criterion = alpha, sequences, criterion
         self._parameters = sum(each.numel() for each in model.parameters())
         self._predictors: dict[str, Predictor] = {}
@@ -100,7 +102,7 @@ class Attempter:
         held = len(trajectory.history)
         needs = {name: self._named(name, trajectory).needs for name in names}
         return tuple(
-            name for name, each in needs.items() if each.snapshots <= held and missing(each, trajectory.history)
+            name for name, each in needs.items() if each.snapshots <= held and _lacks(each, trajectory.history)
         )
 
     def attempt(
@@ -122,7 +124,7 @@ class Attempter:
                 from it puts theta_t back.
         """
         chosen, history = self._named(proposal.predictor, trajectory), trajectory.history
-        lacks = missing(chosen.needs, history)
+        lacks = _lacks(chosen.needs, history)
         if lacks is not None:
             return Attempt("declined", lacks)
         history.optimizer = state() if chosen.needs.optimizer_state else None
@@ -131,18 +133,18 @@ class Attempter:
         budget = max(MINIMUM, self.affordable(unit))
         with self._trying(trajectory, proposal) as tried:
             try:
-                found = self._compare(tried, budget)
+                attempt = self._judged(self._compare(tried, budget), tried)
             except Declined as error:
                 return Attempt("declined", error.reason)
             except _NonFinite:
                 return Attempt("nonfinite", f"{proposal.predictor} gave weights that are not finite")
-            attempt = self._judged(found, tried)
             if attempt.status == "accepted" and settle(attempt):
                 tried.transaction.commit()
             return attempt
 
     def affordable(self, unit: Unit) -> int:
         """Most held-out sequences of an attempt that the budget pays for now: each is run under both states."""
+        self._ledger.agree()
         allowance = self._ledger.allowance
         cost = 2.0 * self._ledger.cost_of_positions(unit.per_sequence)
         if allowance == float("inf") or cost <= 0.0:
@@ -161,7 +163,7 @@ class Attempter:
 
         def gain(proposal: Proposal) -> float | None:
             chosen = self._named(proposal.predictor, trajectory)
-            if missing(chosen.needs, trajectory.history) is not None:
+            if _lacks(chosen.needs, trajectory.history) is not None:
                 return None
             if not batches:
                 try:
@@ -209,7 +211,7 @@ class Attempter:
     @contextmanager
     def _trying(self, trajectory: Trajectory, proposal: Proposal) -> Iterator[_Tried]:
         kept = self._kept(trajectory)
-        with Transaction(trajectory.tensors, kept) as transaction:
+        with Transaction(trajectory.tensors, kept, trajectory.before_writes) as transaction:
             yield _Tried(trajectory, proposal, kept, transaction)
 
     def _compare(self, tried: _Tried, budget: int) -> Comparison:
@@ -232,10 +234,18 @@ class Attempter:
                 budget=budget,
                 criterion=self._criterion,
             )
+        found = self._voted(found)
         # Predicting and restoring lie inside the block and have been counted to their own parts.
         self._ledger.seconds["verify"] -= self._ledger.seconds["predict"] + self._ledger.seconds["restore"] - spent
         self._ledger.positions("verify", found.positions)
         return found
+
+    def _voted(self, found: Comparison) -> Comparison:
+        """Rank 0's verdict; all have judged by the same numbers, so it is everybody's."""
+        if self._ranks.alone:
+            return found
+        accepted, decision = self._ranks.first("verdict", (found.accepted, found.decision))
+        return replace(found, accepted=accepted, decision=decision)
 
     def _predict(self, tried: _Tried) -> None:
         chosen, history = self._named(tried.proposal.predictor, tried.trajectory), tried.trajectory.history
@@ -245,7 +255,7 @@ class Attempter:
             chosen.predict(history, tried.proposal.horizon, out=target)
             if rounded:
                 _add_rest(target, tried.kept, history[-1].tensors)
-            finite = all_finite(target)
+            finite = all_finite(target, tried.trajectory.shards)
         self._ledger.passes("predict", copies(chosen.needs, history) + (2.0 if rounded else 0.0))
         self._ledger.positions("predict", network_tokens(chosen, history, self._parameters))
         if not finite:
@@ -306,6 +316,12 @@ def _add_rest(out: Sequence[Tensor], exact: Sequence[Tensor], rounded: Sequence[
     for target, now, snapshot in zip(out, exact, rounded, strict=True):
         for index in blocks(target.shape, block_size(target.device)):
             target[index].add_(now[index] - snapshot[index].to(now.device, now.dtype))
+
+
+def _lacks(needs: Needs, history: History) -> str | None:
+    if needs.gradients and history.shards is not None and history.shards.parts:
+        return "needs gradients, which are not taken of weights that ranks hold in parts"
+    return missing(needs, history)
 
 
 def _why(found: Comparison) -> str:

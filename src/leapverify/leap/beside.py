@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from leapverify.predict import Declined, Needs
 from leapverify.verify.fresh import Exhausted
-from leapverify.verify.heldout import LossFunction
 from leapverify.verify.selection import BatchGradients, HeldoutSelection
+from leapverify.verify.together import SharedLoss
 from leapverify.weights import Tensors
 
 STRAIGHT = 3
@@ -64,17 +65,20 @@ class Drawn:
     batches. Losses and gradients are taken in eval mode and leave no trace: modes, buffers, random streams and the
     gradients of the user's training stay bit-identical.
 
+    On several ranks each takes its own batch, and all get the same mean of the gradients, weighted by tokens.
+
     Args:
         model: the model.
-        parameters: those that the history holds, in its order.
-        loss: (model, batch) -> scalar, (B,) or (losses, tokens).
+        parameters: those that the history holds, in its order; whole ones where gradients are asked for.
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens), of all shares where there are several.
         draw: gives a fresh held-out batch; raises `Exhausted` rather than give one again.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Sequence[nn.Parameter], loss: LossFunction, draw: Callable[[], Any]
+        self, model: nn.Module, parameters: Sequence[Tensor], loss: SharedLoss, draw: Callable[[], Any]
     ) -> None:
         self._model, self._parameters, self._loss, self._draw = model, parameters, loss, draw
+        self._tokens = 1.0
         self._selection: HeldoutSelection | None = None
         self._gradients: BatchGradients | None = None
         self._batches: list[Any] = []
@@ -102,13 +106,22 @@ class Drawn:
         """
         if self._gradients is None:
             self._gradients = BatchGradients(self._model, self._parameters, self._mean, self._batch)
-        return self._gradients.gradient(weights, draw)
+        loss, gradients = self._gradients.gradient(weights, draw)
+        return (loss, gradients) if self._loss.ranks.alone else self._mean_of_ranks([loss, *gradients])
+
+    def _mean_of_ranks(self, found: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        flat = torch.cat([each.reshape(-1).double() for each in found])
+        sums = self._loss.ranks.sum("gradients", torch.cat([flat * self._tokens, flat.new_tensor([self._tokens])]))
+        parts = torch.split((sums[:-1] / sums[-1]).float(), [each.numel() for each in found])
+        loss, *gradients = (part.view(each.shape) for part, each in zip(parts, found, strict=True))
+        return loss, gradients
 
     def _mean(self, model: nn.Module, batch: Any) -> Tensor:
         """Token-weighted mean loss of a batch, with its graph."""
-        losses, tokens = found if isinstance(found := self._loss(model, batch), tuple) else (found, None)
+        losses, tokens = found if isinstance(found := self._loss.own(model, batch), tuple) else (found, None)
         if not isinstance(losses, Tensor) or not losses.requires_grad:
             raise Declined("needs gradients, the loss function returns a number without any")
+        self._tokens = float(losses.numel() if tokens is None else tokens.sum())
         return losses.mean() if tokens is None else (losses * tokens).sum() / tokens.sum()
 
     def _batch(self, draw: int) -> Any:

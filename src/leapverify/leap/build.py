@@ -27,16 +27,19 @@ from leapverify.leap.policies import make_policy
 from leapverify.leap.policy import Policy
 from leapverify.leap.recognizer import Recognizer, probes_of, tried
 from leapverify.leap.schedule import check_scheduler
+from leapverify.leap.spread import inner, resharding, same_probes
 from leapverify.leap.store import AnnealMemory
 from leapverify.leap.trajectory import Storage, Trajectory
 from leapverify.leap.transaction import exact_in
 from leapverify.observe import Thresholds
 from leapverify.predict import predictor
+from leapverify.ranks import Ranks
 from leapverify.undisturbed import random_streams
 from leapverify.verify.comparison import losses_of, positions_of
 from leapverify.verify.fresh import FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.sequential import MINIMUM
+from leapverify.verify.together import DealtBatches, SharedLoss
 
 
 def build_engine(
@@ -55,33 +58,36 @@ def build_engine(
     thresholds: Thresholds,
     anneal: AnnealMemory | None,
     seed: int,
+    ranks: Ranks,
 ) -> Engine:
-    """An engine at the beginning of a run; arguments as for `LeapVerify`.
+    """An engine at the beginning of a run; arguments as for `LeapVerify`, and the ranks that build theirs now.
 
     Raises:
         ValueError: something does not fit; the message names the remedy.
+        Apart: another rank was given something else, or could not go on.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is a {type(model).__name__}: pass a torch.nn.Module")
+    model = inner(model)
     if options.mode == "live":
         refuse_unsuited(optimizers)
-        _refuse_processes()
     schedulers = _schedulers(scheduler, optimizers)
     chosen = make_policy(policy, **wishes) if options.tries else None
     _require_heldout(options, heldout, loss, probes, anneal)
     wanted = Wanted.by(predictor(name).needs for name in (chosen.predictors if chosen else ()))
     storage = Storage(wanted.snapshots, options.history_dtype, options.history_device, wanted)
-    trajectory = Trajectory(model, optimizers, options.include, storage)
+    trajectory = Trajectory(model, optimizers, options.include, storage, ranks)
     trajectory.start(0)
-    ledger = Ledger(options.clock, _budget(options, chosen), options.step_tokens)
-    fresh = None if heldout is None else FreshBatches(heldout, seed=seed)
+    ledger = Ledger(options.clock, _budget(options, chosen), options.step_tokens, ranks)
+    fresh = None if heldout is None else _dealt(FreshBatches(heldout, seed=seed), ranks)
+    loss = None if loss is None else resharding(loss, model)
     unit, first = None, None
     if fresh is not None and loss is not None:
         unit, first = _first_look(model, loss, fresh, ledger)
     elif fresh is not None and probes is None:
         first = fresh.draw()
-    observed = probes_of(first) if probes is None else probes
-    run = loss if probes is None or same_form(probes, first) else None
+    observed = same_probes(probes_of(first) if probes is None else probes, ranks)
+    run = loss if ranks.first("form of probes", probes is None or same_form(probes, first)) else None
 
     def make_recognizer(some: Any = observed) -> Recognizer:
         return Recognizer(model, some, thresholds, tokenizer=tokenizer, layer=layer, run=run, run_first=probes is None)
@@ -128,9 +134,9 @@ def _equip(engine: Engine, loss: LossFunction, unit: Unit, policy: Policy | None
             engine.trajectory,
             anneal,
             pinned=anneal.device == "cpu" and torch.cuda.is_available(),
-            loss=loss,
+            loss=SharedLoss(loss, engine.ranks),
             draw=engine.draw,
-            left=lambda: engine.fresh.left if engine.fresh else None,
+            left=lambda: _least_left(engine),
             ledger=ledger,
             alpha=options.alpha,
             unit=unit,
@@ -174,7 +180,10 @@ def memory_sentence(engine: Engine) -> str:
         parts.append(f"{_bytes(engine.annealing.store.planned_bytes)} for averages in {where}")
         both = trajectory.elements * 4 + sum(each.nbytes for each in trajectory.tensors)
         parts.append(f"{_bytes(both)} while anneal() runs")
-    model = _bytes(sum(each.nbytes for each in trajectory.tensors))
+    model = _bytes(sum(each.nbytes for each in trajectory.whole))
+    if trajectory.shards is not None and trajectory.shards.parts:
+        own = _bytes(sum(each.nbytes for each in trajectory.tensors))
+        return f"this rank's leapverify will hold {', '.join(parts)}, beside its {own} of the {model} that move"
     return f"leapverify will hold {', '.join(parts)}, beside weights of {model} that move"
 
 
@@ -197,13 +206,14 @@ def _bytes(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def _refuse_processes() -> None:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise ValueError(
-            f"mode 'live' with {distributed.get_world_size()} processes would let each decide for itself: use "
-            "mode='monitor' or 'shadow' there"
-        )
+def _dealt(fresh: FreshBatches, ranks: Ranks) -> FreshBatches | DealtBatches:
+    return fresh if ranks.alone else DealtBatches(fresh, ranks)
+
+
+def _least_left(engine: Engine) -> int | None:
+    """Batches that a rank may still draw, on the rank that has the fewest."""
+    every = engine.ranks.meet("held-out batches left", engine.fresh.left if engine.fresh else None)
+    return min((each for each in every if each is not None), default=None)
 
 
 def _schedulers(scheduler: Any, optimizers: Sequence[Optimizer]) -> list[Any]:
@@ -236,16 +246,19 @@ def _budget(options: Options, policy: Policy | None) -> float | None:
     return options.ruled_by
 
 
-def _first_look(model: nn.Module, loss: LossFunction, fresh: FreshBatches, ledger: Ledger) -> tuple[Unit, Any]:
+def _first_look(
+    model: nn.Module, loss: LossFunction, fresh: FreshBatches | DealtBatches, ledger: Ledger
+) -> tuple[Unit, Any]:
     """Run the loss function once, so that what is wrong with it is said before the run and not in it."""
     batch = fresh.draw()
     start = time.perf_counter()
     with ledger.part("verify"):
-        losses = losses_of(model, partial(_called, loss), [batch]).losses
+        losses = losses_of(model, SharedLoss(partial(_called, loss), ledger.ranks), [batch]).losses
     if not bool(torch.isfinite(losses).all()):
         raise ValueError("the loss of the first held-out batch is not finite: check the loss function and the data")
-    unit = Unit(len(losses), positions_of(batch))
-    ledger.positions("verify", unit.positions)
+    positions = positions_of(batch)
+    unit = Unit(len(losses), sum(ledger.ranks.led("positions of a batch", positions)))
+    ledger.positions("verify", positions)
     ledger.pace(time.perf_counter() - start, unit.positions)
     return unit, batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from leapverify.leap.counter import StepCounter
 from leapverify.leap.engine import Engine
 from leapverify.leap.event import LeapEvent
 from leapverify.leap.resume import engine_state, restore_engine
+from leapverify.leap.settling import check_first_leap
+from leapverify.leap.spread import said
 from leapverify.leap.teller import Teller
 from leapverify.undisturbed import random_streams
 
@@ -33,6 +35,8 @@ class Driver:
         self.engine, self.counter, self.teller = engine, counter, teller
         self.active = True
         self.disabled: str | None = None
+        self._unsaid: Exception | None = None
+        """A failure between two turns, which the other ranks have not heard of."""
         self.next = self._next_turn()
         """The counter's number at which something is due."""
 
@@ -48,7 +52,10 @@ class Driver:
                 self.engine.overlap.train(batch)
                 self.engine.look_for_leak()
             except Exception as error:
-                self._fail(error)
+                if self.engine.ranks.alone:
+                    self._fail(error)
+                else:  # the others train on, and come to no meeting before the next turn
+                    self._unsaid = self._unsaid or error
 
     def turn(self) -> LeapEvent | None:
         """Whatever is due at this step; no failure of it reaches the training loop."""
@@ -59,7 +66,13 @@ class Driver:
             self.counter.waited(time.perf_counter() - start)
         with self.charged():
             try:
-                return self._due()
+                if self._unsaid is not None:
+                    raise self._unsaid
+                event = self._due()
+                self.engine.trajectory.before_writes()
+                # Whatever has failed on a rank in this turn, the others learn of here at the latest.
+                self.engine.ranks.meet("the end of a turn", None)
+                return event
             except Exception as error:
                 return self._fail(error)
 
@@ -121,7 +134,7 @@ class Driver:
             self.next = self.counter.count + 1
             return None
         engine.passed(steps, seconds)
-        engine.check_first_leap()
+        check_first_leap(engine)
         event = None
         for pending in engine.trial.waiting.due(engine.real) if engine.trial else ():
             event = self._tell(lambda pending=pending: engine.actual(pending))  # type: ignore[misc]
@@ -156,10 +169,13 @@ class Driver:
     def _tell(self, make: Callable[[], LeapEvent]) -> LeapEvent:
         """Make an event, with what it cost, and pass it on."""
         ledger = self.engine.ledger
+        ledger.agree()
         seconds, tokens = sum(ledger.seconds.values()), sum(ledger.tokens.values())
         with self.traceless():
             event = make()
+        ledger.agree()
         event = event.costing(sum(ledger.seconds.values()) - seconds, sum(ledger.tokens.values()) - tokens)
+        event = self.engine.ranks.first("event", event)
         with ledger.part("log"):
             self.teller.tell(event)
         return event
@@ -168,8 +184,9 @@ class Driver:
         """Switch off after a failure: the weights have been put back on its way here."""
         if torch.cuda.is_available() and isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-        text = " ".join(str(error).split())
-        reason = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+        reason = self.engine.ranks.fail(said(error))
+        with suppress(Exception):  # a forward pass that broke off may have left what cannot be given back
+            self.engine.trajectory.before_writes()
         trace = logger.isEnabledFor(logging.DEBUG)
         logger.warning("leapverify has switched itself off, training goes on: %s", reason, exc_info=trace)
         effective = self.real_step + self.engine.leapt

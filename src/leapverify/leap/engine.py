@@ -14,19 +14,22 @@ from torch.optim import Optimizer
 from leapverify.history import OptimizerState
 from leapverify.leap.alerts import Alert, Alerts
 from leapverify.leap.annealing import Annealing
-from leapverify.leap.attempt import Attempt, Attempter, Unit
+from leapverify.leap.attempt import Attempter, Unit
 from leapverify.leap.event import LeapEvent, Status
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
-from leapverify.leap.optimizers import Sample, adam_state, reset_moments
+from leapverify.leap.optimizers import adam_state
 from leapverify.leap.options import Options
 from leapverify.leap.overlap import Overlap
 from leapverify.leap.parts import First, Trial
 from leapverify.leap.policy import Outcome, Policy, Proposal, Situation
+from leapverify.leap.settling import settle
 from leapverify.leap.shadow import Pending
 from leapverify.leap.trajectory import Trajectory
+from leapverify.ranks import Ranks
 from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.sequential import MINIMUM
+from leapverify.verify.together import DealtBatches
 from leapverify.weights import all_finite
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ class Engine:
     observer: Observer
     alerts: Alerts
     overlap: Overlap
-    fresh: FreshBatches | None
+    fresh: FreshBatches | DealtBatches | None
     trial: Trial | None = None
     """None in monitor mode."""
     annealing: Annealing | None = None
@@ -66,6 +69,11 @@ class Engine:
     since_checkpoint: int = 0
     first: First | None = None
     """The first leap, until the step after it has shown whether it lasts."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks of the run."""
+        return self.ledger.ranks
 
     @property
     def effective(self) -> int:
@@ -154,31 +162,13 @@ class Engine:
             finite=None,
         )
 
-    def check_first_leap(self) -> None:
-        """After the first real step that follows the first leap: whether the optimizer has undone it.
-
-        Raises:
-            ValueError: it has.
-        """
-        first, self.first = self.first, None
-        if first is not None and first.sample.undone(self.trajectory.tensors):
-            if first.moved is not None:
-                self.observer.undo(first.moved, self.since_leap)
-            self.leapt -= first.horizon
-            self.ledger.saved -= first.saved
-            names = ", ".join(type(each).__name__ for each in self.optimizers)
-            raise ValueError(
-                f"{names} put the weights back where they were before the leap: it steps on copies of its own, which "
-                "leaping cannot reach; use mode='shadow'"
-            )
-
     def _watched(self, watch: Attempter) -> float | None:
         """The held-out loss of one fresh batch, for the alerts; None beyond the budget."""
         assert self.unit is not None
         cost = self.ledger.mean_cost("watch", self.unit.positions)
         if not self.ledger.within("watch", cost, WATCHING_SHARE):
             return None
-        before = self.ledger.seconds["verify"], self.ledger.tokens["verify"], self.ledger.counts["verify"]
+        before = self.ledger.standing("verify")
         try:
             loss = watch.mean_loss([self.draw()])
         except Exhausted:  # an attempt has used all that this checkpoint may
@@ -190,25 +180,30 @@ class Engine:
         event = replace(event, policy=trial.policy.name)
         if self.ledger.budget is not None and trial.attempter.affordable(trial.unit) < MINIMUM:
             return replace(event, status="skipped", reason=event.reason or "the budget does not cover an attempt yet")
-        choice = trial.policy.choose(self._situation(trial, event), trial.attempter.probe(self.trajectory, self._adam))
+        # All ranks choose from what rank 0 sees, so that they probe alike; what rank 0 has chosen is done.
+        situation = self.ranks.first("situation", self._situation(trial, event))
+        choice = trial.policy.choose(situation, trial.attempter.probe(self.trajectory, self._adam))
+        choice = self.ranks.first("choice", choice)
         if choice.proposal is None:
             return replace(event, status="skipped", reason=event.reason or choice.reason)
         return self._attempt(trial, event, choice.proposal)
 
     def _attempt(self, trial: Trial, event: LeapEvent, proposal: Proposal) -> LeapEvent:
+        self.ledger.agree()
         before = self.ledger.spent
         found = trial.attempter.attempt(
             self.trajectory,
             proposal,
             lambda: self._adam(proposal.horizon),
             trial.unit,
-            lambda attempt: self._settle(proposal, attempt),
+            lambda attempt: settle(self, proposal, attempt),
         )
         self.attempts += found.status != "declined"
         if found.status == "accepted":
             self.accepted += 1
             if self.options.mode == "live":
                 self.begin_after_leap()
+        self.ledger.agree()
         compared = found.comparison
         outcome = Outcome(
             proposal=proposal,
@@ -223,28 +218,6 @@ class Engine:
             trial.waiting.expect(self.real, proposal, found.comparison)
         told = event.attempted(proposal, cast(Status, found.status), found.reason, found.steps_gained, found.comparison)
         return replace(told, effective_step=self.effective)
-
-    def _settle(self, proposal: Proposal, attempt: Attempt) -> bool:
-        """Carry an accepted leap out: schedule and counters while the weights can still be put back."""
-        if self.options.mode != "live":
-            return False
-        sample = Sample(self.trajectory.history[-1].tensors) if self.accepted == 0 else None
-        moved = self.observer.advance(proposal.horizon) if self.options.schedule == "advance" else None
-        try:
-            if sample is not None:
-                sample.leapt(self.trajectory.tensors)
-            if self.options.moments == "reset":
-                reset_moments(self.optimizers, self.trajectory.tensors)
-        except BaseException:
-            if moved is not None:
-                self.observer.undo(moved)
-            raise
-        saved = min(attempt.steps_credit or 0.0, proposal.horizon) * self.ledger.step_cost
-        self.leapt += proposal.horizon
-        self.ledger.saved += saved
-        if sample is not None:
-            self.first = First(sample, moved, proposal.horizon, saved)
-        return True
 
     def begin_after_leap(self) -> None:
         """No difference is ever taken across a leap: history, averages and the last fingerprint begin anew."""
@@ -265,12 +238,12 @@ class Engine:
 
     def _finite(self) -> bool:
         with self.ledger.part("finite", self.trajectory.device):
-            finite = all_finite(self.trajectory.tensors)
+            finite = all_finite(self.trajectory.tensors, self.trajectory.shards)
         self.ledger.passes("finite", 0.5)
         return finite
 
     def _adam(self, horizon: int) -> OptimizerState | None:
-        return adam_state(self.optimizers, self.trajectory.tensors, self.effective, self.observer.rates(horizon))
+        return adam_state(self.optimizers, self.trajectory.whole, self.effective, self.observer.rates(horizon))
 
     def _situation(self, trial: Trial, event: LeapEvent) -> Situation:
         least = 2.0 * max(MINIMUM, trial.unit.sequences) * trial.unit.per_sequence
@@ -321,14 +294,16 @@ class Engine:
 
     def _finished(self, event: LeapEvent, *, finite: bool | None) -> LeapEvent:
         """The event with alerts (of a checkpoint, where `finite` is known), held-out use and overhead."""
+        self.ledger.agree()
         found: list[Alert] = []
         if finite is not None:
             loss = event.raw_loss if event.raw_loss is not None else event.loss_now
             loss = math.nan if loss is None and event.verdict == "non-finite" else loss
             overhead, budget = self.ledger.overhead, self.ledger.budget
             found += self.alerts.look(self.real, event.regime, loss, finite, overhead, budget)
-        if self.leak is not None:
-            found.append(Alert("overlap", self.leak))
+        leak = next((each for each in self.ranks.meet("leaks", self.leak) if each is not None), None)
+        if leak is not None:
+            found.append(Alert("overlap", leak))
             self.leak = None
         for alert in found:
             logger.info("%s: %s", alert.kind, alert.text)

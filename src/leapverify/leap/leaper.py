@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,11 +22,15 @@ from leapverify.leap.ledger import Clock
 from leapverify.leap.optimizers import as_optimizers
 from leapverify.leap.options import AfterMoments, AfterSchedule, Mode, Options
 from leapverify.leap.policy import Policy
-from leapverify.leap.resume import VERSION, checked_state
+from leapverify.leap.resume import VERSION, agreed_state, checked_state
+from leapverify.leap.spread import like, ranks_of, same_options, telling
+from leapverify.leap.state_sum import sum_of
 from leapverify.leap.store import AnnealMemory
 from leapverify.leap.teller import Teller
 from leapverify.leap.transaction import Transaction
 from leapverify.observe import Thresholds
+from leapverify.ranks import PATIENCE_S, Ranks
+from leapverify.shards import local
 from leapverify.verify.heldout import LossFunction
 from leapverify.weights import copy_
 
@@ -78,12 +83,23 @@ class LeapVerify:
         loggers: one or several objects with `log(dict, step)`: tensorboard writers, wandb or trackio runs, mlflow.
         seed: of whatever random numbers the held-out data draw.
         clock: what the budget counts: `wall` seconds, or forward `tokens`, with which decisions repeat exactly.
-        step_tokens: forward-token equivalents of one training step (3 x its positions), for the clock `tokens`.
+        step_tokens: forward-token equivalents of one training step (3 x its positions, on all ranks), for the clock
+            `tokens`.
+        mesh: on several ranks, the data-parallel DeviceMesh: ranks at the same place in it run the same data. None:
+            it follows from the model. With DistributedDataParallel, and where nothing is distributed but the process,
+            every rank runs data of its own; with `fully_shard` the mesh is its own (both dimensions of a HSDP mesh), so
+            that tensor-parallel ranks run the same; with tensor-parallel parameters alone all ranks of their mesh do.
+            To be given where parameters lie on a mesh that has a data-parallel dimension beside.
+        patience_s: on several ranks, how long one waits for the others at a meeting before it gives up.
+
+    On several ranks every rank makes the same calls (`step`, `anneal`, `load_state_dict` ...) with the same options and
+    held-out set; docs/live.md says more.
 
     Raises:
         ValueError: a choice that is unknown or does not fit the others; no held-out data; a loss function that gives
             nothing, NaN or a wrong shape; an optimizer that does not hold the model's parameters or undoes leaps; a
             scheduler of another optimizer. The message names the remedy.
+        Apart: the ranks were given different options, or one of them could not go on.
 
     Source: arXiv 2602.19580; the transaction and the leap over the decay: docs/live.md.
     """
@@ -124,54 +140,64 @@ class LeapVerify:
         seed: int = 0,
         clock: Clock = "wall",
         step_tokens: float | None = None,
+        mesh: Any = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        self.options = Options(
-            mode=mode,
-            interval=interval,
-            budget=budget,
-            alpha=alpha,
-            sequences=sequences,
-            criterion=criterion,
-            history_device=history_device,
-            history_dtype=history_dtype,
-            schedule=schedule,
-            moments=moments,
-            total_steps=total_steps,
-            clock=clock,
-            step_tokens=step_tokens,
-            include=include,
-        )
-        self._teller = Teller(log, loggers)
+        ranks = Ranks() if mode == "off" else ranks_of(model, mesh, patience_s)
         self._driver: Driver | None = None
-        optimizers = as_optimizers(optimizer)
-        self._counter = StepCounter(optimizers)
         self._kept: Mapping[str, Any] | None = None
-        if mode == "off":
-            return
-        engine = build_engine(
-            model,
-            optimizers,
-            self.options,
-            heldout=heldout,
-            loss=loss,
-            probes=probes,
-            tokenizer=tokenizer,
-            layer=layer,
-            scheduler=scheduler,
-            policy=policy,
-            wishes={
+        with telling(ranks):
+            self.options = Options(
+                mode=mode,
+                interval=interval,
+                budget=budget,
+                alpha=alpha,
+                sequences=sequences,
+                criterion=criterion,
+                history_device=history_device,
+                history_dtype=history_dtype,
+                schedule=schedule,
+                moments=moments,
+                total_steps=total_steps,
+                clock=clock,
+                step_tokens=step_tokens,
+                include=include,
+            )
+            self._teller = Teller(log, loggers, heard=ranks.rank == 0)
+            optimizers = as_optimizers(optimizer)
+            self._counter = StepCounter(optimizers)
+            if mode == "off":
+                return
+            wishes = {
                 "predictor": predictor,
                 "predictors": predictors,
                 "horizon": horizon,
                 "horizons": horizons,
                 "leap_in_decay": leap_in_decay,
-            },
-            thresholds=thresholds or Thresholds.online(),
-            anneal=AnnealMemory() if anneal is True else (anneal or None),
-            seed=seed,
-        )
-        logger.info("%s", memory_sentence(engine))
-        self._driver = Driver(engine, self._counter, self._teller)
+            }
+            memory = AnnealMemory() if anneal is True else (anneal or None)
+            shown = {"policy": getattr(policy, "name", policy), "thresholds": repr(thresholds), "anneal": memory}
+            same_options(ranks, {**self.options.shared, **wishes, **shown, "layer": layer, "seed": seed})
+            engine = build_engine(
+                model,
+                optimizers,
+                self.options,
+                heldout=heldout,
+                loss=loss,
+                probes=probes,
+                tokenizer=tokenizer,
+                layer=layer,
+                scheduler=scheduler,
+                policy=policy,
+                wishes=wishes,
+                thresholds=thresholds or Thresholds.online(),
+                anneal=memory,
+                seed=seed,
+                ranks=ranks,
+            )
+            logger.info("%s", memory_sentence(engine))
+            self._driver = Driver(engine, self._counter, self._teller)
+            ranks.meet("the engine is built", None)
 
     @property
     def events(self) -> list[LeapEvent]:
@@ -236,27 +262,34 @@ class LeapVerify:
         engine = driver.engine
         if engine.annealing is None:
             raise ValueError("annealing needs averages, held-out data and a loss: pass anneal=True, heldout and loss")
-        with driver.charged(), driver.traceless():
+        with driver.charged(), driver.traceless(), telling(engine.ranks):
             engine.refresh()
             assert engine.fresh is not None
             engine.fresh.open_window()
-            return engine.annealing.anneal(self.real_step, self.options.sequences)
+            found = engine.annealing.anneal(self.real_step, self.options.sequences)
+            engine.trajectory.before_writes()
+            engine.ranks.meet("annealed", None)
+        held = engine.trajectory.parameters
+        return replace(found, weights={name: like(held[name], part) for name, part in found.weights.items()})
 
     @contextmanager
     def annealed(self) -> Iterator[Annealed]:
         """The model with the annealed weights inside the block; bit-identical to what it was afterwards."""
         found = self.anneal()
-        tensors = self._tensors()
-        with Transaction(tensors, [each.detach().clone() for each in tensors]) as transaction:
-            copy_(transaction.target, list(found.weights.values()))
+        assert self._driver is not None
+        trajectory = self._driver.engine.trajectory
+        kept = [each.detach().clone() for each in trajectory.tensors]
+        with Transaction(trajectory.tensors, kept, trajectory.before_writes) as transaction:
+            copy_(transaction.target, [local(each) for each in found.weights.values()])
             yield found
 
     def finish(self) -> Annealed:
         """Write the annealed weights into the model for good, if they were verified: in place of the decay phase."""
         found = self.anneal()
         if found.accepted and self._driver is not None:
-            copy_([each.data for each in self._tensors()], list(found.weights.values()))
-            self._driver.engine.begin_after_leap()
+            engine = self._driver.engine
+            copy_([each.data for each in engine.trajectory.tensors], [local(each) for each in found.weights.values()])
+            engine.begin_after_leap()
         return found
 
     def report(self) -> dict[str, Any]:
@@ -268,19 +301,28 @@ class LeapVerify:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the engine needs to go on: tensors, numbers and strings, which `weights_only=True` loads."""
-        return {"version": VERSION, "driver": self._driver.state_dict() if self._driver else self._kept}
+        driver = self._driver.state_dict() if self._driver else self._kept
+        return {"version": VERSION, "driver": driver, "sum": sum_of(driver)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave; load model, optimizer and scheduler as well.
 
+        On several ranks every one loads its own. With a state from another number of ranks (that of any of them) all
+        goes on but history and averages, where these are parts of the weights.
+
         Raises:
-            ValueError: it is no state of an engine, of another version, or incomplete; nothing is then changed.
+            ValueError: it is no state of an engine, of another version, incomplete, altered since it was saved, or of
+                another moment than other ranks' states; nothing is then changed.
         """
-        driver = checked_state(state)
         if self._driver is None:
-            self._kept = driver  # what an engine that is off was given, it hands on
-        elif driver is not None:
-            self._driver.load_state_dict(driver)
+            self._kept = checked_state(state)  # what an engine that is off was given, it hands on
+            return
+        ranks = self._driver.engine.ranks
+        driver = agreed_state(state, ranks)
+        if driver is not None:
+            with telling(ranks):
+                self._driver.load_state_dict(driver)
+                ranks.meet("the state is loaded", None)
 
     def close(self) -> None:
         """Take the hook out of the optimizer; the engine does nothing more, and its counts stay as they are."""
@@ -300,10 +342,6 @@ class LeapVerify:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _tensors(self) -> list[nn.Parameter]:
-        assert self._driver is not None
-        return self._driver.engine.trajectory.tensors
 
 
 def _counted(state: Mapping[str, Any] | None, name: str) -> int:

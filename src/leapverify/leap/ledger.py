@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from leapverify.ranks import Ranks
+
 Clock = Literal["wall", "tokens"]
 PARTS = (
     "snapshot", "recent", "finite", "observe", "straightness", "watch", "predict", "verify", "restore", "average",
@@ -33,18 +35,22 @@ REINVESTED = 0.5
 class Ledger:
     """Counts costs in seconds and in forward-token equivalents, and rules on one of the two.
 
-    A forward pass of n positions costs n tokens, a training step three times its positions.
+    A forward pass of n positions costs n tokens, a training step three times its positions. On several ranks each
+    counts for itself until a decision is near: then all take over rank 0's seconds and the positions of all shares.
 
     Args:
         clock: `wall` rules on seconds; `tokens` on tokens, so that decisions repeat exactly on any machine.
         budget: share of the run's time that may be spent; None for no limit.
-        step_tokens: tokens of one training step; needed for the clock `tokens`.
+        step_tokens: tokens of one training step, on all ranks; needed for the clock `tokens`.
+        ranks: of the run.
 
     Raises:
         ValueError: an unknown clock, a budget outside (0, 1], or no step_tokens for the clock `tokens`.
     """
 
-    def __init__(self, clock: Clock, budget: float | None, step_tokens: float | None) -> None:
+    def __init__(
+        self, clock: Clock, budget: float | None, step_tokens: float | None, ranks: Ranks | None = None
+    ) -> None:
         if clock not in get_args(Clock):
             raise ValueError(f"clock {clock!r} is unknown: use wall or tokens")
         if budget is not None and not 0.0 < budget <= 1.0:
@@ -67,9 +73,33 @@ class Ledger:
         """Seconds of training, without pauses and without the tool."""
         self._paces: deque[float] = deque(maxlen=PACES)
         self._pace: float | None = None
+        self.ranks = Ranks() if ranks is None else ranks
+        self._own = dict.fromkeys(PARTS, 0.0)
+        self._settled = True
+
+    def agree(self) -> None:
+        """Take over rank 0's clock and the positions of all shares; every rank calls it at the same point.
+
+        Whatever decides by what was spent calls it first; where nothing was spent since, the ranks do not meet.
+        """
+        if self.ranks.alone or self._settled:
+            return
+        words: list[Any] = self.ranks.meet(f"costs after step {self.steps}", (self._timed(), self._own))
+        seconds, self.train_s, paces, self._pace = words[0][0]
+        self.seconds.update(seconds)  # in place: whoever is timing a block holds it
+        self._paces = deque(paces, maxlen=PACES)
+        for name in PARTS:
+            self.tokens[name] += sum(words[leader][1][name] for leader in self.ranks.leaders)
+        self._own, self._settled = dict.fromkeys(PARTS, 0.0), True
+
+    def _timed(self) -> tuple[dict[str, float], float, list[float], float | None] | None:
+        if self.ranks.rank > 0:
+            return None
+        return self.seconds, self.train_s, list(self._paces), self._pace
 
     def trained(self, steps: int, seconds: float) -> None:
         """Take in real steps since the last call, and the seconds that they took."""
+        self._settled = False
         self.steps += steps
         self.train_s += seconds
         if steps and seconds > 0.0:
@@ -86,17 +116,25 @@ class Ledger:
                 torch.cuda.synchronize(device)
             self.seconds[name] += time.perf_counter() - start
             self.counts[name] += 1
+            self._settled = False
+
+    def standing(self, name: str) -> tuple[float, float, int]:
+        """Seconds, tokens and turns of a part so far."""
+        self.agree()
+        return self.seconds[name], self.tokens[name], self.counts[name]
 
     def move(self, source: str, target: str, seconds: float, tokens: float, count: int) -> None:
         """Count what a part has taken since it stood at these figures to another part instead."""
+        self.agree()
         self.seconds[target] += self.seconds[source] - seconds
         self.tokens[target] += self.tokens[source] - tokens
         self.counts[target] += 1
         self.seconds[source], self.tokens[source], self.counts[source] = seconds, tokens, count
 
     def positions(self, name: str, count: float) -> None:
-        """Count a forward pass of so many positions."""
-        self.tokens[name] += count
+        """Count a forward pass of so many positions, on this rank."""
+        (self.tokens if self.ranks.alone else self._own)[name] += count
+        self._settled = False
 
     def passes(self, name: str, count: float) -> None:
         """Count so many copies of all weights."""
@@ -105,7 +143,7 @@ class Ledger:
     def pace(self, seconds: float, positions: float) -> None:
         """Take in a measured forward pass, from which the first costs are foretold."""
         if positions > 0:
-            found = seconds / positions
+            self._settled, found = False, seconds / positions
             self._pace = found if self._pace is None else min(self._pace, found)
 
     @property
@@ -152,6 +190,7 @@ class Ledger:
 
     def mean_cost(self, name: str, positions: float) -> float:
         """What one more turn of a part will cost: the mean so far, or for the first one what its positions say."""
+        self.agree()
         foretold = self.cost_of_positions(positions)
         return self._unit[name] / self.counts[name] if self.counts[name] else foretold
 
@@ -164,6 +203,7 @@ class Ledger:
             share: of the budget.
             without_budget: share of the run's time that it may take where there is no budget.
         """
+        self.agree()
         if self.budget is None:
             return without_budget >= 1.0 or self._unit[name] + cost <= without_budget * self.elapsed
         fund = self.budget * self.elapsed + REINVESTED * self.saved
@@ -193,3 +233,4 @@ class Ledger:
         self.counts = {**dict.fromkeys(PARTS, 0), **state["counts"]}
         self.saved, self.steps, self._pace = state["saved"], state["steps"], state["pace"]
         self.train_s, self._paces = state["train_s"], deque(state["paces"], maxlen=PACES)
+        self._own, self._settled = dict.fromkeys(PARTS, 0.0), False

@@ -54,8 +54,8 @@ class Observer:
 
     def look(self) -> Seen:
         """The fingerprint's verdict; `unknown` where the budget does not cover one."""
-        positions = self.recognizer.positions
-        cost = self._ledger.mean_cost("observe", positions)
+        positions, ranks = self.recognizer.positions, self._ledger.ranks
+        cost = self._ledger.mean_cost("observe", positions * ranks.shares)
         if not self._ledger.within("observe", cost, OBSERVING_SHARE):
             self.recognizer.forget_last()  # only fingerprints one interval apart are compared
             return Seen("unknown", None)
@@ -63,7 +63,8 @@ class Observer:
         eta_sum = 0.5 * (lr + (lr if self.last_lr is None else self.last_lr)) * self._interval
         self.last_lr = lr
         with self._ledger.part("observe", self._trajectory.device):
-            seen = self.recognizer.look(eta_sum)
+            seen = ranks.first("regime", self.recognizer.look(eta_sum))
+            self._trajectory.before_writes()
         self._ledger.positions("observe", positions)
         return seen
 
@@ -74,7 +75,7 @@ class Observer:
         if len(history) < 3 or not self._ledger.within("straightness", cost, OBSERVING_SHARE):
             return None
         with self._ledger.part("straightness", self._trajectory.device):
-            found = straightness(*(history[-1 - age].tensors for age in range(3)))
+            found = straightness(*(history[-1 - age].tensors for age in range(3)), shards=history.shards)
         self._ledger.passes("straightness", 1.5)
         return None if math.isnan(found) else found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from leapverify.history import OptimizerState
 from leapverify.optimizer_state import Rate
+from leapverify.ranks import Ranks
 
 MASTER_COPIES = (
     "_amp_stash",
@@ -138,16 +140,33 @@ def own_step_count(optimizers: Sequence[Optimizer]) -> int | None:
     return int(torch.stack([count.reshape(()).to(counts[0].device) for count in counts]).max()) if counts else None
 
 
-def reset_moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
-    """Forget the moments of the parameters, and the step counts that correct their bias."""
+def reset_moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], undo: ExitStack) -> None:
+    """Forget the moments of the parameters, and the step counts that correct their bias.
+
+    Args:
+        optimizers: those of the run.
+        parameters: as the optimizers hold them.
+        undo: on leaving it, everything is put back.
+    """
     for optimizer in optimizers:
         starts = _starts(optimizer)
+        _keep_states(optimizer, undo)
         for parameter in parameters:
-            if parameter in optimizer.state and id(parameter) in starts:
-                optimizer.state[parameter]["step"].zero_()
-                optimizer.state[parameter]["sum"].fill_(starts[id(parameter)])
-            else:
-                optimizer.state.pop(parameter, None)
+            state = optimizer.state.pop(parameter, None)
+            if state is not None and id(parameter) in starts:
+                fresh = {"step": torch.zeros_like(state["step"]), "sum": torch.empty_like(state["sum"])}
+                fresh["sum"].fill_(starts[id(parameter)])
+                optimizer.state[parameter] = {**state, **fresh}
+
+
+def _keep_states(optimizer: Optimizer, undo: ExitStack) -> None:
+    before = dict(optimizer.state)
+
+    def restore() -> None:
+        optimizer.state.clear()
+        optimizer.state.update(before)
+
+    undo.callback(restore)
 
 
 def _starts(optimizer: Optimizer) -> dict[int, float]:
@@ -170,11 +189,12 @@ class Sample:
         """Take in the weights right after the leap."""
         self._after = self._take(after)
 
-    def undone(self, now: Sequence[Tensor]) -> bool:
+    def undone(self, now: Sequence[Tensor], ranks: Ranks) -> bool:
         """Whether the weights after the next real step lie where they were before the leap, not where it led."""
         assert self._after is not None
         present = self._take(now)
-        back, on = (torch.linalg.vector_norm(present - each) for each in (self._before, self._after))
+        squares = torch.stack([(present - each).square().sum() for each in (self._before, self._after)])
+        back, on = ranks.sum("the first leap", squares).sqrt().tolist()
         return bool(back < 0.1 * on)
 
     def _take(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -80,6 +80,12 @@ class Options:
             raise ValueError(
                 f"step_tokens is {self.step_tokens!r}: give a number, 3 x the positions of one training step"
             )
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What every rank has to be given alike, as plain values."""
+        every = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "include"}
+        return {**every, "history_dtype": str(self.history_dtype)}
 
     @property
     def tries(self) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from leapverify.leap.beside_state import beside_state, restore_beside, restore_snapshots
 from leapverify.leap.engine import Engine
+from leapverify.leap.state_sum import sum_of
+from leapverify.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def engine_state(engine: Engine) -> dict[str, Any]:
     return {
         "counts": {name: getattr(engine, name) for name in _COUNTS},
         "names": list(engine.trajectory.parameters),
+        "layout": engine.trajectory.layout,
         "steps": list(history.steps),
         "snapshots": [[each.clone() for each in snapshot.tensors] for snapshot in history],
         "beside": beside_state(history),
@@ -64,12 +67,12 @@ def checked_state(state: Any) -> Mapping[str, Any] | None:
     """What a state of `LeapVerify` holds of its driver; None where it was saved by an engine that was off.
 
     Raises:
-        ValueError: it is none, of another version, or incomplete.
+        ValueError: it is none, of another version, incomplete, or altered since it was saved.
     """
     if not isinstance(state, Mapping) or "version" not in state:
         raise ValueError(f"{_shown(state)} is no state of the engine: pass what state_dict() of LeapVerify gave")
     if state["version"] != VERSION:
-        raise ValueError(f"the engine's state has version {state['version']!r}, not {VERSION}: save it anew")
+        raise ValueError(f"the engine's state has version {state['version']!r:.100}, not {VERSION}: save it anew")
     driver = state.get("driver")
     if driver is None:
         return None
@@ -79,11 +82,46 @@ def checked_state(state: Any) -> Mapping[str, Any] | None:
         if not isinstance(driver.get(name), int):
             raise _incomplete(name)
     _check_engine(driver.get("engine"))
+    # Earlier versions saved none.
+    if state.get("sum") is not None and state["sum"] != sum_of(driver):
+        raise ValueError(
+            "the engine's state is damaged: it is not what state_dict() of LeapVerify gave; go on from an earlier "
+            "checkpoint, or without it"
+        )
+    return driver
+
+
+def agreed_state(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
+    """What `checked_state` gives, if every rank has brought a state of the same moment.
+
+    Raises:
+        ValueError: one of them is none; or they are of different moments. It is raised on every rank.
+    """
+    driver: Mapping[str, Any] | None = None
+    mistake: ValueError | None = None
+    try:
+        driver = checked_state(state)
+    except ValueError as error:
+        mistake = error
+    moment = None if driver is None else (driver["engine"]["counts"], driver["until_next"], driver["pending"])
+    every = ranks.meet("states", (None if mistake is None else str(mistake), moment))
+    if mistake is not None:
+        raise mistake
+    for rank, (text, other) in enumerate(every):
+        if text is not None:
+            raise ValueError(f"rank {rank}: {text}")
+        if other != every[0][1]:
+            raise ValueError(
+                f"the states of rank 0 and rank {rank} are of different moments ({every[0][1]} and {other}): load on "
+                "every rank what was saved at one step"
+            )
     return driver
 
 
 def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
     """Go on from what `engine_state` gave; a part of it that does not fit this engine begins anew, and that is said.
+
+    On several ranks a part begins anew on all of them or on none.
 
     Raises:
         ValueError: it is no such state; the engine is then as it was.
@@ -96,44 +134,51 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
     engine.trajectory.history.reset()
     if engine.annealing is not None:
         engine.annealing.begin_anew(rebuild=False)
-    if _same_weights(engine, state):
+    ranks = engine.ranks
+    fits = not ranks.any("histories", not _same_weights(engine, state))
+    if fits:
         _restore_weights(engine, state)
-    else:
-        logger.warning("leapverify: the saved history is of other parameters and begins anew")
-    _take_up(engine.observer, state["observer"], "what was observed")
-    _restore_trial(engine, state)
+    elif ranks.rank == 0:
+        logger.warning(
+            "leapverify: the saved history is of other parameters, or of other parts of them, and begins anew"
+        )
+    _take_up(engine.observer, state["observer"], "what was observed", ranks)
+    _restore_trial(engine, state, fits)
     _restore_heldout(engine, state["fresh"])
-    _take_up(engine.ledger, state["ledger"], "the account of costs")
-    _take_up(engine.alerts, state["alerts"], "what alerts were given")
+    _take_up(engine.ledger, state["ledger"], "the account of costs", ranks)
+    engine.ledger.agree()
+    _take_up(engine.alerts, state["alerts"], "what alerts were given", ranks)
 
 
 def _restore_weights(engine: Engine, state: Mapping[str, Any]) -> None:
     history = engine.trajectory.history
     restore_snapshots(history, state["steps"], state["snapshots"])
-    try:
-        restore_beside(history, state.get("beside") or {})
-    except Exception as error:
+    ranks, what = engine.ranks, "what is kept beside the snapshots"
+    if not _done(lambda: restore_beside(history, state.get("beside") or {}), what, ranks):
         restore_beside(history, {})
-        _say("what is kept beside the snapshots", error)
     if engine.annealing is not None and state["annealing"] is not None:
-        _take_up(engine.annealing, state["annealing"], "the averages for annealing")
+        _take_up(engine.annealing, state["annealing"], "the averages for annealing", ranks)
 
 
-def _restore_trial(engine: Engine, state: Mapping[str, Any]) -> None:
+def _restore_trial(engine: Engine, state: Mapping[str, Any], fits: bool) -> None:
     trial = engine.trial
     if trial is None:
         return
     trial.waiting.clear()
-    if _same_weights(engine, state) and state.get("waiting") is not None:
-        try:
-            trial.waiting.load_state_dict(state["waiting"], engine.trajectory.device)
-        except Exception as error:
-            _say("the shadow predictions that wait", error)
+    if fits and state.get("waiting") is not None:
+        waiting, device = state["waiting"], engine.trajectory.device
+        loaded = _done(
+            lambda: trial.waiting.load_state_dict(waiting, device), "the shadow predictions that wait", engine.ranks
+        )
+        # What a rank could not save of its own batches is waited for by none.
+        dues = engine.ranks.meet("what waits", [(each.due, each.predictor) for each in trial.waiting])
+        if not loaded or any(each != dues[0] for each in dues):
+            trial.waiting.clear()
     saved = state["policy"]
     if saved is None:
         return
     if saved.get("name") == trial.policy.name:
-        _take_up(trial.policy, saved.get("state"), f"what policy {trial.policy.name} has learned")
+        _take_up(trial.policy, saved.get("state"), f"what policy {trial.policy.name} has learned", engine.ranks)
     else:
         logger.warning("leapverify: what policy %s has learned does not serve %s", saved.get("name"), trial.policy.name)
 
@@ -146,20 +191,29 @@ def _restore_heldout(engine: Engine, saved: Mapping[str, Any] | None) -> None:
     def new_pass() -> None:
         fresh.load_state_dict({**fresh.state_dict(), "position": 0, "window": 0})
 
-    _take_up(fresh, saved, "the pass over the held-out set", new_pass)
+    _take_up(fresh, saved, "the pass over the held-out set", engine.ranks, new_pass)
 
 
-def _take_up(part: _Part, state: Any, what: str, undo: Callable[[], None] | None = None) -> None:
+def _take_up(part: _Part, state: Any, what: str, ranks: Ranks, undo: Callable[[], None] | None = None) -> None:
     """Give a part its state; if it does not fit, the part is what it was before, and one warning says so."""
     before = part.state_dict()
+    if _done(lambda: part.load_state_dict(state), what, ranks):
+        return
+    if undo is None:
+        part.load_state_dict(before)
+    else:
+        undo()
+
+
+def _done(load: Callable[[], None], what: str, ranks: Ranks) -> bool:
+    """Whether a part could be loaded on every rank; the one on which it could not says why."""
+    fine = True
     try:
-        part.load_state_dict(state)
+        load()
     except Exception as error:
         _say(what, error)
-        if undo is None:
-            part.load_state_dict(before)
-        else:
-            undo()
+        fine = False
+    return not ranks.any(what, not fine)
 
 
 def _say(what: str, error: Exception) -> None:
@@ -198,7 +252,7 @@ def _shown(value: Any) -> str:
 
 
 def _same_weights(engine: Engine, state: Mapping[str, Any]) -> bool:
-    if list(engine.trajectory.parameters) != list(state["names"]):
+    if list(engine.trajectory.parameters) != list(state["names"]) or engine.trajectory.layout != state.get("layout"):
         return False
     shapes = [tuple(each.shape) for each in engine.trajectory.tensors]
     return all([tuple(each.shape) for each in tensors] == shapes for tensors in state["snapshots"])

@@ -85,6 +85,9 @@ class Waiting:
         self._queue = deque((each for each in self._queue if each.due > step), maxlen=KEPT)
         return found
 
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._queue)
+
     def clear(self) -> None:
         """Wait for none."""
         self._queue.clear()

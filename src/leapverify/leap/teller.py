@@ -20,16 +20,19 @@ class Teller:
     Args:
         path: file for JSON lines; None for none.
         loggers: whatever `as_logger` takes, or a list of such.
+        heard: whether anybody is told; of several ranks one tells, and the others keep events only.
 
     Raises:
         ValueError: a logger that is none, or no path.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, loggers: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, loggers: Any, *, heard: bool = True) -> None:
         self.events: list[LeapEvent] = []
         self._lines = None if path is None else JsonLines(path)
         several = isinstance(loggers, list | tuple | set | frozenset)
         self._loggers = [as_logger(each) for each in (loggers if several else [] if loggers is None else [loggers])]
+        if not heard:
+            self._lines, self._loggers = None, []
 
     def tell(self, event: LeapEvent) -> None:
         """Keep an event and pass it on."""

@@ -16,7 +16,10 @@ from leapverify.history import History
 from leapverify.leap.beside import AVERAGES, MILESTONES, Wanted
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.optimizers import held_by
+from leapverify.leap.spread import before_writes, layout_of, require_same_parameters, writable
 from leapverify.milestones import Milestones
+from leapverify.ranks import Ranks
+from leapverify.shards import Shards
 from leapverify.surroundings import Layout
 from leapverify.weights import trainable
 
@@ -64,10 +67,12 @@ class Trajectory:
         optimizers: what they do not hold is not trained and not predicted.
         include: keeps a parameter by its name.
         storage: of the history.
+        ranks: of the run; all of them make the same calls.
 
     Raises:
-        ValueError: no trainable parameter, none that the optimizers hold, or some that are sharded, not initialised, or
-            no real floating-point numbers.
+        ValueError: no trainable parameter, none that the optimizers hold, or some that are not initialised, or no real
+            floating-point numbers.
+        Apart: the ranks hold other parameters.
     """
 
     def __init__(
@@ -76,23 +81,42 @@ class Trajectory:
         optimizers: Sequence[Optimizer],
         include: Callable[[str], bool] | None,
         storage: Storage,
+        ranks: Ranks | None = None,
     ) -> None:
         self._model, self._optimizers, self._include = model, optimizers, include
-        self.storage = storage
+        self.storage, self.ranks = storage, Ranks() if ranks is None else ranks
+        self.before_writes = before_writes(model)
+        """Called before weights are written: under `fully_shard` the modules must hold their shards."""
         _refuse_lazy(model)
+        self.before_writes()
         self.parameters = self._look_up()
         self._signature = _signature(self.parameters)
         self.history = self._begin()
 
     @property
-    def tensors(self) -> list[nn.Parameter]:
-        """The parameters in order."""
+    def tensors(self) -> list[Tensor]:
+        """The parameters in order; of those that are DTensors the parts that this rank holds, sharing memory."""
+        return [writable(each) for each in self.parameters.values()]
+
+    @property
+    def whole(self) -> list[nn.Parameter]:
+        """The parameters in order, as model and optimizers hold them."""
         return list(self.parameters.values())
 
     @property
     def elements(self) -> int:
-        """Numbers in all of them."""
+        """Numbers that this rank holds of all of them."""
         return sum(each.numel() for each in self.tensors)
+
+    @property
+    def shards(self) -> Shards | None:
+        """How they are spread over ranks; None in one process."""
+        return self.history.shards
+
+    @property
+    def layout(self) -> str | None:
+        """Of which rank of which layout the parts are; None where every rank holds whole tensors."""
+        return layout_of(self.whole, self.ranks)
 
     @property
     def device(self) -> torch.device:
@@ -105,9 +129,11 @@ class Trajectory:
 
     def refresh(self) -> str | None:
         """Look the parameters up again; what has changed, in words, if anything has: the history then begins anew."""
+        self.before_writes()
         self.parameters = self._look_up()
         signature = _signature(self.parameters)
-        change = _difference(self._signature, signature)
+        changes = self.ranks.meet("changes of the model", _difference(self._signature, signature))
+        change = next((each for each in changes if each is not None), None)
         self._signature = signature
         if change is None:
             return None
@@ -147,8 +173,11 @@ class Trajectory:
 
     def _begin(self) -> History:
         history = self.storage.history(self.tensors)
+        if not self.ranks.alone:
+            require_same_parameters(self.parameters, self.ranks)
+            history.shards = Shards.of(self.whole, self.ranks)
         if self.storage.wanted.layout:
-            history.layout = Layout.of(_inner(self._model), list(self.parameters))
+            history.layout = Layout.of(self._model, list(self.parameters))
         return history
 
     def _look_up(self) -> dict[str, nn.Parameter]:
@@ -161,11 +190,6 @@ class Trajectory:
                 f"{names} holds none of the {len(moving)} trainable parameters of {type(self._model).__name__}: pass "
                 "the optimizer that was built with this model's parameters"
             )
-        sharded = next((name for name, each in found.items() if hasattr(each, "to_local")), None)
-        if sharded is not None:
-            raise ValueError(
-                f"parameter {sharded} is sharded over processes, which is not served: gather the model first"
-            )
         other = next((name for name, each in found.items() if each.dtype not in FLOATS), None)
         if other is not None:
             raise ValueError(
@@ -173,11 +197,6 @@ class Trajectory:
                 f"include=lambda name: name != {other!r}"
             )
         return found
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The model inside what distributes it, which has the configuration."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _refuse_lazy(model: nn.Module) -> None:
@@ -191,8 +210,8 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 
 def _plain(name: str) -> str:
-    """A parameter's name without what torch.compile and DistributedDataParallel put before it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    """A parameter's name without what torch.compile puts before it."""
+    return name.replace("_orig_mod.", "")
 
 
 @dataclass(frozen=True, eq=False)

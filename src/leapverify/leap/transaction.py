@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -24,21 +24,33 @@ class Transaction:
     Args:
         parameters: tensors that are written.
         kept: their present values, in a type that holds them exactly.
+        before: called before every write: sharded modules must not hold gathered weights then.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], kept: Sequence[Tensor], before: Callable[[], None] = lambda: None
+    ) -> None:
         self._parameters = [parameter.data for parameter in parameters]
-        self._kept = kept
+        self._kept, self._before = kept, before
         self.committed = False
 
     @property
     def target(self) -> list[Tensor]:
-        """The tensors to write into."""
+        """The tensors to write into, at once: ask anew after every forward pass."""
+        self._before()
         return self._parameters
 
     def restore(self) -> None:
-        """Put the kept values back now; the transaction goes on."""
-        copy_(self._parameters, self._kept)
+        """Put the kept values back now; the transaction goes on.
+
+        Where all at once fails (memory for conversions or transfers may be what ran out), one tensor after the other.
+        """
+        self._before()
+        try:
+            copy_(self._parameters, self._kept)
+        except Exception:
+            for parameter, kept in zip(self._parameters, self._kept, strict=True):
+                parameter.copy_(kept)
 
     def commit(self) -> None:
         """Keep what the parameters hold now."""
