@@ -304,6 +304,10 @@ def test_a_damaged_part_is_made_anew(copy):
     run = copy()
     before = bench(run, "linear")[0]
     (run / "bench" / "seed-42" / "benched.parquet").write_bytes(b"nothing")
+    notes: list[str] = []
+    BenchSeed(run, 42).read(notes.append)
+    assert "benched.parquet is damaged" in notes[0]
+    assert notes[0].endswith("this seed is benched again")
     assert timeless(bench(run, "linear")[0]) == timeless(before)
 
 

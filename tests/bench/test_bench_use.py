@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from leapverify.cli import main
 from leapverify.predict import CATALOGUE, predictor
 from leapverify.storage import read_json, write_json
 from leapverify.study.config import ConfigError, TuningConfig
-from leapverify.study.executor import Paused, StudyError
+from leapverify.study.executor import Execution, Paused, StudyError
+from leapverify.study.executor.in_process import InProcess
 from leapverify.study.record import require_time
 from leapverify.study.settings import dump_config, load_config, with_settings
 
@@ -151,20 +153,27 @@ def test_a_bench_whose_time_is_over_pauses_and_goes_on(copy, monkeypatch):
 
 def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monkeypatch):
     told = []
-    monkeypatch.setattr("leapverify.bench.run.run_tasks", lambda tasks, **options: told.append((tasks, options)) or {})
+
+    class Listener(InProcess):
+        def run(self, tasks, *_):
+            told.append(tasks)
+            return {}
+
+    monkeypatch.setattr(Execution, "open", lambda self, folder, workers: told.append(workers) or Listener())
     run = copy()
     config = with_settings(load_config(run / "config.yaml"), {"seeds": [42, 43]})
     (run / "config.yaml").write_text(dump_config(config))
     (run / "environment.json").unlink()
     (run / "seed-43").mkdir()
     (run / "seed-43" / "done.json").write_text("{}")
-    monkeypatch.setattr("leapverify.study.run.cpu_count", lambda: 2)
+    monkeypatch.setattr("leapverify.study.executor.choose.cpu_count", lambda: 2)
     monkeypatch.setattr("leapverify.bench.run.join", lambda *_: False)
     monkeypatch.setattr("leapverify.bench.run.SeedFolder.read_rows", lambda self: None)
     bench_predictors(run, predictors=["hold"], device="cpu")
-    ((tasks, options),) = told
-    assert options["workers"] == 2
+    workers, tasks = told
+    assert workers == 2
     assert [pickle.loads(pickle.dumps(task)) for task in tasks] == tasks
+    assert [json.loads(json.dumps(task.arguments)) for task in tasks] == [task.arguments for task in tasks]
     assert [task.seed for task in tasks] == [42, 43]
 
 

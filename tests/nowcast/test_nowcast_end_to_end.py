@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from leapverify.cli import main
 from leapverify.nowcast.histories import initial_weights, open_studies, require_apart
 from leapverify.predict import predictor
 from leapverify.predict.learnt import NETWORKS, load_learnt
-from leapverify.storage import Damaged
+from leapverify.storage import Damaged, read_json, read_sealed, save_tensors, write_sealed
 from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.folder import Study
 from leapverify.study.presets import preset
@@ -93,7 +93,7 @@ def test_a_predictor_is_learnt_and_loaded_and_the_same_command_gives_the_same_by
     first = out.read_bytes(), out.with_suffix(".json").read_bytes()
     assert run(capsys, words(kind, runs, out))[0] == 0
     assert (out.read_bytes(), out.with_suffix(".json").read_bytes()) == first
-    card = json.loads(first[1])
+    card = read_json(out.with_suffix(".json"))
     assert card["command"].startswith(f"leapverify nowcast train {kind} --train {runs['train']} --heldout ")
     assert card["histories"]["test"][0]["seeds"] == [3]
     assert card["histories"]["train"][0]["text"].endswith("#1/3")
@@ -119,7 +119,7 @@ def copy_of(run: Path, place: Path, **changes: str) -> Path:
     shutil.copytree(run, place)
     path = place / "config.yaml"
     for old, new in changes.items():
-        path.write_text(path.read_text().replace(old.replace("__", ": "), new))
+        write_sealed(path, read_sealed(path, "").replace(old.replace("__", ": "), new))
     return place
 
 
@@ -127,7 +127,9 @@ def test_a_first_state_that_cannot_be_made_again_is_refused(runs: dict[str, Path
     other = copy_of(runs["train"], tmp_path / "other")
     (other / "seed-1").rename(other / "seed-5")
     config = other / "config.yaml"
-    config.write_text(config.read_text().replace("seeds:\n- 1", "seeds:\n- 5"))
+    write_sealed(config, read_sealed(config, "").replace("seeds:\n- 1", "seeds:\n- 5"))
+    moved = other / "seed-5" / "fingerprints.safetensors"
+    save_tensors(moved, load_file(moved))
     message = (
         rf"the first weights of seed 5 of {other} cannot be made again \(fingerprint .* away\): run the study again"
     )

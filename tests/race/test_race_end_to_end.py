@@ -18,7 +18,9 @@ from leapverify.cli import main
 from leapverify.race.progress import RaceProgress
 from leapverify.race.race import run_race
 from leapverify.records import RacePoint, RaceRun
+from leapverify.storage import read_json
 from leapverify.study.config import ConfigError
+from leapverify.study.executor import execution
 from leapverify.terminal import LiveRace, PlainRace, race_view
 from race_micro import micro, timeless, words
 
@@ -125,12 +127,11 @@ def test_a_damaged_unit_is_named_and_made_again(whole, tmp_path, capsys):
     assert rows(tmp_path) == before
 
 
-def test_seeds_side_by_side_give_the_numbers_of_one_after_another(tmp_path, monkeypatch):
+def test_seeds_side_by_side_give_the_numbers_of_one_after_another(tmp_path):
     config = micro(tasks=["noise"], optimizers=["sgd"], arms=[SOME], seeds=[0, 1], tuning_seeds=[1000, 1001])
     one, two = tmp_path / "one", tmp_path / "two"
-    beside = run_race(config, two)
-    monkeypatch.setattr("leapverify.race.race.cpu_count", lambda: 1)
-    alone = run_race(config, one)
+    beside = run_race(config, two, execution=execution("processes", 2))
+    alone = run_race(config, one, execution=execution("in-process"))
     assert timeless(beside.runs) == timeless(alone.runs)
     assert timeless(beside.points) == timeless(alone.points)
 
@@ -275,7 +276,7 @@ def test_a_missing_schedulefree_leaves_the_arm_out_with_a_note(monkeypatch, tmp_
     monkeypatch.setattr("leapverify.race.race.has_schedule_free", lambda: False)
     race = run_race(micro(tasks=["noise"], optimizers=["adamw"], arms=["schedule-free"]), tmp_path)
     assert {run.arm for run in race.runs} == {"baseline"}
-    assert "the arm schedule-free is left out: pip install" in json.loads((tmp_path / "race/notes.json").read_text())[0]
+    assert "the arm schedule-free is left out: pip install" in read_json(tmp_path / "race/notes.json")["notes"][0]
 
 
 def screen(*, terminal: bool) -> Console:

@@ -141,6 +141,7 @@ def any_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 KINDS = [("chained",), ("trained",), ("chained", "trained"), ("trained", "chained")]
 
 
+@pytest.mark.failure(6)
 @pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_everything_comes_back(any_time: None, kinds: tuple[Any, ...], dtype: torch.dtype) -> None:
@@ -172,6 +173,7 @@ def test_cascades_follow_one_another_as_if_each_were_the_first() -> None:
     assert timeless(together) == timeless(apart)
 
 
+@pytest.mark.failure(6, 8)
 def test_a_cascade_that_leaves_the_numbers_leaves_no_trace(any_time: None) -> None:
     run = Run()
     run.optimizer.state[run.moved[0]]["exp_avg"].fill_(3e38)
@@ -183,6 +185,7 @@ def test_a_cascade_that_leaves_the_numbers_leaves_no_trace(any_time: None) -> No
     assert all(link.link == 1 and link.strict is False for link in links if link.predictor == "adam")
 
 
+@pytest.mark.failure(9)
 @pytest.mark.parametrize("kind", ["chained", "trained"])
 @pytest.mark.parametrize("after", [0, 1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

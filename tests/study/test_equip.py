@@ -10,6 +10,7 @@ import torch
 from all_needs import AllNeeds
 from leapverify import run_study
 from leapverify.predict import CATALOGUE
+from leapverify.storage import read_sealed, write_sealed
 from leapverify.study import record
 from leapverify.study.derived import AVERAGED, MILESTONES, needs_of
 from leapverify.study.equip import DRAWS, FreshNumbers, selection_indices
@@ -219,7 +220,7 @@ def test_steps_that_come_out_otherwise_are_said_and_not_used(streamed):
     study = streamed()
     before = timeless(study.predictions)
     path = study.path / "config.yaml"
-    path.write_text(re.sub(r"\n  lr: .*", "\n  lr: 0.002", path.read_text()))
+    write_sealed(path, re.sub(r"\n  lr: .*", "\n  lr: 0.002", read_sealed(path, "")))
     notes: list[str] = []
     again = sweep_study(study.path, device="cpu", watcher=lambda p: notes.append(p.note or ""))
     assert sum("come out otherwise than they did" in note for note in notes) == 4

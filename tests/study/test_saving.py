@@ -49,6 +49,7 @@ def unbroken(tmp_path_factory, text):
     return run_study(config, tmp_path_factory.mktemp("unbroken") / "run", device="cpu")
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize(("every", "pauses"), [(1, 2), (2, 2), (3, 1)])
 def test_stopped_again_and_again_equals_the_unbroken_run(unbroken, micro, tmp_path, every, pauses):
     config = micro(snapshots__every=every, snapshots__weights="last", snapshots__optimizer="last")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from leapverify.storage import Damaged
 from leapverify.study.config import SWITCH_SETTINGS, ConfigError, Switches
 from leapverify.study.presets import PRESETS, preset
 from leapverify.study.settings import differences, dump_config, effective, load_config, parse_settings, with_settings
@@ -51,7 +52,7 @@ def test_settings_are_read_as_yaml_and_numbers_as_numbers():
     }
     with pytest.raises(ConfigError, match="is not key=value"):
         parse_settings(["lr"])
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="has a bad value"):
         parse_settings(["a=[1"])
 
 
@@ -64,7 +65,7 @@ def test_a_configuration_survives_its_file(name, tmp_path):
 
 def test_a_damaged_configuration_file_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
+    with pytest.raises(Damaged, match=r"config\.yaml is damaged"):
         load_config(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="is no run folder"):
         load_config(tmp_path / "nowhere" / "config.yaml")

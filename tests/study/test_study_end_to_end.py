@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from leapverify import load_study, run_study
 from leapverify.study.config import ConfigError
-from leapverify.study.executor import StudyError
+from leapverify.study.executor import StudyError, execution
 from leapverify.study.progress import Progress
 from leapverify.study.resweep import sweep_study
 from leapverify.study.settings import dump_config
@@ -82,6 +82,7 @@ def test_hold_predicts_the_present_and_momentum_explodes(whole):
     assert all(row.loss_predicted > 10 * row.loss_now for row in momentum)
 
 
+@pytest.mark.failure(7)
 def test_what_is_measured_does_not_change_what_is_trained(whole, micro, tmp_path):
     bare = micro(
         sweep__predictors=["hold"], sweep__horizons=[5], cascade__kinds=[], observe__lyapunov=True, verify__budget=8
@@ -91,6 +92,7 @@ def test_what_is_measured_does_not_change_what_is_trained(whole, micro, tmp_path
         assert torch.equal(tensor, whole.weights(42, 60)[name]), name
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("step", [10, 30, 50])
 def test_a_stopped_study_goes_on_to_the_same_records(whole, micro, tmp_path, step):
     config = micro()
@@ -165,11 +167,11 @@ def test_a_folder_with_other_files_is_refused(micro, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
 
 
-def test_seeds_side_by_side_and_one_after_another_give_the_same(micro, tmp_path, monkeypatch):
-    monkeypatch.setattr("leapverify.study.run.cpu_count", lambda: 2)
-    apart = run_study(micro(seeds=[42, 43]), tmp_path / "apart", device="cpu")
-    monkeypatch.setattr("leapverify.study.run.layout", lambda *_: (1, 1))
-    same_numbers(run_study(micro(seeds=[42, 43]), tmp_path / "serial", device="cpu"), apart)
+def test_seeds_side_by_side_and_one_after_another_give_the_same(micro, tmp_path):
+    config = micro(seeds=[42, 43])
+    apart = run_study(config, tmp_path / "apart", device="cpu", execution=execution("processes", 2))
+    serial = run_study(config, tmp_path / "serial", device="cpu", execution=execution("in-process"))
+    same_numbers(serial, apart)
     assert {row.measure for row in apart.seeds} >= {"cka", "procrustes", "rsa", "agreement_modal", "loss_cv_percent"}
 
 
@@ -201,6 +203,7 @@ def test_a_study_without_kept_snapshots_keeps_the_disk_small_and_cannot_be_swept
         sweep_study(study.path, device="cpu")
 
 
+@pytest.mark.failure(8)
 def test_a_loss_that_is_no_number_ends_the_seed_in_one_sentence(micro, tmp_path):
     with pytest.raises(StudyError, match=r"training loss is nan .*lower training.lr \(now 1e\+30\)"):
         run_study(micro(training__lr=1e30, training__grad_clip=None), tmp_path / "run", device="cpu")

@@ -146,6 +146,7 @@ def test_declined_predictors_say_what_they_lack_and_cost_nothing() -> None:
     assert {row.predict_s + row.verify_s for row in rows if row.status == "declined"} == {0.0}
 
 
+@pytest.mark.failure(8)
 def test_weights_that_are_not_finite_are_rejected_by_name() -> None:
     tiny = Tiny()
     for state in tiny.optimizer.state.values():
@@ -160,6 +161,7 @@ def test_weights_that_are_not_finite_are_rejected_by_name() -> None:
     assert reasons == dict.fromkeys(("momentum", "adam", "adam-constant"), "the predicted weights are not finite")
 
 
+@pytest.mark.failure(8)
 def test_losses_that_are_not_finite_are_rejected_by_name() -> None:
     tiny = Tiny()
     for state in tiny.optimizer.state.values():
@@ -334,6 +336,7 @@ def test_a_backup_is_held_only_where_the_history_rounds(
     assert sweeper.way_back.exact == (bytes_kept == 0)
 
 
+@pytest.mark.failure(9)
 @pytest.mark.parametrize("history", [torch.float32, torch.float16])
 def test_a_loss_function_that_fails_leaves_theta_t(history: torch.dtype) -> None:
     calls = []

@@ -77,6 +77,7 @@ def test_parts_meet_exactly_where_a_number_belongs_to_both(n: int, m: int, data:
     assert one.meets(other) == common
 
 
+@pytest.mark.failure(14)
 def test_which_sources_share_text(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     shared = [
@@ -104,6 +105,7 @@ def test_which_sources_share_text(tmp_path: Path) -> None:
         assert not share_text(*reversed(pair))
 
 
+@pytest.mark.failure(14)
 def test_the_named_overlaps_are_the_real_ones() -> None:
     names = ("stdlib", "stdlib-code", "stdlib-tests")
     found = {name: {_digest(each.text) for each in load_documents(name)} for name in names}

@@ -72,6 +72,7 @@ def seeded() -> None:
 # Resume
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_resuming_is_bit_identical_to_never_stopping(tmp_path: Path, family: str) -> None:
     path = tmp_path / "state.safetensors"
@@ -90,6 +91,7 @@ def test_resuming_is_bit_identical_to_never_stopping(tmp_path: Path, family: str
     assert_identical(resumed.everything(), run.everything())
 
 
+@pytest.mark.failure(5)
 def test_dropout_makes_the_random_streams_matter(tmp_path: Path) -> None:
     run = Run()
     run.train(1, 5)
@@ -190,6 +192,7 @@ def test_a_state_of_another_model_is_refused_and_nothing_changes(tmp_path: Path)
     assert_identical(other.everything(), before)
 
 
+@pytest.mark.failure(2)
 def test_a_damaged_state_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     run = Run()
@@ -204,6 +207,7 @@ def test_a_damaged_state_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     assert_identical(run.everything(), before)
 
 
+@pytest.mark.failure(5)
 def test_random_streams_go_on_where_they_were() -> None:
     random.gauss(0, 1)
     np.random.standard_normal()

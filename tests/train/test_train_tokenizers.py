@@ -79,7 +79,7 @@ def test_a_broken_folder_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_fetched_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
-    def offline(name: str) -> None:
+    def offline(name: str, **options: object) -> None:
         raise OSError("We couldn't connect\nto the server")
 
     monkeypatch.setattr("leapverify.train.hub.reachable", lambda address: False)

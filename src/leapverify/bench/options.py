@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.settings import with_settings
@@ -31,6 +31,20 @@ class BenchOptions:
     def keys(self) -> set[tuple[str, int]]:
         """The predictor x K of every checkpoint."""
         return {(label, horizon) for label in self.labels for horizon in self.horizons}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, of which `from_dict` makes the same options."""
+        # Pairs, because their order is that of the rows.
+        return {
+            "labels": [[*pair] for pair in self.labels.items()],
+            "horizons": list(self.horizons),
+            "persist_every": self.persist_every,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The options that `to_dict` described."""
+        return cls(dict(values["labels"]), tuple(values["horizons"]), values["persist_every"])
 
 
 def configured(config: StudyConfig, options: BenchOptions) -> StudyConfig:

@@ -8,16 +8,18 @@ from typing import Any
 
 from leapverify.bench.choice import Choice, choose
 from leapverify.bench.options import BenchOptions, chosen_seeds, configured, task_of
-from leapverify.bench.seed import bench_seed
 from leapverify.bench.store import claim, join
+from leapverify.manifest import Manifest
 from leapverify.report import build_report
+from leapverify.study.claim import threads_of_seeds
 from leapverify.study.config import StudyConfig
 from leapverify.study.environment import describe, resolve_device
-from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
+from leapverify.study.executor import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive
 from leapverify.study.folder import SeedFolder
 from leapverify.study.progress import Watcher, ignore
-from leapverify.study.run import deadline_of, layout, raise_failures
+from leapverify.study.run import deadline_of
 from leapverify.study.settings import effective, load_config
+from leapverify.study.several import raise_failures
 
 
 def bench_predictors(
@@ -31,6 +33,7 @@ def bench_predictors(
     device: str = "auto",
     watcher: Watcher = ignore,
     minutes: float | None = None,
+    execution: Execution = AUTOMATIC,
 ) -> Choice:
     """Bench predictors on a finished study that kept its snapshots, or go on with a bench that was stopped.
 
@@ -47,6 +50,7 @@ def bench_predictors(
         device: auto, cpu or cuda.
         watcher: is told how every seed gets on.
         minutes: after so many every seed stops at its next checkpoint; None: it runs to its end.
+        execution: what runs the seeds.
 
     Returns: what was benched, and what was left out.
 
@@ -64,15 +68,28 @@ def bench_predictors(
     chosen = chosen_seeds(config, seeds)
     deadline = deadline_of(config, minutes)
     _require_kept(run, config, chosen)
-    with exclusive(run, patience_s=5.0):
-        workers, threads = layout(config, device, run)
+    threads = threads_of_seeds(config, device, run)
+    shared = {
+        "config": config.model_dump(mode="json"),
+        "options": options.to_dict(),
+        "run": str(run),
+        "device": device,
+        "threads": threads,
+    }
+    gpus = int(device == "cuda")
+    tasks = [
+        Task(seed, "leapverify.bench.calls:bench", {**shared, "seed": seed}, deadline, threads=threads, gpus=gpus)
+        for seed in chosen
+    ]
+    workers = execution.side_by_side(len(tasks), threads, device)
+    with execution.open(run, workers) as executor, exclusive(run, patience_s=5.0):
+        manifest = Manifest(run)
         claim(run, _about(config, options, choice, describe(device, threads=threads, workers=workers)))
-        shared = {"config": config, "options": options, "run": run, "device": device, "threads": threads}
-        tasks = [Task(seed, bench_seed, {**shared, "seed": seed, "deadline": deadline}) for seed in chosen]
-        failures = run_tasks(tasks, workers=min(workers, len(tasks)), watcher=watcher)
+        failures = by_seed(tasks, executor.run(tasks, watcher))
         if join(run, {seed: SeedFolder(run, seed).read_rows() for seed in config.seeds}):
             build_report(run)
         raise_failures(failures)
+        manifest.write()
     return choice
 
 

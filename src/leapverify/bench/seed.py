@@ -9,8 +9,8 @@ from leapverify.bench.checkpoint import Bench, Tried
 from leapverify.bench.options import BenchOptions, configured
 from leapverify.bench.store import BenchRows, BenchSeed
 from leapverify.bench.walk import Walk
+from leapverify.leftovers import sweep_leftovers
 from leapverify.records import Checkpoint
-from leapverify.storage import sweep_leftovers
 from leapverify.study.config import StudyConfig
 from leapverify.study.executor import Deadline, exclusive
 from leapverify.study.folder import SeedFolder
@@ -42,13 +42,14 @@ def bench_seed(
     part = BenchSeed(run, seed)
     with exclusive(part.path), threads_of(threads):
         sweep_leftovers(part.path)
-        rows = part.read()
+        steps = config.training.steps
+        rows = part.read(lambda text: watcher(Progress(seed, 0, steps, "note", note=text)))
         checkpoints = SeedFolder(run, seed).read_rows().checkpoints
         if any(options.keys - rows.done(each.step) for each in checkpoints):
             require_time(deadline, seed)
             apparatus = build(configured(effective(config), options), seed, device, open_corpus(config))
             SeedBench(apparatus, options, SeedFolder(run, seed), part, rows, watcher, deadline).run(checkpoints)
-        watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
+        watcher(Progress(seed, steps, steps, "done"))
 
 
 class SeedBench:

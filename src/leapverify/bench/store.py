@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from leapverify import records
+from leapverify.content import as_written
 from leapverify.records import Benched, Prediction
 from leapverify.storage import Damaged, read_json, write_json
 from leapverify.study import sweep
@@ -59,22 +60,30 @@ class BenchSeed:
         self.path = run / FOLDER / f"seed-{seed}"
         self.seed = seed
 
-    def read(self) -> BenchRows:
-        """What has been written so far; nothing where files are missing or damaged, which are then made anew."""
+    def read(self, note: Callable[[str], None] | None = None) -> BenchRows:
+        """What has been written so far; nothing where files are missing or damaged, which are then made anew.
+
+        Args:
+            note: is told what is damaged.
+        """
         try:
             predictions = records.read(self.path / PREDICTIONS, Prediction)
             benched = {key_of(row): row for row in records.read(self.path / BENCHED, Benched)}
             about = read_json(self.path / ABOUT)
-        except Damaged:
+            with as_written(self.path / ABOUT, "give the bench again"):
+                seconds, repeated, loaded = float(about["seconds"]), set(about["repeated"]), set(about["loaded"])
+        except Damaged as error:
+            if note is not None and any((self.path / name).exists() for name in (ABOUT, BENCHED, PREDICTIONS)):
+                note(f"{error}; this seed is benched again")
             return BenchRows()
         # A writer that was killed between its files leaves rows of one kind alone.
         kept = {key_of(row): row for row in predictions if key_of(row) in benched}
         return BenchRows(
             kept,
             {key: row for key, row in benched.items() if key in kept},
-            about["seconds"],
-            set(about["repeated"]),
-            set(about["loaded"]),
+            seconds,
+            repeated,
+            loaded,
         )
 
     def write(self, rows: BenchRows) -> None:
@@ -95,24 +104,26 @@ def claim(run: Path, about: Mapping[str, Any]) -> None:
     known = any((run / FOLDER).glob(f"seed-*/{PREDICTIONS}"))
     try:
         found = read_json(path)
+        with as_written(path, "delete the folder"):
+            sha256s = {label: (str(file["sha256"]), str(file["file"])) for label, file in found["files"].items()}
+            measured = found["persist_every"]
     except Damaged as error:
         if known:
             raise ConfigError(
                 f"{path.parent} holds rows, and {path.name}, which said how they were made, is missing or damaged: "
                 "delete the folder"
             ) from error
-        found = {}
-    if known and found["persist_every"] != about["persist_every"]:
+        found, sha256s, measured = {}, {}, None
+    if known and measured != about["persist_every"]:
         raise ConfigError(
-            f"{path.parent} measured persistence with --persist-every {found['persist_every']}, not "
+            f"{path.parent} measured persistence with --persist-every {measured}, not "
             f"{about['persist_every']}: give that, or delete the folder"
         )
     for label, file in about["files"].items():
-        earlier = found.get("files", {}).get(label, file)
-        if known and earlier["sha256"] != file["sha256"]:
+        sha256, earlier = sha256s.get(label, (file["sha256"], ""))
+        if known and sha256 != file["sha256"]:
             raise ConfigError(
-                f"{path.parent} holds rows of {label} from another {earlier['file']}: bench it elsewhere, or delete "
-                "that folder"
+                f"{path.parent} holds rows of {label} from another {earlier}: bench it elsewhere, or delete that folder"
             )
     files = {**found.get("files", {}), **about["files"]}
     write_json(path, {**found, **about, "files": files})
@@ -147,7 +158,9 @@ def join(run: Path, seeds: Mapping[int, Rows]) -> bool:
     records.write(folder / BENCHED, Benched, benched)
     about = read_json(folder / ABOUT)
     joined = dict.fromkeys(row.predictor for row in predictions)
-    about["predictors"] = list(dict.fromkeys([*(name for name in about["predictors"] if name in joined), *joined]))
+    with as_written(folder / ABOUT, "delete the folder"):
+        listed = [name for name in about["predictors"] if name in joined]
+    about["predictors"] = list(dict.fromkeys([*listed, *joined]))
     about["horizons"] = sorted({row.horizon for row in predictions})
     write_json(folder / ABOUT, {**about, "seeds": counts})
     return True

@@ -52,7 +52,7 @@ class Walk:
         """
         self.go_on(step - self.at)
         try:
-            weights = load_snapshot(self._folder.snapshots, step)
+            weights = load_snapshot(self._folder.snapshots, step, self._a.parameters)
         except Damaged as error:
             if self.loaded:
                 raise StudyError(
@@ -66,7 +66,7 @@ class Walk:
     def jump(self, step: int) -> None:
         """Stand at a checkpoint without training up to it; where its files are damaged, train after all."""
         try:
-            weights = load_snapshot(self._folder.snapshots, step)
+            weights = load_snapshot(self._folder.snapshots, step, self._a.parameters)
             self._load(step, weights)
         except Damaged:
             self.arrive(step)

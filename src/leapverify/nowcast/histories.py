@@ -117,10 +117,11 @@ def sampled(tensor: Tensor, count: int) -> Tensor:
 
 
 def _trajectory(study: Study, seed: int, per_tensor: int) -> Trajectory:
-    first = {name: sampled(each, per_tensor) for name, each in initial_weights(study, seed).items()}
+    whole = initial_weights(study, seed)
+    first = {name: sampled(each, per_tensor) for name, each in whole.items()}
     states = [first]
     for step in study.config.checkpoint_steps:
-        weights = load_snapshot(study.seed(seed).snapshots, step)
+        weights = load_snapshot(study.seed(seed).snapshots, step, whole)
         states.append({name: sampled(weights[name], per_tensor) for name in first})
     columns = tuple(torch.stack([state[name] for state in states]) for name in first)
     return Trajectory(seed, (0, *study.config.checkpoint_steps), columns)
@@ -135,7 +136,9 @@ def initial_weights(study: Study, seed: int) -> dict[str, Tensor]:
     config = effective(study.config)
     with threads_of(1):
         apparatus = build(config, seed, "cpu", open_corpus(config))
-        recorded, again = study.fingerprints(seed)[0], apparatus.fingerprinter()
+        recorded, again = study.fingerprints(seed).get(0), apparatus.fingerprinter()
+    if recorded is None or recorded.shape != again.shape:
+        raise ConfigError(f"{study.path} holds no fingerprint of seed {seed} at step 0: run the study again")
     distance = float(torch.linalg.vector_norm(again - recorded) / torch.linalg.vector_norm(recorded))
     if not distance < SAME_START:
         raise ConfigError(

@@ -10,7 +10,10 @@ from typing import Any
 
 from leapverify import records
 from leapverify.analysis.race import verdicts
+from leapverify.leftovers import sweep_leftovers
+from leapverify.manifest import Manifest
 from leapverify.race.arms import SCHEDULE_FREE_MISSING, has_schedule_free, with_needs
+from leapverify.race.calls import choices_as_json, rates_as_json, targets_as_json
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import Case, Choice, Result, Unit, cases, digest, first_round, second_round
 from leapverify.race.presets import preset as preset_named
@@ -19,15 +22,15 @@ from leapverify.race.store import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES, Reader
 from leapverify.race.tune import best_wsd_rates, choose_all, edges, state_targets
-from leapverify.race.worker import Place, race_seed, results_of, tune_seed
+from leapverify.race.worker import results_of
 from leapverify.records import RacePoint, RaceRun
 from leapverify.report import build_report
-from leapverify.storage import Damaged, NotWritten, read_json, write_json, write_text
+from leapverify.storage import Damaged, NotWritten, read_json, write_json, write_sealed
 from leapverify.study.config import ConfigError
 from leapverify.study.environment import cpu_count, describe, resolve_device
-from leapverify.study.executor import Failure, Task, exclusive, run_tasks
+from leapverify.study.executor import AUTOMATIC, Execution, Executor, Failure, Task, by_seed, exclusive
 from leapverify.study.progress import Watcher, ignore
-from leapverify.study.run import raise_failures
+from leapverify.study.several import raise_failures
 
 FOLDER = "race"
 """Of a run folder: a race may lie in a study's, whose report then shows it."""
@@ -58,6 +61,7 @@ def run_race(
     *,
     settings: Mapping[str, Any] | None = None,
     watcher: Watcher = ignore,
+    execution: Execution = AUTOMATIC,
 ) -> Race:
     """Run a race, or go on with one that was stopped, and write its report.
 
@@ -69,6 +73,7 @@ def run_race(
         out: the run folder; runs/race-PRESET by default. The race lies in its folder race/.
         settings: dotted keys, such as {"pretrain.steps": 800}.
         watcher: is told how every seed gets on.
+        execution: what runs the seeds.
 
     Returns:
         The finished race.
@@ -81,9 +86,25 @@ def run_race(
     folder = Path(out or f"runs/race-{config.preset}")
     require_free(config, folder)
     check_input(config)
-    with exclusive(folder, patience_s=5.0):
-        write_text(folder / FOLDER / "config.yaml", dump_config(config))
-        return _Race(config, folder, watcher).run()
+    device = resolve_device(config.device)
+    threads = threads_of_a_race(device)
+    workers = execution.side_by_side(len(config.seeds), threads, device)
+    with execution.open(folder, workers) as executor, exclusive(folder, patience_s=5.0):
+        for place, below in ((folder, False), (folder / FOLDER, True)):
+            sweep_leftovers(place, below=below)
+        manifest = Manifest(folder)
+        write_sealed(folder / FOLDER / "config.yaml", dump_config(config))
+        race = _Race(config, folder, watcher, executor, device, threads, workers).run()
+        manifest.write()
+    return race
+
+
+def threads_of_a_race(device: str) -> int:
+    """CPU threads of each seed.
+
+    Narrow models end an operation before a second thread has woken up, and seeds side by side use all cores.
+    """
+    return 1 if device == "cpu" else min(cpu_count(), 8)
 
 
 def check_input(config: RaceConfig) -> None:
@@ -134,14 +155,20 @@ def require_free(config: RaceConfig, out: Path) -> None:
 class _Race:
     """A race that goes on in a folder that is its own."""
 
-    def __init__(self, config: RaceConfig, out: Path, watcher: Watcher) -> None:
-        self.config, self.out, self.watcher = config, out, watcher
+    def __init__(
+        self,
+        config: RaceConfig,
+        out: Path,
+        watcher: Watcher,
+        executor: Executor,
+        device: str,
+        threads: int,
+        workers: int,
+    ) -> None:
+        self.config, self.out, self.watcher, self.executor = config, out, watcher, executor
+        self.device, self.threads, self.workers = device, threads, workers
         self.folder = out / FOLDER
         self.tasks = build_tasks(config)
-        self.device = resolve_device(config.device)
-        # Narrow models end an operation before a second thread has woken up, and seeds side by side use all cores.
-        self.threads = 1 if self.device == "cpu" else min(cpu_count(), 8)
-        self.place = Place(config, self.folder, self.threads)
         self.store = Store(self.folder / "units", digest(config))
 
     def run(self) -> Race:
@@ -151,21 +178,21 @@ class _Race:
         choices = choose_all(self.config, self.tasks, tuning)
         self._write_notes(edges(self.tasks, choices))
         targets = state_targets(self.folder / "targets.json", self.tasks, choices, tuning)
-        arguments = {"place": self.place, "choices": choices, "targets": targets}
-        failures = self._side_by_side(race_seed, self.config.seeds, arguments)
+        arguments = {"choices": choices_as_json(choices), "targets": targets_as_json(targets)}
+        failures = self._side_by_side("race", self.config.seeds, arguments)
         race = self._join(tuning, choices, targets, [seed for seed in self.config.seeds if seed not in failures])
         raise_failures(failures)
         return race
 
     def _tune(self) -> list[Result]:
         seeds = self.config.tuning_seeds
-        raise_failures(self._side_by_side(tune_seed, seeds, {"place": self.place, "rates": None}))
+        raise_failures(self._side_by_side("tune", seeds, {"rates": None}))
         first = [unit for seed in seeds for unit in first_round(self.config, self.tasks, seed)]
         found = [self.store.need(unit) for unit in first]
         rates = best_wsd_rates(self.config, self.tasks, found)
         second = [unit for seed in seeds for unit in second_round(self.config, self.tasks, seed, rates)]
         if any(self._missing(unit) for unit in second):
-            raise_failures(self._side_by_side(tune_seed, seeds, {"place": self.place, "rates": rates}))
+            raise_failures(self._side_by_side("tune", seeds, {"rates": rates_as_json(rates)}))
         return found + [self.store.need(unit) for unit in second]
 
     def _missing(self, unit: Unit) -> bool:
@@ -174,10 +201,24 @@ class _Race:
         except Damaged:
             return True
 
-    def _side_by_side(self, work: Any, seeds: Sequence[int], arguments: Mapping[str, Any]) -> dict[int, Failure]:
-        workers = 1 if self.device == "cuda" else min(len(seeds), cpu_count())
-        tasks = [Task(seed, work, {**arguments, "seed": seed}) for seed in seeds]
-        return run_tasks(tasks, workers=workers, watcher=self.watcher)
+    def _side_by_side(self, work: str, seeds: Sequence[int], arguments: Mapping[str, Any]) -> dict[int, Failure]:
+        place = {
+            "config": self.config.model_dump(mode="json"),
+            "folder": str(self.folder),
+            "threads": self.threads,
+        }
+        gpus = int(self.device == "cuda")
+        tasks = [
+            Task(
+                seed,
+                f"leapverify.race.calls:{work}",
+                {**place, **arguments, "seed": seed},
+                threads=self.threads,
+                gpus=gpus,
+            )
+            for seed in seeds
+        ]
+        return by_seed(tasks, self.executor.run(tasks, self.watcher))
 
     def _join(
         self,
@@ -206,12 +247,12 @@ class _Race:
         """What a reader should know beside the numbers."""
         asked = "schedule-free" in with_needs(self.config.arms) and "adamw" in self.config.optimizers
         missing = [SCHEDULE_FREE_MISSING] if asked and not has_schedule_free() else []
-        write_json(self.folder / "notes.json", [*missing, *found])
+        write_json(self.folder / "notes.json", {"notes": [*missing, *found]})
 
     def _write_environment(self) -> None:
         """What the race runs on; the start of one that goes on stays, other machines are listed."""
-        path, workers = self.folder / "environment.json", min(len(self.config.seeds), cpu_count())
-        present = describe(self.device, threads=self.threads, workers=workers)
+        path = self.folder / "environment.json"
+        present = describe(self.device, threads=self.threads, workers=self.workers)
         try:
             first: dict[str, Any] = read_json(path)
             same = all(first[key] == present[key] for key in ("device", "cpu", "gpu", "versions"))

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from leapverify.content import read_yaml
+from leapverify.guard.paths import require_inside
 from leapverify.predict import predictor
 from leapverify.race.arms import arm_named, with_needs
 from leapverify.race.config import RaceConfig
@@ -45,14 +47,18 @@ def checked(tree: Mapping[str, Any]) -> RaceConfig:
 
 
 def load_config(path: Path) -> RaceConfig:
-    """The configuration of a race folder's config.yaml."""
+    """The configuration of a race folder's config.yaml.
+
+    Raises:
+        Damaged: its text is no YAML, or not what was written.
+        ConfigError: it is missing, or no configuration.
+        ValueError: a link leads out of the race's folder.
+    """
+    require_inside(path.parent)
     try:
-        tree = yaml.safe_load(path.read_text())
+        return checked(read_yaml(path, "delete it and give the same command again"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing: {path.parent} holds no race") from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is damaged: it is not YAML; delete it and give the same command again") from error
-    return checked(tree if isinstance(tree, dict) else {})
 
 
 def dump_config(config: RaceConfig) -> str:

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from leapverify.content import as_written
 from leapverify.race.plan import Result, Unit
-from leapverify.records import RacePoint, RaceRun
+from leapverify.records import RacePoint, RaceRun, from_plain
 from leapverify.storage import Damaged, read_json, write_json
 
 _REMEDY = "it is made again when the same command is given"
@@ -49,15 +50,15 @@ class Store:
         content = found.get("content") if isinstance(found, dict) else None
         if not isinstance(content, dict) or _digest(content) != found.get("sha256"):
             raise Damaged(f"{path} is damaged: its content is not what was written; {_REMEDY}")
-        try:
+        with as_written(path, _REMEDY):
+            if not content["runs"]:
+                raise ValueError("no run is in it")
             return Result(
-                tuple(RaceRun(**row) for row in content["runs"]),
-                tuple(RacePoint(**row) for row in content["points"]),
-                tuple(content["events"]),
-                tuple(content["notes"]),
+                from_plain(RaceRun, content["runs"]),
+                from_plain(RacePoint, content["points"]),
+                tuple({**event} for event in content["events"]),
+                tuple(map(str, content["notes"])),
             )
-        except (KeyError, TypeError) as error:
-            raise Damaged(f"{path} was written by another version ({error}); {_REMEDY}") from error
 
     def need(self, unit: Unit) -> Result:
         """A unit's result.

@@ -115,6 +115,8 @@ def state_targets(
         StudyError: the baseline diverged before that on a tuning seed.
     """
     stated: dict[str, Any] = read_json(path) if path.exists() else {}
+    if not isinstance(stated, dict):
+        raise Damaged(f"{path} is damaged: it states no targets; delete it")
     found = {}
     for case in cases(tasks):
         if str(case) not in stated:

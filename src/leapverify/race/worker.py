@@ -30,6 +30,7 @@ from leapverify.race.store import Store
 from leapverify.race.tasks import Task, build_tasks
 from leapverify.race.unit import run_unit, warm_up
 from leapverify.storage import Damaged
+from leapverify.study.executor import require_leave
 from leapverify.study.progress import Watcher
 from leapverify.study.setup import threads_of
 
@@ -110,6 +111,7 @@ class _Desk:
         """The unit's result, from its file or by training it."""
         result = self._kept(unit)
         if result is None:
+            require_leave(f"before the next run of seed {self._seed}")
             result = self._run(unit)
             self._store.write(unit, result)
             for note in result.notes:

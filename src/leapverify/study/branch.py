@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from leapverify.shards import local
 from leapverify.study.aside import Aside
 from leapverify.train.state import capture_rng, restore_rng
 
@@ -19,12 +20,12 @@ class Standing:
 
     Args:
         model, optimizer: the run.
-        apart: weights that the caller brings back itself.
+        apart: weights that the caller brings back itself, or what this rank holds of them.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, apart: Sequence[Tensor] = ()) -> None:
         self._model, self._optimizer = model, optimizer
-        self._apart = {id(tensor) for tensor in apart}
+        self._apart = {_place(tensor) for tensor in apart}
         self._moments, self._rest = Aside(), Aside()
         self._left = False
 
@@ -35,10 +36,11 @@ class Standing:
 
     def keep(self) -> None:
         """Put aside where the run stands now."""
-        weights = [each for each in self._model.parameters() if each.requires_grad and id(each) not in self._apart]
+        trained = [local(each) for each in self._model.parameters() if each.requires_grad]
+        weights = [each for each in trained if _place(each) not in self._apart]
         groups = self._optimizer.param_groups
         states = [self._optimizer.state.get(each, {}) for group in groups for each in group["params"]]
-        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        moments = [local(value) for state in states for value in state.values() if isinstance(value, Tensor)]
         # Looking at a model may write these, and writes them back: they cannot be read meanwhile.
         self._rest.save([*weights, *self._model.buffers()])
         self._rest.wait()
@@ -74,3 +76,9 @@ class Standing:
         for module, training in self._modes:
             module.training = training
         restore_rng(self._streams)
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor lies; all that are empty lie nowhere."""
+    part = local(tensor)
+    return (part.data_ptr(), part.numel()) if part.numel() else (0, 0)

@@ -38,7 +38,8 @@ class Cascader:
 
     Args:
         model, optimizer: the run, standing at the checkpoint.
-        parameters: the model's trained parameters, in the order of the history's tensors.
+        parameters: the model's trained parameters, or what this rank holds of them, in the order of the history's
+            tensors.
         history: ends with theta_t and holds the present optimizer state.
         verifier: measures the model.
         train: does real steps on the model (for `trained`).
@@ -77,7 +78,7 @@ class Cascader:
         if "trained" in self._settings.kinds:
             self._standing.keep()  # runs beside the first prediction and its verification
         exact = self._way_back.exact
-        self._size = norm(self._parameters if exact else self._history[-1].tensors)
+        self._size = norm(self._parameters if exact else self._history[-1].tensors, self._history.shards)
         try:
             return list(self._links(start))
         finally:
@@ -122,7 +123,7 @@ class Cascader:
                 loss_predicted=predicted,
                 loss=after,
                 strict=predicted < before,
-                weight_drift=distance(self._parameters, self._history[-1].tensors) / self._size,
+                weight_drift=self._drift(),
                 seconds=time.perf_counter() - clock,
             )
             before = after
@@ -135,8 +136,13 @@ class Cascader:
             method.predict(ring, horizon, out=self._parameters)
         except Declined:
             return "declined", None
-        loss = self._verifier.loss_of() if all_finite(self._parameters) else math.nan
+        sound = all_finite(self._parameters, self._history.shards)
+        loss = self._verifier.loss_of() if sound else math.nan
         return ("ok", loss) if math.isfinite(loss) else ("nonfinite", None)
+
+    def _drift(self) -> float:
+        """norm(theta - theta_t) / norm(theta_t)."""
+        return distance(self._parameters, self._history[-1].tensors, self._history.shards) / self._size
 
     def _chain(self, ring: History, horizon: int) -> None:
         """Take the prediction for the state that the next one starts from."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from leapverify.guard import limits
 from leapverify.predict import predictor
 from leapverify.study.config_run import DataConfig, TrainingConfig, TuningConfig
 from leapverify.study.section import Positive, Section
@@ -257,6 +258,11 @@ class StudyConfig(Section):
             raise ValueError(
                 f"training.steps is {self.training.steps}, below one checkpoint interval "
                 f"({self.observe.interval_steps} steps): raise --steps or lower observe.interval_steps"
+            )
+        if self.training.steps // self.observe.interval_steps > limits.CHECKPOINTS:
+            raise ValueError(
+                f"training.steps {self.training.steps} at observe.interval_steps {self.observe.interval_steps} are "
+                f"more than {limits.CHECKPOINTS} checkpoints: raise observe.interval_steps"
             )
         if self.training.steps % self.observe.interval_steps:
             interval = self.observe.interval_steps

@@ -55,6 +55,9 @@ class TrainingConfig(Section):
     """default: losses through torch.compile; reduce-overhead: and replayed as CUDA graphs on a GPU."""
     init: Literal["per-seed", "shared"] = "per-seed"
     """shared: every seed starts from the first seed's initialisation."""
+    parallel: Annotated[str, Field(pattern=r"^(auto|none|fsdp|ddp|hsdp:[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$")] = "auto"
+    """How the ranks of torchrun hold the one model: fsdp (fully_shard), hsdp:GxS (G copies, each cut into S parts), ddp
+    (a whole copy on each); auto: fsdp, and none in one process. Another number of ranks may go on with a study."""
 
     @field_validator("compile", mode="before")
     @classmethod

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from leapverify.averages import PowerAverages
 from leapverify.history import History
 from leapverify.milestones import Milestones
+from leapverify.shards import local
 from leapverify.study.config import StudyConfig
 from leapverify.study.derived import AVERAGED, MILESTONES, autocast_of, history_type, needs_of
+from leapverify.study.spread import Spread
 from leapverify.surroundings import Layout
 from leapverify.train.compiled import Losses
 from leapverify.train.windows import Batch, Windows
@@ -59,6 +61,7 @@ def equip(
     heldout: Windows,
     train: Windows,
     batch: Callable[[int], Batch],
+    spread: Spread | None = None,
 ) -> None:
     """Give a history the losses and gradients that its predictors ask for.
 
@@ -69,18 +72,22 @@ def equip(
         heldout: the set that the verifier reads a part of.
         train: the sequences that are trained on.
         batch: what step number n trains on, on the device.
+        spread: how the model lies on several ranks; None in one process. Where a rank holds parts there are no
+            gradients, for the predictors that ask for them want whole tensors.
     """
     needs = needs_of(config)
     place = next(model.parameters()).device
     # Few batches, of shapes of their own: compiling would take longer than running them.
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast_of(config, place))
     parameters = _moved(model, history)
+    sequences = losses.sequences if spread is None else spread.sequences(losses)
     if needs.selection:
         size, indices = config.verify.batch_sequences, selection_indices(heldout, config)
         cuts = [indices[start : start + size] for start in range(0, len(indices), size)]
         batches = [heldout.batch(cut).to(place) for cut in cuts]
-        history.selection = HeldoutSelection(model, parameters, losses.sequences, batches)
-    if needs.gradients:
+        held = parameters if spread is None else [local(each) for each in parameters]
+        history.selection = HeldoutSelection(model, held, sequences, batches)
+    if needs.gradients and not (spread is not None and spread.parts):
         number = FreshNumbers(config, len(train))
         history.gradients = BatchGradients(
             model, parameters, losses.mean, lambda draw: batch(number(history.steps[-1], draw))

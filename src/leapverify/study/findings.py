@@ -10,12 +10,15 @@ from typing import Any
 from leapverify.analysis.findings import judge_findings
 from leapverify.analysis.findings_data import Evidence
 from leapverify.analysis.findings_rule import Finding
+from leapverify.manifest import Manifest
 from leapverify.report.findings import require_marks, verdict_lines, write_findings
 from leapverify.report.section import hardware
 from leapverify.storage import Damaged, read_json
+from leapverify.study.claim import finished, rehearse, require_free
 from leapverify.study.config import ConfigError, StudyConfig
+from leapverify.study.executor import AUTOMATIC, Execution, exclusive
 from leapverify.study.progress import Watcher, ignore
-from leapverify.study.run import deadline_of, finished, rehearse, require_free
+from leapverify.study.run import deadline_of
 from leapverify.study.variations import Variation, as_lines, base_config, chosen, run_variations, variations
 
 
@@ -68,6 +71,7 @@ def run_findings(
     watcher: Watcher = ignore,
     minutes: float | None = None,
     doc: Path | None = None,
+    execution: Execution = AUTOMATIC,
 ) -> Judged:
     """Run the wanted variations below `out`, judge every claim by all that are there, and write the findings.
 
@@ -78,6 +82,7 @@ def run_findings(
         watcher: is told how every seed gets on.
         minutes: stop after so many.
         doc: a Markdown file whose marked part is to hold the results, too.
+        execution: what runs the seeds.
 
     Returns: the findings, also below `out`/tables.
 
@@ -92,10 +97,14 @@ def run_findings(
     todo = [each.config for each in planned.wanted if not finished(each.config, out / each.name)]
     if todo:
         rehearse(todo[0])
-    evidence = run_variations(planned.wanted, planned.every, out, device=device, watcher=watcher, deadline=deadline)
+    options: dict[str, Any] = {"device": device, "watcher": watcher, "deadline": deadline, "execution": execution}
+    evidence = run_variations(planned.wanted, planned.every, out, **options)
     found = judge_findings(evidence)
     about = list(_about(planned, evidence, out))
-    path = write_findings(found, out / "tables", about=about, missing=evidence.missing, doc=doc)
+    with exclusive(out, patience_s=5.0):
+        manifest = Manifest(out)
+        path = write_findings(found, out / "tables", about=about, missing=evidence.missing, doc=doc)
+        manifest.write()
     wanted = {each.name for each in planned.wanted}
     return Judged(found, path, {name: why for name, why in evidence.missing.items() if name in wanted})
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leapverify import records
+from leapverify.content import as_written
 from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
-from leapverify.storage import load_tensors, save_tensors
+from leapverify.storage import load_tensors, remove, save_tensors
 from leapverify.study.config import StudyConfig
 from leapverify.study.settings import load_config
 
@@ -38,6 +39,10 @@ class Rows:
     def empty(cls) -> Rows:
         """No rows yet."""
         return cls([], [], [], [])
+
+    def copy(self) -> Rows:
+        """The rows so far, which do not grow."""
+        return Rows(list(self.checkpoints), list(self.curve), list(self.predictions), list(self.cascades))
 
     def until(self, step: int) -> Rows:
         """The rows up to a step: what was written after the last whole state is made anew."""
@@ -103,7 +108,8 @@ class SeedFolder:
     def read_fingerprints(self) -> dict[int, Tensor]:
         """Step -> fingerprint, step 0 being the untrained model."""
         tensors, _ = load_tensors(self.path / "fingerprints.safetensors")
-        return {int(name.removeprefix("step-")): value for name, value in tensors.items()}
+        with as_written(self.path / "fingerprints.safetensors", "delete both"):
+            return {int(name.removeprefix("step-")): value for name, value in tensors.items()}
 
 
 class Study:
@@ -152,7 +158,9 @@ class Study:
 
     def weights(self, seed: int, step: int) -> dict[str, Tensor]:
         """The weights of one kept checkpoint, by the names of `named_parameters()`."""
-        return load_tensors(self.seed(seed).snapshots / f"step-{step:06d}.safetensors")[0]
+        from leapverify.train.state import load_snapshot
+
+        return load_snapshot(self.seed(seed).snapshots, step)
 
     @property
     def report(self) -> Path:
@@ -207,10 +215,34 @@ def needed_to_resume(steps: Sequence[int], length: int, every: int | None = 1) -
     return {steps[number - 1] for number in snapshots}, {steps[number - 1] for number in kept}
 
 
+def with_stop(
+    snapshots: set[int], states: set[int], steps: Sequence[int], length: int, stop: int | None
+) -> tuple[set[int], set[int]]:
+    """`needed_to_resume` and the state that was written where a run was told to stop, until there is a newer one.
+
+    Args:
+        snapshots, states: from `needed_to_resume`.
+        steps, length: as there.
+        stop: the step of that state; None: there is none.
+    """
+    if stop is None or stop not in steps or stop < max(states, default=0):
+        return snapshots, states
+    ring = steps[max(0, steps.index(stop) + 1 - length) : steps.index(stop) + 1]
+    return snapshots | set(ring), states | {stop}
+
+
 def keep_only(folder: Path, steps: Collection[int]) -> None:
-    """Delete the tensors of every other step; the mark goes first."""
+    """Delete the tensors of every other step; the mark goes first.
+
+    Raises:
+        NotWritten: the folder cannot be written.
+    """
+    from leapverify.train.shard_folder import MARK, drop_parts
+
     wanted = {f"step-{step:06d}" for step in steps}
     for mark in folder.glob("step-*.json"):
         if mark.stem not in wanted:
-            mark.unlink(missing_ok=True)
-            mark.with_suffix(".safetensors").unlink(missing_ok=True)
+            remove(mark)
+            remove(mark.with_suffix(".safetensors"))
+    for parts in [each.parent for each in folder.glob(f"step-*/{MARK}") if each.parent.name not in wanted]:
+        drop_parts(parts)

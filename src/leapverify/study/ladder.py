@@ -11,14 +11,17 @@ from pathlib import Path
 
 from leapverify.analysis.acceptance import acceptance, averages
 from leapverify.analysis.over_seeds import OverSeeds, summarise
+from leapverify.guard import words
+from leapverify.manifest import Manifest
 from leapverify.report import build_report
-from leapverify.storage import write_text
+from leapverify.storage import replace_marked, write_text
 from leapverify.study.config import SWITCH_SETTINGS, ConfigError, StudyConfig
+from leapverify.study.executor import AUTOMATIC, Execution, exclusive
 from leapverify.study.folder import Study
 from leapverify.study.progress import Watcher, ignore
 from leapverify.study.run import deadline_of
 from leapverify.study.settings import with_settings
-from leapverify.study.side_by_side import run_each
+from leapverify.study.side_by_side import in_words, run_each
 
 BASE, ALL = "none", "all"
 MOMENTUM = ("momentum", "adam", "adam-constant")
@@ -64,27 +67,43 @@ def run_ladder(
     device: str = "auto",
     watcher: Watcher = ignore,
     minutes: float | None = None,
+    execution: Execution = AUTOMATIC,
 ) -> Path:
-    """Run every variant below `out`/ladder (the study in `out` being the first rung) and write one table of them.
+    """Run the study in `out` and every variant below `out`/ladder, and write one table of them.
 
     Returns: tables/ladder.md, beside ladder.csv.
 
     Raises:
+        ConfigError, StudyError: the study itself failed; a variant that did has the reason in its column.
         Paused: the minutes are over; the same call goes on.
     """
-    base, deadline = Study(out), deadline_of(config, minutes)
+    wanted = {BASE: (config, out)} | {name: (each, out / "ladder" / name) for name, each in variants(config).items()}
+    ran = run_each(
+        wanted,
+        out / "ladder",
+        device=device,
+        watcher=watcher,
+        deadline=deadline_of(config, minutes),
+        execution=execution,
+    )
+    base = ran.pop(BASE)
+    if not isinstance(base, Study):
+        raise base
     rungs = list(rungs_of(BASE, base))
-    ran = run_each(variants(config), out / "ladder", what="ladder", device=device, watcher=watcher, deadline=deadline)
-    for name, study in ran:
+    for name, study in ran.items():
         if isinstance(study, Study):
             rungs += rungs_of(name, study)
             continue
-        failed = summarise({}, n=0, missing=study)
+        failed = summarise({}, n=0, missing=in_words(study))
         rungs += [dataclasses.replace(rung, variant=name, value=failed) for rung in rungs_of(BASE, base)]
-    write_text(out / "tables" / "ladder.csv", as_csv(rungs))
     path = out / "tables" / "ladder.md"
-    write_text(path, as_markdown(rungs))
-    build_report(out)
+    with exclusive(out, patience_s=5.0):
+        manifest = Manifest(out)
+        with replace_marked(path.with_suffix(".csv"), rows=len(rungs)) as handle:
+            handle.write(as_csv(rungs).encode())
+        write_text(path, as_markdown(rungs))
+        build_report(out)
+        manifest.write()
     return path
 
 
@@ -113,7 +132,8 @@ def as_csv(rungs: Sequence[Rung]) -> str:
     for rung in rungs:
         v = rung.value
         cells = [v.mean, v.std, v.low, v.high, v.n, v.seeds, v.reason]
-        writer.writerow([rung.variant, rung.table, rung.quantity, *("" if cell is None else cell for cell in cells)])
+        row = [rung.variant, rung.table, rung.quantity, *("" if cell is None else cell for cell in cells)]
+        writer.writerow(map(words.field, row))
     return text.getvalue()
 
 
@@ -125,7 +145,7 @@ def as_markdown(rungs: Sequence[Rung]) -> str:
     lines = ["| table | quantity | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for table, quantity in rows:
         line = " | ".join(cells.get((table, quantity, name), "–") for name in names)
-        lines.append(f"| {table} | {quantity} | {line} |")
+        lines.append(f"| {table} | {words.markdown(quantity)} | {line} |")
     return "\n".join(lines) + "\n"
 
 

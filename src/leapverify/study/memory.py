@@ -17,6 +17,7 @@ from leapverify.pinned import host_bytes
 from leapverify.study.config import StudyConfig
 from leapverify.study.derived import SAMPLED, autocast_of, history_type, needs_of, open_probes, weights_type
 from leapverify.study.memory_kept import kept
+from leapverify.study.memory_saving import IN_FLIGHT, copied_bytes, written_bytes
 from leapverify.study.memory_sizes import FLOAT, Passes, Shapes
 from leapverify.weights import ACCELERATOR_BLOCK, CPU_BLOCK
 
@@ -87,6 +88,8 @@ class MemoryPlan:
     """Where the snapshots of each moved tensor lie."""
     problem: str | None
     """Why it does not fit and what would help, in one sentence; None if it fits."""
+    overlaps: bool
+    """Whether there is room for saves that overlap training."""
 
     @property
     def fits(self) -> bool:
@@ -153,7 +156,7 @@ def memory_plan(config: StudyConfig, shapes: Shapes, room: Room) -> MemoryPlan:
     from leapverify.study.memory_remedies import problem_of
 
     parts, places = planned(config, shapes, room)
-    return MemoryPlan(parts, room, places, problem_of(config, shapes, room, parts))
+    return MemoryPlan(parts, room, places, problem_of(config, shapes, room, parts), parts[-1].name == IN_FLIGHT)
 
 
 def planned(config: StudyConfig, shapes: Shapes, room: Room) -> tuple[tuple[Part, ...], tuple[Place, ...]]:
@@ -161,7 +164,8 @@ def planned(config: StudyConfig, shapes: Shapes, room: Room) -> tuple[tuple[Part
     sizes = _Sizes(config, shapes, room)
     parts = sizes.parts()
     places = _ring_places(config, sizes, room, parts)
-    return (*parts, *sizes.ring(places)), places
+    found = [(*parts, *sizes.ring(places), sizes.saving(overlap)) for overlap in (True, False)]
+    return found[1 if over(found[0], room) else 0], places
 
 
 def over(parts: Sequence[Part], room: Room) -> dict[Place, int]:
@@ -290,16 +294,13 @@ class _Sizes:
         yield self._part("probes' masks", rows * width**2 * self.weight, _RUNNING, "which probe sees which tokens")
         predict = _with_cascades("predict")
         yield self._part("workspace", self._workspace(), predict, "float32 blocks of predictions")
-        # The passes that predictors ask for, one after another.
         asked = [passes.evaluation_peak(v.batch_sequences * t.sequence_length)] if self.needs.selection else []
         if self.needs.gradients:
             tokens = t.batch_size * t.sequence_length
             saved = passes.saved(t.batch_size, t.sequence_length) + passes.loss_peak(tokens - t.batch_size)
             asked.append(max(saved, FLOAT * sum(self.shapes.moved) + passes.backward_extra()))
         if asked:
-            yield self._part(
-                "asked by predictors", passes.casts + max(asked), predict, "losses, gradients of candidates"
-            )
+            yield self._part("asked by predictors", passes.casts + max(asked), predict, "losses, gradients")
 
     def _probes(self) -> tuple[int, int]:
         """Rows and width of the packed probes, with a token for every byte, which no tokenizer exceeds by much."""
@@ -335,10 +336,14 @@ class _Sizes:
         fingerprints = len(self.config.checkpoint_steps) + 1
         nbytes = 100 * FLOAT * self.shapes.hidden * fingerprints
         yield Part("fingerprints", nbytes, "host", _RUNNING, f"{fingerprints} of 100 probes")
-        if self.cuda and (self.config.snapshots.every is not None or self.config.snapshots.weights == "all"):
-            # What lies in host memory is written from where it is.
-            nbytes = (3 if self.config.observe.lyapunov else 2) * self.theta
-            yield Part("files", nbytes, "host", frozenset({"save"}), "copies of what is written to disk")
+
+    def saving(self, overlap: bool) -> Part:
+        """The copies that are written: while training goes on, or while it waits."""
+        if overlap:
+            nbytes = copied_bytes(self.config, self.shapes, self.weight, self.kept, self._hosted)
+            return Part(IN_FLIGHT, nbytes, "host", _RUNNING, "copies, written meanwhile")
+        nbytes = written_bytes(self.config, self.shapes, self.weight) if self.cuda else 0
+        return Part("files", nbytes, "host", frozenset({"save"}), "copies of what is written to disk")
 
 
 def _with_cascades(*moments: str) -> frozenset[str]:

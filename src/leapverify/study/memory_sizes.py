@@ -121,11 +121,14 @@ def _random(config: StudyConfig, vocab_size: int) -> nn.Module:
 def _pretrained(name: str) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from leapverify.guard.paths import named
+    from leapverify.train.folders import NO_CODE, check_folder
     from leapverify.train.hub import first_line, hub
 
     try:
+        check_folder(named(name))
         with hub():
-            found: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+            found: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, **NO_CODE), **NO_CODE)
     except Exception as error:
         raise ValueError(
             f"pretrained model {name!r} cannot be read ({first_line(error)}): give a local folder"

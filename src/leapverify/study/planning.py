@@ -7,6 +7,7 @@ from pathlib import Path
 from leapverify.storage import write_text
 from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.environment import memory_bytes
+from leapverify.study.executor.world import present
 from leapverify.study.machine import machine
 from leapverify.study.memory import MemoryPlan, Room, memory_plan
 from leapverify.study.memory_sizes import model_shapes
@@ -16,13 +17,15 @@ from leapverify.train.tokenizers import load_tokenizer
 
 
 def plan_of(config: StudyConfig, device: str, workers: int) -> MemoryPlan | None:
-    """What each of so many seeds side by side will hold, and where; None where the system does not tell its memory.
+    """What each of so many seeds side by side will hold, and where.
+
+    None where the system does not tell its memory, and on several ranks, for which no plan is worked out.
 
     Raises:
         ConfigError: it does not fit; the message says what would.
     """
     host = memory_bytes()
-    if host is None:
+    if host is None or not present().alone:
         return None
     room = machine().room if device == "cuda" else Room.usable(None, host / workers)
     config = effective(config)

@@ -22,6 +22,13 @@ class Progress:
     steps_per_s: float | None = None
     note: str | None = None
     """Something the user should know, such as a damaged file that was refused."""
+    study: str = ""
+    """Which of several studies that run side by side; empty where there is one."""
+
+    @property
+    def whose(self) -> str:
+        """The seed by its name."""
+        return f"{self.study} seed {self.seed}" if self.study else f"seed {self.seed}"
 
 
 Watcher = Callable[[Progress], None]

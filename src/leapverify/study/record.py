@@ -6,27 +6,34 @@ import contextlib
 import logging
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from leapverify.leftovers import sweep_leftovers
 from leapverify.observe import Thresholds, classify_regimes, loss_curvature, similarity, straightness
 from leapverify.observe.similarity import Kind
 from leapverify.records import Checkpoint, LossPoint
-from leapverify.storage import sweep_leftovers, write_json
+from leapverify.storage import write_json
+from leapverify.study import stopping
 from leapverify.study.cascade import Cascader, Start
 from leapverify.study.clock import PARTS, Clock
 from leapverify.study.config import StudyConfig
 from leapverify.study.derived import SAMPLED
-from leapverify.study.executor import Deadline, Paused, StudyError, exclusive
+from leapverify.study.executor import Deadline, Paused, StudyError, exclusive, require_leave
+from leapverify.study.executor.world import present
 from leapverify.study.folder import Rows, SeedFolder
 from leapverify.study.lyapunov import Shadow
 from leapverify.study.progress import Progress, Watcher
 from leapverify.study.saving import Saver
 from leapverify.study.settings import effective
 from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
+from leapverify.study.spread import shards_of
 from leapverify.study.sweep import Sweeper, SweepPoint, curve_steps
+from leapverify.train.agreed import each, led
+from leapverify.train.shard_folder import sweep_parts
 from leapverify.train.survival import Survival, UpdateSample
 from leapverify.verify import Passes, recent_sigma
 
@@ -47,6 +54,7 @@ def record_seed(
     device: str,
     threads: int,
     deadline: Deadline = None,
+    overlap: bool = False,
 ) -> None:
     """Train one seed to its end, from where an earlier call stopped.
 
@@ -55,20 +63,28 @@ def record_seed(
         Paused: the deadline passed; the seed goes on from there when it is called again.
         ValueError: text, tokenizer or model cannot be had.
     """
-    folder = SeedFolder(run, seed)
-    with exclusive(folder.path), threads_of(threads):
-        if folder.done:
+    folder, ranks = SeedFolder(run, seed), present()
+    with contextlib.ExitStack() as held, threads_of(threads):
+        if led(ranks, "open the seed", partial(_opened, folder, held)):
             watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
             return
-        require_time(deadline, seed)
-        sweep_leftovers(folder.path)
+        each(ranks, "time left", partial(require_time, deadline, seed))
         config = effective(config)
-        apparatus = build(config, seed, device, open_corpus(config))
-        Recorder(apparatus, thresholds, folder, watcher, deadline).run()
+        apparatus = build(config, seed, device, open_corpus(config), ranks)
+        Recorder(apparatus, thresholds, folder, watcher, deadline, overlap=overlap).run()
+
+
+def _opened(folder: SeedFolder, held: contextlib.ExitStack) -> bool:
+    """Hold the folder, without what a killed writer left there; whether nothing is left to do."""
+    held.enter_context(exclusive(folder.path))
+    if not folder.done:
+        sweep_leftovers(folder.path)
+        sweep_parts(folder.path)
+    return folder.done
 
 
 def require_time(deadline: Deadline, seed: int, step: int | None = None) -> None:
-    """Stop a seed that stands where it can go on, once its time is over.
+    """Stop a seed that stands where it can go on, once its time is over or its process was told to stop.
 
     Args:
         deadline: when that is.
@@ -78,8 +94,9 @@ def require_time(deadline: Deadline, seed: int, step: int | None = None) -> None
     Raises:
         Paused: it is.
     """
-    if deadline is not None and time.time() > deadline:
-        where = f"before seed {seed} went on" if step is None else f"at step {step} of seed {seed}"
+    where = f"before seed {seed} went on" if step is None else f"at step {step} of seed {seed}"
+    require_leave(where)
+    if deadline is not None and time.monotonic() > deadline:
         raise Paused(f"its time is over {where}: give the same command again to go on")
 
 
@@ -93,12 +110,14 @@ class Recorder:
         folder: SeedFolder,
         watcher: Watcher,
         deadline: Deadline = None,
+        *,
+        overlap: bool = False,
     ) -> None:
         self._a, self._thresholds, self._folder, self._watcher = apparatus, thresholds, folder, watcher
-        self._deadline = deadline
+        self._deadline, self._overlap = deadline, overlap
         self._config = apparatus.config
         self._steps = self._config.training.steps
-        self._tensors = list(apparatus.moved.values())
+        self._tensors = apparatus.tensors
         self._rows = Rows.empty()
         self._fingerprints: dict[int, Tensor] = {}
         self._clock = Clock(apparatus.device)
@@ -120,17 +139,22 @@ class Recorder:
         self._curve_at = curve_steps(
             self._steps, self._config.observe.interval_steps, self._config.sweep, self._config.cascade
         )
-        self._sample = UpdateSample(
-            apparatus.optimizer, apparatus.parameters.values(), elements=SAMPLED, seed=apparatus.seed
-        )
+        trained = list(apparatus.parameters.values())
+        shards = shards_of(trained, apparatus.ranks)
+        self._sample = UpdateSample(apparatus.optimizer, trained, elements=SAMPLED, seed=apparatus.seed, shards=shards)
         self._shadow = self._make_shadow()
-        self._saver = Saver(apparatus, folder, self._shadow, self._note)
+        self._saver = self._make_saver()
 
     def run(self) -> None:
         """Every step from the last whole state to the end."""
         start = self._resume()
-        interval = self._config.observe.interval_steps
         self._clock.start(self._elapsed_s)
+        with self._saver:
+            self._train(start)
+        self._finish()
+
+    def _train(self, start: int) -> None:
+        interval = self._config.observe.interval_steps
         losses = torch.zeros((), device=self._a.device)
         for step in range(start + 1, self._steps + 1):
             losses += self._step(step)
@@ -140,13 +164,14 @@ class Recorder:
                 with self._clock.part("evaluate"):
                     self._sent[step] = self._a.verifier.send()
             if step % interval == 0:
-                self._checkpoint(step, float(losses) / interval)
+                # Asked once: what comes while the checkpoint is being made is for the next one.
+                stop = self._a.ranks.any("told to stop", stopping.asked())
+                self._checkpoint(step, float(losses) / interval, stop)
                 losses.zero_()
-                if step < self._steps and self._saver.holds_state(step // interval):
-                    require_time(self._deadline, self._a.seed, step)
+                if step < self._steps and (stop or self._saver.holds_state(step // interval)):
+                    each(self._a.ranks, "time left", partial(require_time, self._deadline, self._a.seed, step))
             elif step % REPORT_EVERY_STEPS == 0:
                 self._tell(step, "train")
-        self._finish()
 
     def _step(self, step: int) -> Tensor:
         a, rate, batch = self._a, self._a.schedule(step), self._a.batch(step)
@@ -157,7 +182,8 @@ class Recorder:
         with self._clock.part("train"), self._sample if leads_to_a_checkpoint else contextlib.nullcontext():
             return a.step(a.model, a.optimizer, batch, rate)
 
-    def _checkpoint(self, step: int, train_loss: float) -> None:
+    def _checkpoint(self, step: int, train_loss: float, stop: bool) -> None:
+        train_loss = self._a.ranks.first("training loss", train_loss)
         if not math.isfinite(train_loss):
             raise StudyError(
                 f"the training loss is {train_loss} between steps {step - self._config.observe.interval_steps} and "
@@ -185,7 +211,7 @@ class Recorder:
         with self._clock.part("lyapunov"):
             exponent = self._exponent()
         with self._clock.part("snapshot"):
-            self._saver.save(step, step // self._config.observe.interval_steps)
+            self._saver.save(step, step // self._config.observe.interval_steps, stop=stop)
         self._rows.checkpoints.append(
             self._row(step, regime, similarities, train_loss, now.loss, val_loss, exponent, heldout, survival)
         )
@@ -270,7 +296,7 @@ class Recorder:
         history = self._a.history
         if len(history) < 3:
             return None
-        return straightness(history[-1].tensors, history[-2].tensors, history[-3].tensors)
+        return straightness(history[-1].tensors, history[-2].tensors, history[-3].tensors, shards=history.shards)
 
     def _resume(self) -> int:
         """Stand where an earlier call stopped; the step, 0 at the beginning."""
@@ -279,10 +305,13 @@ class Recorder:
             self._fingerprints[0] = self._a.fingerprinter()
             self._a.after_step(0)
             self._shadow = self._make_shadow()
-            self._saver = Saver(self._a, self._folder, self._shadow, self._note)
+            self._saver = self._make_saver()
             return 0
         self._rows, self._fingerprints, self._elapsed_s = found.rows, found.fingerprints, found.elapsed_s
         return found.step
+
+    def _make_saver(self) -> Saver:
+        return Saver(self._a, self._folder, self._shadow, self._note, overlap=self._overlap)
 
     def _make_shadow(self) -> Shadow | None:
         if not self._config.observe.lyapunov:
@@ -296,7 +325,7 @@ class Recorder:
         return self._shadow.exponent(self._a.model, self._a.optimizer, self._config.observe.interval_steps)
 
     def _finish(self) -> None:
-        write_json(self._folder.path / "done.json", {"steps": self._steps})
+        led(self._a.ranks, "done", lambda: write_json(self._folder.path / "done.json", {"steps": self._steps}))
         self._tell(self._steps, "done")
 
     def _tell(self, step: int, phase: str, steps_per_s: float | None = None) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from leapverify.content import as_written
 from leapverify.history import History
-from leapverify.storage import load_tensors, save_tensors
-from leapverify.train.state import snapshot_path
 
 _TENSOR = "tensor"
 """Key of what stands in the place of a tensor: its name in the file."""
@@ -21,20 +20,17 @@ def folder_of(seed: Path) -> Path:
     return seed / "remembered"
 
 
-def save(folder: Path, step: int, history: History, interval: int) -> None:
-    """Write what neither the snapshots nor the steps of the next interval would bring back, if there is anything.
+def taken(history: History, interval: int) -> tuple[dict[str, Tensor], Any] | None:
+    """What neither the snapshots nor the steps of the next interval would bring back; None if there is nothing.
 
     Args:
-        folder: from `folder_of`.
-        step: the checkpoint, whose snapshot has been pushed.
-        history: remembers.
+        history: remembers; the snapshot of its checkpoint has been pushed.
         interval: steps from one checkpoint to the next.
 
-    Raises:
-        NotWritten: the disk is full, or the folder cannot be written.
+    Returns: the history's own tensors by name, and where each stands, as plain data.
     """
     if not _remembers(history, interval):
-        return
+        return None
     milestones, recent = history.milestones, history.recent
     state = {
         "averages": None if history.averages is None else history.averages.state_dict(),
@@ -42,11 +38,17 @@ def save(folder: Path, step: int, history: History, interval: int) -> None:
         "recent": [[each.step, each.tensors] for each in recent] if recent and _spans(history, interval) else [],
     }
     tensors: dict[str, Tensor] = {}
-    save_tensors(snapshot_path(folder, step), tensors, state=_taken_apart(state, "state", tensors), step=step)
+    apart = _taken_apart(state, "state", tensors)
+    return tensors, apart
 
 
-def load(folder: Path, step: int, history: History, interval: int) -> None:
+def load(read: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]], history: History, interval: int) -> None:
     """Have a history remember what it did at a checkpoint; its snapshots have been pushed again already.
+
+    Args:
+        read: gives the tensors that `taken` gave, and what was told with them, its plain data under `state`; called
+            where there is anything to remember.
+        history, interval: as for `taken`.
 
     Raises:
         Damaged: the file is missing, incomplete or altered.
@@ -56,16 +58,17 @@ def load(folder: Path, step: int, history: History, interval: int) -> None:
             each.reset()
     if not _remembers(history, interval):
         return
-    tensors, about = load_tensors(snapshot_path(folder, step))
-    state = _put_together(about["state"], tensors)
-    if history.averages is not None:
-        history.averages.load_state_dict(state["averages"], like=history[-1].tensors)
-    if history.milestones is not None:
-        for at, kept in state["milestones"]:
-            history.milestones.push(at, kept, like=history[-1].tensors)
-    if history.recent is not None:
-        for at, kept in state["recent"]:
-            history.recent.push(at, kept)
+    tensors, about = read()
+    with as_written("what a history remembered", "delete the folder remembered of that seed"):
+        state = _put_together(about["state"], tensors)
+        if history.averages is not None:
+            history.averages.load_state_dict(state["averages"], like=history[-1].tensors)
+        if history.milestones is not None:
+            for at, kept in state["milestones"]:
+                history.milestones.push(at, kept, like=history[-1].tensors)
+        if history.recent is not None:
+            for at, kept in state["recent"]:
+                history.recent.push(at, kept)
 
 
 def _remembers(history: History, interval: int) -> bool:

@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from leapverify.history import OptimizerState
+from leapverify.manifest import Manifest
 from leapverify.records import Checkpoint, Prediction
 from leapverify.report import build_report
 from leapverify.storage import Damaged
+from leapverify.study.claim import threads_of_seeds
 from leapverify.study.config import StudyConfig
 from leapverify.study.environment import resolve_device
-from leapverify.study.executor import StudyError, Task, exclusive, run_tasks
+from leapverify.study.executor import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive, require_leave
 from leapverify.study.folder import Rows, SeedFolder, Study
+from leapverify.study.joining import write_predictions
 from leapverify.study.progress import Progress, Watcher, ignore
-from leapverify.study.run import layout, raise_failures, write_predictions
 from leapverify.study.settings import effective, load_config, with_settings
 from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
+from leapverify.study.several import raise_failures
 from leapverify.study.sweep import Sweeper, SweepPoint
+from leapverify.train.shard_folder import holds
 from leapverify.train.state import load_snapshot, load_state, snapshot_path
 from leapverify.verify import recent_sigma
 from leapverify.weights import copy_
@@ -33,6 +37,7 @@ def sweep_study(
     horizons: Sequence[int] | None = None,
     device: str = "auto",
     watcher: Watcher = ignore,
+    execution: Execution = AUTOMATIC,
 ) -> Study:
     """Sweep a finished study again from its snapshots, write predictions.parquet anew and the report with it.
 
@@ -41,6 +46,7 @@ def sweep_study(
         predictors, horizons: instead of the study's.
         device: auto, cpu or cuda.
         watcher: is told how every seed gets on.
+        execution: what runs the seeds.
 
     Raises:
         StudyError: the study kept no snapshots, or a seed failed.
@@ -57,13 +63,25 @@ def sweep_study(
     for seed in config.seeds:
         if not SeedFolder(out, seed).done:
             raise StudyError(f"seed {seed} of {out} has not finished: give its study command again first")
-    with exclusive(out, patience_s=5.0):
-        workers, threads = layout(config, device, out)
-        arguments = {"config": asked, "run": out, "device": device, "threads": threads}
-        tasks = [Task(seed, sweep_seed, {**arguments, "seed": seed}) for seed in config.seeds]
-        raise_failures(run_tasks(tasks, workers=workers, watcher=watcher))
+    threads = threads_of_seeds(config, device, out)
+    arguments = {"config": asked.model_dump(mode="json"), "run": str(out), "device": device, "threads": threads}
+    tasks = [
+        Task(
+            seed,
+            "leapverify.study.calls:resweep",
+            {**arguments, "seed": seed},
+            threads=threads,
+            gpus=int(device == "cuda"),
+        )
+        for seed in config.seeds
+    ]
+    workers = execution.side_by_side(len(tasks), threads, device)
+    with execution.open(out, workers) as executor, exclusive(out, patience_s=5.0):
+        manifest = Manifest(out)
+        raise_failures(by_seed(tasks, executor.run(tasks, watcher)))
         write_predictions(out, [SeedFolder(out, seed).read_rows() for seed in config.seeds])
         build_report(out)
+        manifest.write()
     return Study(out)
 
 
@@ -113,11 +131,12 @@ class Resweep:
 
     def checkpoint(self, row: Checkpoint) -> list[Prediction]:
         """The rows of one checkpoint."""
+        require_leave(f"at step {row.step} of seed {row.seed}, whose earlier rows stay")
         a, steps = self._a, self._a.config.training.steps
         self._heldout.append(row.heldout_loss)
         weights: Mapping[str, Tensor] = {}
         try:
-            weights = load_snapshot(self._folder.snapshots, row.step)
+            weights = load_snapshot(self._folder.snapshots, row.step, a.parameters)
         except Damaged as error:
             self._note(row.step, f"{error}; the earlier rows of the checkpoints that need it stay")
             self._spoilt = self._reach_of_damage()
@@ -174,7 +193,7 @@ class Resweep:
     def _optimizer_state(self, step: int, weights: Mapping[str, Tensor]) -> OptimizerState | None:
         """Adam's state at a step; None where it was not kept, and the predictors that need it decline."""
         path = snapshot_path(self._folder.states, step)
-        if not path.is_file():
+        if not holds(path):
             return None
         try:
             load_state(path, self._a.model, self._a.optimizer, weights=weights)

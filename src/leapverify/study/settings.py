@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from leapverify.content import read_yaml
+from leapverify.guard.paths import require_inside
+from leapverify.guard.plain import parse_yaml
 from leapverify.study.config import SWITCH_SETTINGS, ConfigError, StudyConfig
 
 
@@ -73,29 +77,37 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {pair!r} is not key=value: write for instance --set training.lr=1e-3")
+            raise ConfigError(f"--set {pair!r:.200} is not key=value: write for instance --set training.lr=1e-3")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair!r} has a value that is not YAML: put it in quotes") from error
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {pair!r:.200} has a bad value: {error}: put it in quotes") from error
         settings[key] = _as_number(value)
     return settings
 
 
 def load_config(path: Path) -> StudyConfig:
-    """The configuration of a run folder's config.yaml."""
+    """The configuration of a run folder's config.yaml.
+
+    Raises:
+        Damaged: its text is no YAML, or not what was written.
+        ConfigError: it is missing, or no configuration.
+        ValueError: a link leads out of the run folder.
+    """
     if not path.is_file():
         raise ConfigError(f"{path} is missing: {path.parent} is no run folder of a study")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is damaged: it is not YAML") from error
-    return checked(tree if isinstance(tree, dict) else {})
+    require_inside(path.parent)
+    return checked(read_yaml(path, "put back a copy of it, or name another --out"))
 
 
 def dump_config(config: StudyConfig) -> str:
     """The configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def identity_of(config: StudyConfig) -> str:
+    """The sha256 of the configuration as it is written."""
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()
 
 
 def differences(a: StudyConfig, b: StudyConfig) -> list[str]:
@@ -139,4 +151,4 @@ def one_line(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":
         return message
-    return f"{place or 'the configuration'} is {first.get('input')!r}: {message[0].lower()}{message[1:]}"
+    return f"{place or 'the configuration'} is {first.get('input')!r:.200}: {message[0].lower()}{message[1:]}"

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from leapverify.history import History, OptimizerState
 from leapverify.observe import Fingerprinter
+from leapverify.ranks import Ranks
+from leapverify.shards import Shards, local
 from leapverify.study.config import StudyConfig
 from leapverify.study.derived import autocast_of, moves, needs_of, open_probes
 from leapverify.study.equip import copies, equip, make_history
 from leapverify.study.machine import machine
 from leapverify.study.memory import memory_plan
 from leapverify.study.memory_sizes import shapes_of
+from leapverify.study.spread import Spread, SpreadFingerprinter, shards_of
 from leapverify.study.tuning import check_start, first_model
 from leapverify.train.compiled import Losses
 from leapverify.train.corpus import Corpus, TokenSet, prepare
@@ -91,12 +94,14 @@ class Apparatus:
     parameters: dict[str, nn.Parameter]
     """All that is trained: what snapshots hold."""
     moved: dict[str, nn.Parameter]
-    """Those that predictions move: what the history holds."""
+    """Those that predictions move."""
+    tensors: list[Tensor]
+    """What this rank holds of those that predictions move, in memory that stays: what the history holds."""
     optimizer: torch.optim.AdamW
     schedule: Schedule
     batches: Batches
     losses: Losses
-    fingerprinter: Fingerprinter
+    fingerprinter: Fingerprinter | SpreadFingerprinter
     verifier: Verifier
     """Measures on held-out text; decisions read this one."""
     validator: Verifier
@@ -105,6 +110,18 @@ class Apparatus:
     """Equipped with all that the configured predictors ask for; see `after_step` for what a walker owes it."""
     ring: list[torch.device] | None = None
     """Where the snapshots of each moved tensor lie; None: beside the tensor."""
+    spread: Spread | None = None
+    """How the model lies on several ranks; None in one process."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who trains this model together."""
+        return Ranks() if self.spread is None else self.spread.ranks
+
+    @property
+    def shards(self) -> Shards | None:
+        """How the tensors lie on the ranks; None in one process."""
+        return self.history.shards
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -118,7 +135,10 @@ class Apparatus:
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, lr: float) -> Tensor:
         """One optimizer step; the loss stays on the device."""
         clip = self.config.training.grad_clip
-        return train_step(model, optimizer, batch, lr, grad_clip=clip, loss=self.losses.mean)
+        if self.spread is None:
+            return train_step(model, optimizer, batch, lr, grad_clip=clip, loss=self.losses.mean)
+        loss = self.spread.mean(self.losses)
+        return self.spread.global_mean(train_step(model, optimizer, batch, lr, grad_clip=clip, loss=loss))
 
     def train(self, first_batch: int, first_step: int, count: int) -> None:
         """`count` real steps: batches from number `first_batch` on, at the rates of the steps from `first_step` on."""
@@ -135,14 +155,15 @@ class Apparatus:
         """
         recent, milestones = self.history.recent, self.history.milestones
         if recent is not None and -step % self.config.observe.interval_steps < recent.length:
-            recent.push(step, list(self.moved.values()))
+            recent.push(step, self.tensors)
         if milestones is not None and step == 0:
-            milestones.push(step, copies(self.history, list(self.moved.values()), self.ring))
+            milestones.push(step, copies(self.history, self.tensors, self.ring))
 
     def optimizer_state(self, step: int) -> OptimizerState:
         """Adam's present state, in the precision in which predictors are to see it."""
-        tensors = list(self.moved.values())
-        state = OptimizerState.from_optimizer(self.optimizer, tensors, step=step, schedule=self.schedule)
+        moved = list(self.moved.values())
+        state = OptimizerState.from_optimizer(self.optimizer, moved, step=step, schedule=self.schedule)
+        state = state if self.spread is None else self.spread.optimizer_state(state, moved)
         return state.rounded(torch.float16) if self.config.sweep.moments == "float16" else state
 
     def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
@@ -158,12 +179,27 @@ def optimizer_of(
     return build_optimizer(parameters, t.lr, t.betas, t.eps, t.weight_decay, device, rounding=t.rounding, seed=seed)
 
 
-def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Apparatus:
-    """The apparatus of one seed, untrained."""
+def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ranks | None = None) -> Apparatus:
+    """The apparatus of one seed, untrained.
+
+    Args:
+        config: the study, after `effective`.
+        seed: of the run.
+        device: of this process.
+        corpus: the text.
+        ranks: who trains this model together, all calling this at the same point; None: one process.
+
+    Raises:
+        ConfigError: on several ranks, a setting that needs one process.
+        ValueError: text, tokenizer or model cannot be had.
+    """
     place, t = torch.device(device), config.training
     tokenizer = load_tokenizer(config.data.tokenizer)
-    model = first_model(config, seed, tokenizer.vocab_size).to(place)
-    torch.manual_seed(seed)
+    model = first_model(config, seed, tokenizer.vocab_size)
+    spread = None if ranks is None or ranks.alone else Spread(model, config, place, ranks)
+    if spread is None:
+        model.to(place)
+    torch.manual_seed(seed if spread is None else spread.seed_of(seed))
     parameters = trainable(model)
     moved = trainable(model, moves(config, model))
     optimizer = optimizer_of(config, parameters.values(), place, seed)
@@ -171,11 +207,24 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
     heldout = _batches(_heldout(corpus, config), config, v.budget, place)
     val = _batches(_windows(corpus.val, config, v.val_sequences), config, v.val_sequences, place)
     windows = _windows(corpus.train, config, t.batch_size)
-    ring = ring_devices(config, model, place)
-    history = make_history(config, model, moved, ring)
+    ring = None if spread is not None else ring_devices(config, model, place)
+    tensors: list[Tensor] = [*moved.values()] if spread is None else [local(each) for each in moved.values()]
+    history = make_history(config, model, dict(zip(moved, tensors, strict=True)), ring)
+    history.shards = None if spread is None else shards_of(list(moved.values()), spread.ranks)
     batches = Batches(windows, t.batch_size, seed, place)
-    equip(history, config, model, _heldout(corpus, config), windows, batches)
+    equip(history, config, model, _heldout(corpus, config), windows, batches, spread)
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast, mode=t.compile)
+    sequences = losses.sequences if spread is None else spread.sequences(losses)
+    fingerprinter = Fingerprinter(
+        model,
+        open_probes(config),
+        tokenizer=tokenizer,
+        layer=config.observe.layer,
+        pooling=config.observe.pooling,
+        masked=config.observe.masked,
+        max_tokens=config.model.context,
+        autocast=autocast,
+    )
     return Apparatus(
         config=config,
         seed=seed,
@@ -183,26 +232,19 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus) -> Appara
         model=model,
         parameters=parameters,
         moved=moved,
+        tensors=tensors,
         optimizer=optimizer,
         schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
         batches=batches,
         losses=losses,
-        fingerprinter=Fingerprinter(
-            model,
-            open_probes(config),
-            tokenizer=tokenizer,
-            layer=config.observe.layer,
-            pooling=config.observe.pooling,
-            masked=config.observe.masked,
-            max_tokens=config.model.context,
-            autocast=autocast,
-        ),
+        fingerprinter=fingerprinter if spread is None else SpreadFingerprinter(fingerprinter, spread),
         verifier=Verifier(
-            model, heldout, losses.sequences, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
+            model, heldout, sequences, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
         ),
-        validator=Verifier(model, val, losses.sequences, sequences=v.val_sequences, budget=v.val_sequences),
+        validator=Verifier(model, val, sequences, sequences=v.val_sequences, budget=v.val_sequences),
         history=history,
         ring=ring,
+        spread=spread,
     )
 
 

@@ -1,48 +1,52 @@
-"""Several studies below one folder, one after another: what the ladder and the findings have in common."""
+"""Several studies below one folder, side by side: what the ladder and the findings have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from leapverify.study.config import ConfigError, StudyConfig
-from leapverify.study.executor import Deadline, Paused, StudyError
+from leapverify.study.executor import AUTOMATIC, Deadline, Execution, Paused, StudyError
 from leapverify.study.folder import Study
-from leapverify.study.progress import Progress, Watcher
-from leapverify.study.run import minutes_until, run_study
+from leapverify.study.progress import Watcher
+from leapverify.study.several import run_several
 
 
 def run_each(
-    configs: Mapping[str, StudyConfig],
+    wanted: Mapping[str, tuple[StudyConfig, Path]],
     folder: Path,
     *,
-    what: str,
     device: str,
     watcher: Watcher,
     deadline: Deadline = None,
-) -> Iterator[tuple[str, Study | str]]:
-    """Run every study in a folder of its name; those that are finished are read, those begun go on.
+    execution: Execution = AUTOMATIC,
+) -> dict[str, Study | StudyError | ConfigError]:
+    """Run every study; those that are finished are read, those begun go on.
+
+    The seeds of all of them are one set of tasks: no worker waits for the end of a study.
 
     Args:
-        configs: name -> configuration.
-        folder: where their run folders lie.
-        what: the word before the name in the note that each begins with.
+        wanted: name -> configuration and run folder.
+        folder: below which they are held together against other processes.
         device: auto, cpu or cuda.
         watcher: is told how every seed gets on.
         deadline: of all of them together.
+        execution: what runs the seeds.
 
-    Yields:
-        Name and study, or the reason why it failed: one study that cannot run must not cost the others.
+    Returns:
+        Name -> study, or why it failed: one study that cannot run must not cost the others.
 
     Raises:
         Paused: the deadline passed; the same call goes on.
+        StudyError: another process is at work in the folder.
     """
-    for name, config in configs.items():
-        watcher(Progress(config.seeds[0], 0, config.training.steps, "note", note=f"{what}: {name}"))
-        try:
-            left = minutes_until(deadline)
-            yield name, run_study(config, folder / name, device=device, watcher=watcher, minutes=left)
-        except Paused:
-            raise
-        except (StudyError, ConfigError) as error:
-            yield name, " ".join(str(error).split())
+    found = run_several(wanted, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
+    for study in found.values():
+        if isinstance(study, Paused):
+            raise study
+    return found
+
+
+def in_words(error: Exception) -> str:
+    """Why a study failed, in one line."""
+    return " ".join(str(error).split())

@@ -78,7 +78,8 @@ class Sweeper:
     """Predicts into the model's parameters, has them verified, and puts theta_t back.
 
     Args:
-        parameters: the model's trained parameters, in the order of the history's tensors.
+        parameters: the model's trained parameters, or what this rank holds of them, in the order of the history's
+            tensors.
         history: its newest snapshot is of theta_t when `sweep` is called.
         verifier: measures the model that holds `parameters`.
         settings: predictors, horizons and precisions.
@@ -132,6 +133,7 @@ class Sweeper:
             [attempt.passes for attempt in queued if attempt.passes is not None],
             [attempt.finite for attempt in queued if attempt.finite is not None],
         )
+        flags = self._everywhere(flags)
         for attempt, ran, sound in zip(queued, results, flags, strict=True):
             attempt.predict_s, attempt.verify_s = (watch.seconds for watch in attempt.watches)
             if sound:
@@ -139,6 +141,13 @@ class Sweeper:
                 attempt.trial = self._verifier.judge(point.now, ran, point.sigma)
                 watch.stop()
                 attempt.verify_s += watch.seconds
+
+    def _everywhere(self, flags: list[bool]) -> list[bool]:
+        """Whether predictions are finite in what every rank holds of them."""
+        shards = self._history.shards
+        if shards is None:
+            return flags
+        return [all(each) for each in zip(*shards.ranks.meet("finite predictions", flags), strict=True)]
 
     def _queue(self, point: SweepPoint, attempt: _Attempt) -> None:
         """Predict and run the fixed set; nothing here reads from the device."""

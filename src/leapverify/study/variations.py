@@ -23,11 +23,13 @@ from leapverify.analysis.findings_data import (
     Records,
 )
 from leapverify.analysis.findings_directions import beyond_first
+from leapverify.guard import words
 from leapverify.study.config import ALL_REGIMES, ConfigError, StudyConfig
+from leapverify.study.executor import AUTOMATIC, Deadline, Execution
 from leapverify.study.folder import Study
 from leapverify.study.progress import Watcher
 from leapverify.study.settings import with_settings
-from leapverify.study.side_by_side import run_each
+from leapverify.study.side_by_side import in_words, run_each
 
 ETA_OF_THE_PAPER = 5e-5
 BASE_SEEDS = 8
@@ -198,7 +200,8 @@ def run_variations(
     *,
     device: str,
     watcher: Watcher,
-    deadline: float | None = None,
+    deadline: Deadline = None,
+    execution: Execution = AUTOMATIC,
 ) -> Evidence:
     """Run the wanted variations below `folder`, and read those that an earlier call finished there.
 
@@ -207,10 +210,10 @@ def run_variations(
     Raises:
         Paused: the deadline passed; the same call goes on.
     """
-    configs = {variation.name: variation.config for variation in wanted}
-    ran = dict(run_each(configs, folder, what="variation", device=device, watcher=watcher, deadline=deadline))
+    configs = {variation.name: (variation.config, folder / variation.name) for variation in wanted}
+    ran = run_each(configs, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
     found = {name: study for name, study in ran.items() if isinstance(study, Study)}
-    missing = {name: reason for name, reason in ran.items() if isinstance(reason, str)}
+    missing = {name: in_words(study) for name, study in ran.items() if not isinstance(study, Study)}
     for name in [v.name for v in every if v.name not in ran]:
         if (folder / name / "done.json").is_file():
             found[name] = Study(folder / name)
@@ -249,4 +252,4 @@ def as_lines(every: Sequence[Variation]) -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else words.markdown(str(value))

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.storage import Damaged, replace_file, sha256_of, write_json
+from leapverify.content import as_written
+from leapverify.storage import Damaged, read_json, replace_file, sha256_of, write_json
 from leapverify.train.sources import Document, load_documents
 from leapverify.train.tokenizers import Tokenizer
 from leapverify.train.windows import Windows
@@ -26,6 +27,7 @@ SPLITS = ("train", "heldout", "val")
 FORMAT = 1
 """Part of the cache key: raised when the bins change their layout."""
 
+_TYPES = {name: np.dtype(name) for name in ("uint16", "uint32")}
 _BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
 _SHORTEST_PASSAGE = 32
 _BATCH_CHARACTERS = 1 << 20
@@ -241,17 +243,18 @@ def _groups(documents: Sequence[Document]) -> Iterator[list[Document]]:
 def _open(folder: Path, source: str, identity: str, tokenizer: Tokenizer) -> Corpus:
     """Map the bins of a cache folder, after a check of every file's sha256."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+        manifest = read_json(folder / "manifest.json")
+        dtype = _TYPES[manifest["dtype"]].newbyteorder("<")
         for name in (f"{split}.{part}" for split in SPLITS for part in ("bin", "documents", "passages")):
             if sha256_of(folder / name) != manifest["sha256"][name]:
                 raise Damaged(f"cached tokens {folder / name} are damaged")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise error if isinstance(error, Damaged) else Damaged(f"cached tokens {folder} are not complete") from error
     sets = {}
-    for split in SPLITS:
-        tokens = np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r")
-        documents = np.fromfile(folder / f"{split}.documents", dtype="<i8")
-        passages = np.fromfile(folder / f"{split}.passages", dtype="<i8").reshape(-1, 2)
-        sets[split] = TokenSet(source, split, tokens, documents, passages, tokenizer.pad_id)
+    with as_written(folder, "delete it"):
+        for split in SPLITS:
+            tokens = np.memmap(folder / f"{split}.bin", dtype=dtype, mode="r")
+            documents = np.fromfile(folder / f"{split}.documents", dtype="<i8")
+            passages = np.fromfile(folder / f"{split}.passages", dtype="<i8").reshape(-1, 2)
+            sets[split] = TokenSet(source, split, tokens, documents, passages, tokenizer.pad_id)
     return Corpus(sets["train"], sets["heldout"], sets["val"], identity)

@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapverify.storage import load_tensors, save_tensors
+from leapverify.content import as_written
+from leapverify.storage import Damaged, save_tensors
+from leapverify.train.shard_folder import MARK, read_tensors
 
 log = logging.getLogger(__name__)
 
+_WORDS = 624
+"""Of the Mersenne Twister."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SNAPSHOT = re.compile(r"^step-(\d{6,})\.safetensors$")
 
@@ -45,6 +49,8 @@ def restore_rng(streams: Mapping[str, Tensor]) -> None:
     gauss = streams["rng.python.gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))
     position, has_gauss, *keys = streams["rng.numpy"].tolist()
+    if not 0 <= position <= len(keys) or len(keys) != _WORDS:  # numpy would read what lies behind
+        raise ValueError(f"numpy's stream stands at {position} of {len(keys)} words, not of {_WORDS}")
     cached = streams["rng.numpy.gauss"].item()
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(streams["rng.torch"])
@@ -77,6 +83,15 @@ def save_state(
     Raises:
         NotWritten: the disk is full, or the folder cannot be written.
     """
+    save_tensors(path, state_tensors(model, optimizer, weights=weights), step=step, **about)
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, *, weights: bool = True) -> dict[str, Tensor]:
+    """What `save_state` writes, by its keys; the tensors of model and optimizer themselves, not copies.
+
+    Args:
+        model, optimizer, weights: as for `save_state`.
+    """
     tensors = capture_rng()
     for name, parameter in model.named_parameters():
         if weights:
@@ -84,7 +99,7 @@ def save_state(
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = value
     tensors.update({f"buffer.{name}": buffer.clone() for name, buffer in model.named_buffers()})
-    save_tensors(path, tensors, step=step, **about)
+    return tensors
 
 
 def load_state(
@@ -106,10 +121,10 @@ def load_state(
         What was told about the state, `step` included.
 
     Raises:
-        Damaged: the file is missing, incomplete or altered.
+        Damaged: the file, or one of those that ranks wrote, is missing, incomplete or altered.
         ValueError: the file is of another model, or its moments of another type than the weights.
     """
-    tensors, about = load_tensors(path)
+    tensors, about = read_tensors(path)
     if weights is not None:
         # Snapshots hold what is trained; frozen weights are where they were.
         tensors |= {f"weight.{name}": tensor for name, tensor in (_frozen(model) | dict(weights)).items()}
@@ -117,7 +132,7 @@ def load_state(
     _check_moments(path, tensors, model)
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     optimizer.state.clear()
-    with torch.no_grad():
+    with torch.no_grad(), as_written(path, "delete both"):
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
             group = groups.get(id(parameter))
@@ -125,7 +140,7 @@ def load_state(
                 optimizer.state[parameter] = _moments(tensors, name, parameter, group)
         for name, buffer in model.named_buffers():
             buffer.copy_(tensors[f"buffer.{name}"])
-    restore_rng(tensors)
+        restore_rng(tensors)
     return about
 
 
@@ -184,16 +199,30 @@ def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], **abou
     return path
 
 
-def load_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights of a step.
+def load_snapshot(folder: Path, step: int, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights of a step, whole, whether one process wrote them or many ranks.
+
+    Args:
+        folder: of the snapshots.
+        step: which.
+        like: tensors by name that it must hold in these shapes.
 
     Raises:
-        Damaged: the snapshot is missing, incomplete or altered; the message names it.
+        Damaged: the snapshot is missing, incomplete or altered, or of another model; the message names it.
     """
-    return load_tensors(snapshot_path(folder, step))[0]
+    tensors = read_tensors(snapshot_path(folder, step))[0]
+    for name, wanted in (like or {}).items():
+        if name not in tensors or tensors[name].shape != wanted.shape:
+            found = tuple(tensors[name].shape) if name in tensors else "absent"
+            raise Damaged(
+                f"{snapshot_path(folder, step)} is of another model: {name} is {found} there and {tuple(wanted.shape)} "
+                "here; delete both"
+            )
+    return tensors
 
 
 def snapshot_steps(folder: Path) -> list[int]:
-    """The steps of which a folder holds a file, in order; whether they are whole is not looked at."""
-    names = (_SNAPSHOT.match(path.name) for path in folder.glob("step-*.safetensors"))
-    return sorted(int(match[1]) for match in names if match)
+    """The steps that a folder holds, in either form, in order; whether they are whole is not looked at."""
+    names = [path.name for path in folder.glob("step-*.safetensors")]
+    names += [f"{path.parent.name}.safetensors" for path in folder.glob(f"step-*/{MARK}")]
+    return sorted({int(match[1]) for match in map(_SNAPSHOT.match, names) if match})

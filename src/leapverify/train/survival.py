@@ -17,6 +17,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.nn import Parameter
 
+from leapverify.shards import Shards, local
+from leapverify.train.dealt import first_element
+
 
 @dataclass(frozen=True)
 class Survival:
@@ -44,7 +47,9 @@ class _Part:
     def take(self, tensors: Iterable[Tensor | None]) -> Float64[Tensor, " n"]:
         """The sampled elements of one tensor for each parameter; 0 where there is none."""
         pairs = zip(tensors, self.indices, strict=True)
-        pieces = [torch.zeros(len(i), device=self.device) if each is None else torch.take(each, i) for each, i in pairs]
+        pieces = [
+            torch.zeros(len(i), device=self.device) if each is None else torch.take(local(each), i) for each, i in pairs
+        ]
         return torch.cat(pieces).double()
 
     def counts(self, states: Iterable[dict[str, Any]]) -> Float64[Tensor, " p"]:
@@ -74,15 +79,22 @@ class UpdateSample:
         elements: how many are drawn, uniformly over all elements, those drawn twice counted once; of parameters with
             no more than that, all are taken.
         seed: of the draw; no global random stream moves.
+        shards: how the parameters are spread over ranks, which then all `read` at the same point; the sample is that
+            of one process, each rank looking at the elements that it holds. None: they are whole.
 
     Raises:
         ValueError: another optimizer, amsgrad, maximize, no element, or a parameter that it does not hold.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, parameters: Iterable[Parameter], elements: int = 2**20, seed: int = 0
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Iterable[Parameter],
+        elements: int = 2**20,
+        seed: int = 0,
+        shards: Shards | None = None,
     ) -> None:
-        self._optimizer, self._parameters = optimizer, list(parameters)
+        self._optimizer, self._parameters, self._shards = optimizer, list(parameters), shards
         _require_adamw(optimizer)
         place = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         missing = [position for position, parameter in enumerate(self._parameters) if id(parameter) not in place]
@@ -91,14 +103,17 @@ class UpdateSample:
                 f"the optimizer does not hold the parameter at position {missing[0]}: sample those it was built with"
             )
         groups = [place[id(parameter)] for parameter in self._parameters]
-        self._parts = _parts(self._parameters, groups, _draw(self._parameters, elements, seed))
+        drawn = _draw(self._parameters, elements, seed)
+        if shards is not None:
+            drawn = [_held(*each) for each in zip(drawn, self._parameters, shards.counted, strict=True)]
+        self._parts = _parts(self._parameters, groups, drawn)
         self._before: list[_Before] = []
-        self._sums: list[Float64[Tensor, " 4"]] = []
+        self._sums: list[Float64[Tensor, " 4"]] | None = None
 
     @torch.no_grad()
     def __enter__(self) -> UpdateSample:
         """Keep the sampled weights as they are before the step."""
-        self._sums = []
+        self._sums = None
         self._before = [_Before(part.take(part.parameters), part.counts(self._states(part))) for part in self._parts]
         return self
 
@@ -120,10 +135,15 @@ class UpdateSample:
         Raises:
             ValueError: no step was taken inside `with`.
         """
-        if not self._sums:
+        if self._sums is None:
             raise ValueError("no step was watched: take one inside `with sample:` before reading it")
-        device = self._sums[0].device
-        meant, changed, along, square = torch.stack([each.to(device) for each in self._sums]).sum(0).tolist()
+        total = torch.zeros(4, dtype=torch.float64)
+        if self._sums:
+            device = self._sums[0].device
+            total = torch.stack([each.to(device) for each in self._sums]).sum(0)
+        if self._shards is not None:
+            total = self._shards.ranks.sum("survival of an update", total)
+        meant, changed, along, square = total.tolist()
         share = changed / meant if meant else None
         if not meant or not math.isfinite(along) or not math.isfinite(square):
             return Survival(None, None, int(meant))
@@ -154,6 +174,12 @@ def _draw(parameters: list[Parameter], elements: int, seed: int) -> list[Int64[T
     starts = (ends - torch.tensor(sizes)).tolist()
     parts = zip(torch.split(drawn, counts), starts, parameters, strict=True)
     return [(part - start).to(parameter.device) for part, start, parameter in parts]
+
+
+def _held(drawn: Int64[Tensor, " n"], parameter: Parameter, counted: bool) -> Int64[Tensor, " k"]:
+    """Of the positions drawn from a parameter those in the part that this rank holds and counts, by its own numbers."""
+    here = drawn - first_element(parameter)
+    return here[(here >= 0) & (here < (local(parameter).numel() if counted else 0))]
 
 
 def _parts(parameters: list[Parameter], groups: list[int], indices: list[Int64[Tensor, " k"]]) -> list[_Part]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from leapverify.content import as_written
 from leapverify.race.config import TextConfig, TextLength
 from leapverify.race.tasks.task import MadeTask, Material
 from leapverify.storage import Damaged, load_tensors, save_tensors
@@ -152,7 +153,7 @@ class Base:
         if about.get("recipe") != self._recipe(seed):
             raise ValueError(f"{path} was pre-trained by another recipe: call prepare(seed, folder) first")
         model = untrained(self.reader, seed)
-        with torch.no_grad():
+        with torch.no_grad(), as_written(path, "delete it and give the same command again"):
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[name])
         return model
