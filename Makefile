@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/tiny
 
-.PHONY: study nowcast test lint format bench wheel clean
+.PHONY: study nowcast test soak lint format bench wheel clean
 
 study: $(VENV)/.core
 	$(BIN)/leapverify study --out $(OUT)
@@ -24,6 +24,11 @@ nowcast: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+# Faults, hostile input and chance, over and over; writes docs/results/reliability/*.json and docs/reliability.md.
+soak: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/soak --durations=0
+	$(BIN)/python benchmarks/reliability.py --write docs/reliability.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -26,10 +26,15 @@ def fail(watcher: Watcher, *, seed: int, how: str) -> None:
     raise FAILURES[how]
 
 
-def die(watcher: Watcher, *, seed: int, grandchild: bool = False) -> None:
+def die(watcher: Watcher, *, seed: int, grandchild: str | None = None) -> None:
     watcher(Progress(seed, os.getpid(), 2, "train"))
-    if grandchild and os.fork() == 0:
-        time.sleep(5)  # holding its parent's pipes open
+    if grandchild is not None and os.fork() == 0:
+        # Holding its parent's pipes open, until it is let go.
+        for _ in range(600):
+            if Path(grandchild).exists():
+                os._exit(0)
+            time.sleep(0.1)
+        Path(f"{grandchild}-never-came").touch()
         os._exit(0)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -46,18 +51,53 @@ def interrupt_itself(watcher: Watcher, *, seed: int) -> None:
     time.sleep(0.01)
 
 
-def talk(watcher: Watcher, *, seed: int, until: Path) -> None:
-    while not until.exists():
+def talk(watcher: Watcher, *, seed: int, until: str) -> None:
+    while not Path(until).exists():
         watcher(Progress(seed, 1, 2, "train"))
 
 
-def end_the_talk(watcher: Watcher, *, seed: int, until: Path) -> None:
+def end_the_talk(watcher: Watcher, *, seed: int, until: str) -> None:
     watcher(Progress(seed, 1, 2, "train"))
-    until.touch()
+    Path(until).touch()
 
 
-def sit(watcher: Watcher, *, seed: int, folder: Path) -> None:
+def sit(watcher: Watcher, *, seed: int, folder: str) -> None:
     """Hold a folder, and say nothing."""
-    with exclusive(folder):
-        (folder / "here").touch()
+    with exclusive(Path(folder)):
+        (Path(folder) / "here").touch()
         time.sleep(60)
+
+
+def sit_once(watcher: Watcher, *, seed: int, folder: str) -> None:
+    """Hold a folder until somebody kills the process; begun again, be done."""
+    if not (Path(folder) / "here").exists():
+        sit(watcher, seed=seed, folder=folder)
+
+
+def advance(watcher: Watcher, *, seed: int, folder: str, deaths: list[int]) -> None:
+    """Ten checkpoints, each kept in a file; killed before those of `deaths`, once each, or ever again with -1."""
+    place = Path(folder)
+    for step in range(1, 11):
+        state = place / f"{seed}-{step}"
+        if state.exists():
+            continue
+        fatal = place / f"{seed}-{step}-died"
+        if step in deaths and not (fatal.exists() and -1 not in deaths):
+            fatal.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        state.write_text(str(os.getpid()))
+        watcher(Progress(seed, step, 10, "checkpoint", loss=1 / step))
+        if os.environ.get("LEAPVERIFY_SLOWLY"):
+            time.sleep(0.05)
+    watcher(Progress(seed, 10, 10, "done"))
+
+
+def tell_threads(watcher: Watcher, *, seed: int, threads: int) -> None:
+    """Tell with how many threads torch computes, and under which settings."""
+    import torch
+
+    from leapverify.study.setup import threads_of
+
+    with threads_of(threads):
+        text = f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}"
+    watcher(Progress(seed, 1, 1, "note", note=text))

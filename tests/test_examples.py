@@ -18,10 +18,17 @@ NEEDS = {
     "lightning_callback": "lightning",
     "accelerate_loop": "accelerate",
 }
+ELSEWHERE = {
+    "ray_study": "study/test_executor_ray.py",
+    "torchrun_live": "leap/test_ranks_torchrun.py",
+}
+"""Examples that another test runs, because they take more than one process."""
 
 
 def test_none_is_forgotten() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(NEEDS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(NEEDS) | set(ELSEWHERE)
+    for name, test in ELSEWHERE.items():
+        assert f"{name}.py" in (Path(__file__).resolve().parent / test).read_text()
 
 
 @pytest.mark.parametrize("name", NEEDS)

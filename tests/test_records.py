@@ -42,6 +42,8 @@ def test_what_was_written_is_what_is_read(tmp_path: Path, rows: list[LossPoint])
     records.write(path, LossPoint, iter(rows))
     assert records.read(path, LossPoint) == rows
     mark = json.loads(path.with_suffix(".json").read_text())
+    assert len(mark.pop("content_sha256")) == 64
+    assert mark.pop("place") == "curve.parquet"
     assert mark == {"sha256": storage.sha256_of(path), "rows": len(rows), "schema": "LossPoint/1"}
     assert sorted(item.name for item in tmp_path.iterdir()) == ["curve.json", "curve.parquet"]
 

@@ -60,6 +60,7 @@ def mixed(model: nn.Module) -> None:
     model.inner[1].eval()
 
 
+@pytest.mark.failure(6, 7, 9)
 @pytest.mark.parametrize("mode", [nn.Module.train, nn.Module.eval, mixed], ids=["train", "eval", "mixed"])
 @pytest.mark.parametrize("ending", ["well", "raises"])
 def test_leaves_modes_buffers_and_streams_bit_identical(mode, ending):
@@ -167,6 +168,7 @@ def test_a_buffer_registered_where_there_was_none_goes_again():
     assert list(model.state_dict()) == ["weight", "bias"]
 
 
+@pytest.mark.failure(7)
 def test_a_written_parameter_is_found_out():
     class Clips(nn.Linear):
         """Keeps its weights small, in eval mode, too."""

@@ -1,7 +1,11 @@
-"""The command line: parse, call, print. Exit codes: 0 done, 1 failure, 2 wrong use, 3 its time was over."""
+"""The command line: parse, call, print.
+
+Exit codes: 0 done, 1 failure, 2 wrong use, 3 its time was over, 143 told to stop by SIGTERM.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -17,7 +21,22 @@ from leapverify.cli_bench import bench
 from leapverify.cli_findings import findings
 from leapverify.cli_nowcast import nowcast
 from leapverify.cli_predictors import predictors
-from leapverify.cli_words import parse_names, parse_numbers, parse_seeds, split_words
+from leapverify.cli_ranks import end_of_rank, on_ranks, require_one_process
+from leapverify.cli_verify import verify
+from leapverify.cli_words import (
+    ExecutorName,
+    InertLines,
+    Workers,
+    parse_names,
+    parse_numbers,
+    parse_seeds,
+    say,
+    split_words,
+)
+from leapverify.guard.words import inert
+from leapverify.study.stopping import EXIT_CODE as TERMINATED
+from leapverify.study.stopping import Terminated, asked, stops_on_sigterm
+from leapverify.study.torchrun import silent
 
 app = typer.Typer(
     add_completion=False,
@@ -28,6 +47,9 @@ app = typer.Typer(
 )
 
 OUT_OF_USE, FAILED, PAUSED, INTERRUPTED = 2, 1, 3, 130
+
+RESUMABLE = frozenset({"study", "race", "sweep", "bench", "findings"})
+"""Commands that stop at their next checkpoint when SIGTERM comes."""
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -52,9 +74,12 @@ def study(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
     ] = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
 ) -> None:
     """Train several seeds by the paper's protocol and write a report; given again, it goes on where it was."""
     from leapverify.study.config import ConfigError
+    from leapverify.study.executor import execution
     from leapverify.study.presets import preset as preset_named
     from leapverify.study.settings import parse_settings, with_settings
 
@@ -68,11 +93,17 @@ def study(
         raise ConfigError(f"--steps {steps} is not a positive number of steps: give for instance --steps 1000")
     config = with_settings(preset_named(name, steps), changes)
     folder = out or Path("runs") / name
-    _watched(config, folder, lambda watcher: _study(config, folder, device, watcher, ladder, minutes))
+    asked = executor is not None or workers is not None
+
+    def drive(by: Any) -> None:
+        _watched(config, folder, lambda watcher: _study(config, folder, device, watcher, ladder, minutes, by))
+
+    on_ranks(drive, execution(executor, workers), asked)
 
 
 app.command()(findings)
 app.command()(predictors)
+app.command()(verify)
 app.add_typer(nowcast, name="nowcast")
 app.add_typer(bench, name="bench")
 
@@ -102,11 +133,14 @@ def race(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run and what it costs; run nothing.")
     ] = False,
+    executor: ExecutorName = None,
+    workers: Workers = None,
 ) -> None:
     """Does leaping pay here? Tune, then train every arm on paired seeds; given again, it goes on where it was."""
     from leapverify.race.outline import outline
     from leapverify.race.presets import preset as preset_named
     from leapverify.race.settings import with_settings
+    from leapverify.study.executor import execution
     from leapverify.study.settings import parse_settings
 
     name, pairs = split_words(words)
@@ -117,9 +151,9 @@ def race(
     changes |= {key: value for key, value in {"data": data, "device": device}.items() if value is not None}
     config = with_settings(preset_named(name), changes)
     if dry_run:
-        print("\n".join(outline(config)))
+        say("\n".join(outline(config)))
         return
-    _race(config, out or Path("runs") / f"race-{name}")
+    _race(config, out or Path("runs") / f"race-{name}", execution(executor, workers))
 
 
 @app.command()
@@ -128,17 +162,20 @@ def sweep(
     predictors: Annotated[str | None, typer.Option(help="Such as linear,adam.")] = None,
     horizons: Annotated[str | None, typer.Option(help="Such as 5,10,25.")] = None,
     device: Device = "auto",
+    executor: ExecutorName = None,
+    workers: Workers = None,
 ) -> None:
     """Sweep a study again from its snapshots, with other predictors or horizons if wanted."""
+    from leapverify.study.executor import execution
     from leapverify.study.resweep import sweep_study
     from leapverify.study.settings import load_config
 
     names = [name.strip() for name in predictors.split(",")] if predictors else None
     ahead = parse_numbers(horizons, "--horizons") if horizons else None
-    config = load_config(folder / "config.yaml")
+    config, by = load_config(folder / "config.yaml"), execution(executor, workers)
 
     def work(watcher: Any) -> None:
-        sweep_study(folder, predictors=names, horizons=ahead, device=device, watcher=watcher)
+        sweep_study(folder, predictors=names, horizons=ahead, device=device, watcher=watcher, execution=by)
 
     _watched(config, folder, work)
 
@@ -146,12 +183,18 @@ def sweep(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
     """Build tables, figures and report again from the records alone."""
+    from leapverify.manifest import Manifest
     from leapverify.report import build_report
+    from leapverify.study.executor import exclusive
     from leapverify.study.settings import load_config
 
     if not (folder / "race" / "config.yaml").is_file():
         load_config(folder / "config.yaml")
-    print(f"report: {build_report(folder)}")
+    with exclusive(folder, patience_s=5.0):
+        manifest = Manifest(folder)
+        page = build_report(folder)
+        manifest.write()
+    say(f"report: {page}")
 
 
 GpuGb = Annotated[float | None, typer.Option("--gpu-gb", help="GPU memory, 10^9 bytes; this machine's unless given.")]
@@ -188,12 +231,21 @@ def doctor(
     from leapverify.study.machine import machine
 
     for finding in examine(folder, machine(gpu_gb, host_gb)):
-        print(f"{'ok' if finding.fine else 'no'}  {finding.subject:32}{finding.text}")
+        say(f"{'ok' if finding.fine else 'no'}  {finding.subject:32}{finding.text}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every failure is one line on standard error."""
-    sys.exit(_guarded(lambda: app(args=arguments, prog_name="leapverify", standalone_mode=False)))
+    words = sys.argv[1:] if arguments is None else arguments
+    with stops_on_sigterm() if words and words[0] in RESUMABLE else contextlib.nullcontext():
+        code = _guarded(lambda: _called(list(words)))
+        end_of_rank(code)
+        sys.exit(code)
+
+
+def _called(words: list[str]) -> Any:
+    require_one_process(words)
+    return app(args=words, prog_name="leapverify", standalone_mode=False)
 
 
 def _guarded(call: Callable[[], Any]) -> int:
@@ -206,12 +258,13 @@ def _guarded(call: Callable[[], Any]) -> int:
         return code if isinstance(code, int) else 0
     except typer.Exit as leave:
         return leave.exit_code
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         if os.environ.get("LEAPVERIFY_DEBUG"):
             raise
         message, code = _explained(error)
-        line = f"leapverify: {' '.join(message.split())}"
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        line = inert(f"leapverify: {' '.join(message.split())}")
+        if not silent():
+            Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
         return code
 
 
@@ -222,11 +275,13 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "stopped; give the same command again to go on", FAILED
+    if isinstance(error, Terminated):
+        return "ended at once by SIGTERM; give the same command again to go on from the last checkpoint", TERMINATED
     # Usage errors have no public class that all versions of typer share, but they all can format themselves.
     if (describe := getattr(error, "format_message", None)) is not None:
         return f"{describe().rstrip('.')}: leapverify --help shows how it is used", OUT_OF_USE
     if isinstance(error, Paused):
-        return str(error), PAUSED
+        return str(error), TERMINATED if asked() else PAUSED
     wrong_use = isinstance(error, ValueError) and not isinstance(error, Damaged | NotWritten)
     return failure_message(error), OUT_OF_USE if wrong_use else FAILED
 
@@ -236,16 +291,18 @@ def _log() -> None:
     if level not in logging.getLevelNamesMapping():
         raise ValueError(f"LEAPVERIFY_LOG is {level!r}: set it to one of ERROR, WARNING, INFO, DEBUG, or not at all")
     logging.basicConfig(level=level, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(InertLines("%(message)s"))
 
 
-def _study(config: Any, folder: Path, device: str, watcher: Any, ladder: bool, minutes: float | None) -> None:
+def _study(
+    config: Any, folder: Path, device: str, watcher: Any, ladder: bool, minutes: float | None, execution: Any
+) -> None:
     from leapverify.study.ladder import run_ladder
-    from leapverify.study.run import deadline_of, minutes_until, run_study
+    from leapverify.study.run import run_study
 
-    deadline = deadline_of(config, minutes)
-    run_study(config, folder, device=device, watcher=watcher, minutes=minutes)
-    if ladder:
-        run_ladder(config, folder, device=device, watcher=watcher, minutes=minutes_until(deadline))
+    run = run_ladder if ladder else run_study
+    run(config, folder, device=device, watcher=watcher, minutes=minutes, execution=execution)
 
 
 def _watched(config: Any, folder: Path, work: Callable[[Any], None]) -> None:
@@ -254,14 +311,14 @@ def _watched(config: Any, folder: Path, work: Callable[[Any], None]) -> None:
     console = Console(stderr=True)
     with view(console, config.seeds, config.training.steps) as shown:
         work(shown.update)
-    print(f"report: {folder / 'report.html'}")
+    say(f"report: {folder / 'report.html'}")
 
 
-def _race(config: Any, folder: Path) -> None:
+def _race(config: Any, folder: Path, execution: Any) -> None:
     from leapverify.race.race import run_race
     from leapverify.terminal import race_view
 
     with race_view(Console(stderr=True)) as shown:
-        found = run_race(config, folder, watcher=shown.update)
-    print("\n".join(found.verdicts))
-    print(f"report: {folder / 'report.html'}")
+        found = run_race(config, folder, watcher=shown.update, execution=execution)
+    say("\n".join(found.verdicts))
+    say(f"report: {folder / 'report.html'}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from leapverify.cli_words import parse_names, parse_numbers, parse_seeds
+from leapverify.cli_words import ExecutorName, Workers, parse_names, parse_numbers, parse_seeds, say
+from leapverify.guard.words import inert
 
 bench = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Every predictor on recorded studies, side by side."
@@ -32,8 +33,11 @@ def predictors(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
     ] = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
 ) -> None:
     """Verify every predictor at every checkpoint: acceptance, gain, cost, and what is left of the gain."""
+    from leapverify.study.executor import execution
     from leapverify.study.run import deadline_of, minutes_until
     from leapverify.study.settings import load_config
 
@@ -41,8 +45,9 @@ def predictors(
     asked = None if names is None else parse_names(names, "--predictors")
     ahead = None if horizons is None else parse_numbers(horizons, "--horizons")
     numbers = None if seeds is None else parse_seeds(seeds)
+    by = execution(executor, workers)
     for folder in folders:
-        _bench(folder, asked, ahead, persist_every, numbers, nino, device, minutes_until(deadline))
+        _bench(folder, asked, ahead, persist_every, numbers, nino, device, minutes_until(deadline), by)
 
 
 def _bench(
@@ -54,6 +59,7 @@ def _bench(
     nino: Path | None,
     device: str,
     minutes: float | None,
+    execution: Any,
 ) -> None:
     from rich.console import Console
 
@@ -73,13 +79,14 @@ def _bench(
             device=device,
             watcher=shown.update,
             minutes=minutes,
+            execution=execution,
         )
     for name, why in choice.left_out.items():
-        console.print(f"left out: {name} ({why})", markup=False, highlight=False, soft_wrap=True)
+        console.print(inert(f"left out: {name} ({why})"), markup=False, highlight=False, soft_wrap=True)
     table = folder / "tables" / "bench-leaderboard.md"
     if table.is_file():
-        print(f"leaderboard: {table}")
-    print(f"report: {folder / 'report.html'}")
+        say(f"leaderboard: {table}")
+    say(f"report: {folder / 'report.html'}")
 
 
 @bench.command()
@@ -97,4 +104,4 @@ def leaderboard(
     from leapverify.storage import write_text
 
     write_text(out, combine(folders, races or []))
-    print(f"leaderboard: {out}")
+    say(f"leaderboard: {out}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leapverify.cli_words import parse_names, parse_seeds, split_words
+from leapverify.cli_words import ExecutorName, Workers, parse_names, parse_seeds, say, split_words
 
 
 def findings(
@@ -30,8 +30,11 @@ def findings(
         float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; run nothing.")] = False,
+    executor: ExecutorName = None,
+    workers: Workers = None,
 ) -> None:
     """Which of the paper's findings stand without its artefacts? Run a study's variations and judge each claim."""
+    from leapverify.study.executor import execution
     from leapverify.study.findings import plan
     from leapverify.study.presets import preset as preset_named
     from leapverify.study.settings import parse_settings
@@ -43,12 +46,12 @@ def findings(
     names = [None if value is None else parse_names(value, option) for option, value in options]
     planned = plan(preset_named(name, steps), parse_settings(pairs), numbers, *names)
     if dry_run:
-        print("\n".join(as_lines(planned.wanted)))
+        say("\n".join(as_lines(planned.wanted)))
         return
-    _findings(planned, out or Path("runs") / f"findings-{name}", device, minutes, doc)
+    _findings(planned, out or Path("runs") / f"findings-{name}", device, minutes, doc, execution(executor, workers))
 
 
-def _findings(planned: Any, folder: Path, device: str, minutes: float | None, doc: Path | None) -> None:
+def _findings(planned: Any, folder: Path, device: str, minutes: float | None, doc: Path | None, execution: Any) -> None:
     from rich.console import Console
 
     from leapverify.study.executor import StudyError
@@ -57,9 +60,10 @@ def _findings(planned: Any, folder: Path, device: str, minutes: float | None, do
 
     base = planned.every[0].config
     with view(Console(stderr=True), base.seeds, base.training.steps) as shown:
-        found = run_findings(planned, folder, device=device, watcher=shown.update, minutes=minutes, doc=doc)
-    print("\n".join(found.verdicts))
-    print(f"findings: {folder / 'tables' / 'findings.md'}")
+        options = {"device": device, "minutes": minutes, "doc": doc, "execution": execution}
+        found = run_findings(planned, folder, watcher=shown.update, **options)
+    say("\n".join(found.verdicts))
+    say(f"findings: {folder / 'tables' / 'findings.md'}")
     if found.failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
         raise StudyError(f"the findings are written without what could not be run ({reasons})")

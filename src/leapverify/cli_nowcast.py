@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from leapverify.cli_words import say
+
 nowcast = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Predictors that are learnt from histories.")
 
 
@@ -40,6 +42,6 @@ def train(
 
     options = Options(steps=steps, seed=seed)
     made = train_nowcaster(name, train, heldout, test, out, options=options, per_tensor=weights, ahead=ahead)
-    print("\n".join(as_lines(made.scores)))
-    print(f"best at step {made.fitted.best_step}, held-out L1 {made.fitted.heldout_loss:.4f}")
-    print(f"weights: {out}")
+    say("\n".join(as_lines(made.scores)))
+    say(f"best at step {made.fitted.best_step}, held-out L1 {made.fitted.heldout_loss:.4f}")
+    say(f"weights: {out}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from leapverify.cli_words import say
+
 
 def predictors(
     words: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Say all of these.")] = None,
@@ -19,12 +21,12 @@ def predictors(
 
     if doc is not None:
         write_text(doc, page(CATALOGUE))
-        print(f"predictors: {doc}")
+        say(f"predictors: {doc}")
         return
     if words:
-        print("\n\n".join(f"{name}: needs {in_words(needs_of(name))}\n\n{describe(name)}" for name in words))
+        say("\n\n".join(f"{name}: needs {in_words(needs_of(name))}\n\n{describe(name)}" for name in words))
         return
     width = max(map(len, names()))
-    print("\n".join(f"{name:{width}}  needs {in_words(needs_of(name))}" for name in names()))
+    say("\n".join(f"{name:{width}}  needs {in_words(needs_of(name))}" for name in names()))
     numbered, files = (f"{', '.join(each[:-1])} and {each[-1]}" for each in ([f"{name}-n" for name in FAMILIES], FILES))
-    print(f"\n{numbered} take any number n; {files} a file: NAME:PATH")
+    say(f"\n{numbered} take any number n; {files} a file: NAME:PATH")

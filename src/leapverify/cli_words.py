@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from leapverify.guard.words import inert
+
+ExecutorName = Annotated[
+    str | None,
+    typer.Option("--executor", help="in-process, processes, ray or ray:ADDRESS; what suits this machine unless given."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Tasks at a time, at most.")]
 
 MOST_SEEDS = 1000
 
@@ -71,3 +83,16 @@ def parse_numbers(text: str, option: str) -> list[int]:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise ConfigError(f"{option} {text!r} are no positive numbers: write for instance 5,10,25")
     return [int(part) for part in parts]
+
+
+def say(text: str) -> None:
+    """Print a text, in which names may stand that others gave: no control character in it reaches the terminal."""
+    print(inert(text))
+
+
+class InertLines(logging.Formatter):
+    """What libraries log, told in the same way."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return inert(super().format(record))

@@ -9,13 +9,17 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leapverify.guard import limits
+from leapverify.guard.columns import opened, plainly, rows_of
+from leapverify.guard.pages import check_parquet
+from leapverify.guard.plain import first_line
 from leapverify.storage import Damaged, read_marked, replace_marked
 
 SCHEMA_VERSION = 1
@@ -275,17 +279,36 @@ _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_
 
 def schema_of(record: type) -> pa.Schema:
     """The Arrow schema of a record class; optional fields are nullable."""
-    fields = []
-    for name, hint in typing.get_type_hints(record).items():
-        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        nullable = type(None) in members
-        plain = next(member for member in members if member is not type(None))
-        fields.append(pa.field(name, _ARROW[plain], nullable=nullable))
+    fields = [pa.field(name, _ARROW[plain], nullable=empty) for name, (plain, empty) in _fields_of(record).items()]
     return pa.schema(fields, metadata={"leapverify.schema": _name_of(record)})
 
 
 def _name_of(record: type) -> str:
     return f"{record.__name__}/{SCHEMA_VERSION}"
+
+
+def from_plain(record: type[Record], rows: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    """Records from plain data, such as JSON holds.
+
+    Raises:
+        ValueError: a field is missing, unknown, or of another type.
+    """
+    fields = _fields_of(record)
+    for row in (rows := list(rows)):
+        for name, (plain, nullable) in fields.items():
+            kinds = {plain, int} if plain is float else {plain}
+            if type(value := row.get(name)) not in (kinds | {type(None)} if nullable else kinds):
+                raise ValueError(f"{name} is {value!r:.100} where a {plain.__name__} is needed")
+    return tuple(record(**row) for row in rows)
+
+
+def _fields_of(record: type) -> dict[str, tuple[type, bool]]:
+    """Each field's plain type, and whether it may be empty."""
+    found = {}
+    for name, hint in typing.get_type_hints(record).items():
+        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        found[name] = next(each for each in members if each is not type(None)), type(None) in members
+    return found
 
 
 def write(path: Path, record: type[Record], rows: Iterable[Record]) -> None:
@@ -306,17 +329,22 @@ def read(path: Path, record: type[Record]) -> list[Record]:
     Raises:
         Damaged: the file or its mark is missing, any byte is another one, or it holds another record or schema version.
     """
-    content, _ = read_marked(path, _REMEDY)
+    content, _ = read_marked(path, _REMEDY, limits.PARQUET_BYTES)
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        file = opened(content, schema_of(record))
+        schema = file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Damaged(f"{path} is damaged: it is no Parquet file ({error}); {_REMEDY}") from error
-    found = (table.schema.metadata or {}).get(b"leapverify.schema", b"nothing").decode(errors="replace")
+        raise Damaged(f"{path} is damaged: it is no Parquet file ({first_line(error)}); {_REMEDY}") from error
+    found = (schema.metadata or {}).get(b"leapverify.schema", b"nothing").decode(errors="replace")
     wanted = _name_of(record)
-    if found != wanted or not table.schema.equals(schema_of(record)):
+    if found != wanted or not plainly(schema).equals(schema_of(record)):
         columns = "" if found != wanted else " with other columns"
         raise Damaged(
             f"{path} holds {found}{columns} where {wanted} is needed: it was written by another version; "
             f"with another --out, {_REMEDY}"
         )
-    return [record(**row) for row in table.to_pylist()]
+    try:
+        check_parquet(content, file.metadata)
+        return [record(*values) for batch in file.iter_batches() for values in rows_of(batch)]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: {first_line(error)}; {_REMEDY}") from error

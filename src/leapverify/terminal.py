@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from leapverify.guard.words import inert
 from leapverify.race.progress import RaceProgress
 from leapverify.study.progress import Progress
 
@@ -55,18 +56,18 @@ class PlainView:
     def update(self, progress: Progress) -> None:
         """Print checkpoints, ends and notes."""
         if progress.note:
-            self._print(f"seed {progress.seed}: {progress.note}")
+            self._print(f"{progress.whose}: {progress.note}")
         if progress.phase == "checkpoint":
             speed = f"  {progress.steps_per_s:.1f} steps/s" if progress.steps_per_s else ""
             self._print(
-                f"seed {progress.seed}  step {progress.step}/{progress.steps}  loss {_number(progress.loss, '.4f')}  "
+                f"{progress.whose}  step {progress.step}/{progress.steps}  loss {_number(progress.loss, '.4f')}  "
                 f"similarity {_number(progress.similarity, '.6f')}  {progress.regime}{speed}"
             )
         if progress.phase == "done":
-            self._print(f"seed {progress.seed}  done")
+            self._print(f"{progress.whose}  done")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(inert(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveTable:
@@ -96,16 +97,21 @@ class LiveView(LiveTable):
 
     def __init__(self, console: Console, seeds: tuple[int, ...], steps: int) -> None:
         self._steps = steps
-        self._latest: dict[int, Progress] = {seed: Progress(seed, 0, steps, "waiting") for seed in seeds}
-        self._started: dict[int, tuple[float, int]] = {}
+        waiting = [Progress(seed, 0, steps, "waiting") for seed in seeds]
+        self._latest: dict[str, Progress] = {each.whose: each for each in waiting}
+        self._started: dict[str, tuple[float, int]] = {}
         super().__init__(console)
 
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""
-        before = self._latest[progress.seed]
-        if progress.seed not in self._started or progress.step < before.step:
-            self._started[progress.seed] = (time.monotonic(), progress.step)
-        self._latest[progress.seed] = Progress(
+        who = progress.whose
+        if progress.study and not all(each.study for each in self._latest.values()):
+            # Of several studies there may be more seeds than lines: each is there from its beginning to its end.
+            self._latest.clear()
+        before = self._latest.get(who, Progress(progress.seed, 0, progress.steps, "waiting"))
+        if who not in self._started or progress.step < before.step:
+            self._started[who] = (time.monotonic(), progress.step)
+        self._latest[who] = Progress(
             progress.seed,
             progress.step,
             progress.steps,
@@ -114,19 +120,22 @@ class LiveView(LiveTable):
             progress.similarity if progress.similarity is not None else before.similarity,
             progress.regime or before.regime,
             progress.steps_per_s or before.steps_per_s,
+            study=progress.study,
         )
+        if progress.study and progress.phase in ("done", "note"):
+            del self._latest[who]
         if progress.note:
-            self._console.print(f"seed {progress.seed}: {progress.note}", markup=False, highlight=False)
+            self._console.print(inert(f"{who}: {progress.note}"), markup=False, highlight=False)
 
     def table(self) -> Table:
         """The present state as a table."""
         table = Table(box=None, pad_edge=False)
         for heading in ("seed", "", "step", "loss", "similarity", "regime", "steps/s", "left"):
             table.add_column(heading, justify="left" if heading in ("", "regime") else "right", no_wrap=True)
-        for seed, progress in self._latest.items():
+        for who, progress in self._latest.items():
             regime = progress.regime or progress.phase
             table.add_row(
-                str(seed),
+                who.removeprefix("seed "),
                 ProgressBar(total=progress.steps, completed=progress.step, width=24),
                 f"{progress.step}/{progress.steps}",
                 _number(progress.loss, ".4f"),
@@ -139,7 +148,7 @@ class LiveView(LiveTable):
 
     def _time_left(self, progress: Progress) -> str:
         # Over all the work so far, sweeps and cascades included, not over training alone.
-        started, first = self._started.get(progress.seed, (0.0, progress.step))
+        started, first = self._started.get(progress.whose, (0.0, progress.step))
         return _left(progress.phase, started, progress.step - first, progress.steps - progress.step)
 
 
@@ -153,9 +162,10 @@ class PlainRace(PlainView):
 
     def update(self, progress: Progress) -> None:
         """Print finished runs, ends and notes."""
-        assert isinstance(progress, RaceProgress)
         if progress.note:
-            self._print(f"seed {progress.seed}: {progress.note}")
+            self._print(f"{progress.whose}: {progress.note}")
+        if not isinstance(progress, RaceProgress):  # Of an executor, about a task that has not said a word yet.
+            return
         if progress.phase == "unit":
             loss = "" if progress.loss is None else f"  loss {progress.loss:.4f}"
             self._print(
@@ -175,9 +185,8 @@ class LiveRace(LiveTable):
 
     def update(self, progress: Progress) -> None:
         """Keep the latest of every seed; notes stay above the table."""
-        assert isinstance(progress, RaceProgress)
-        if progress.note:
-            self._console.print(f"seed {progress.seed}: {progress.note}", markup=False, highlight=False)
+        if progress.note or not isinstance(progress, RaceProgress):
+            self._console.print(inert(f"{progress.whose}: {progress.note}"), markup=False, highlight=False)
             return
         before = self._latest.get(progress.seed)
         if before is not None and progress.step < before.step:
@@ -198,7 +207,7 @@ class LiveRace(LiveTable):
                 str(seed),
                 ProgressBar(total=progress.steps, completed=progress.step + progress.share, width=24),
                 f"{progress.step}/{progress.steps}",
-                Text(progress.what),
+                Text(inert(progress.what)),
                 _number(progress.loss, ".4f"),
                 self._time_left(progress),
             )

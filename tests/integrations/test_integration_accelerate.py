@@ -74,6 +74,7 @@ class Run:
             self.leap.step()
 
 
+@pytest.mark.failure(7)
 def test_watching_leaves_the_weights_as_they_are() -> None:
     runs = []
     for mode in ("off", "monitor", "shadow"):
@@ -93,12 +94,14 @@ def test_leaps_move_weights_and_schedule() -> None:
     assert run.scheduler.scheduler.last_epoch == run.leap.effective_step
 
 
+@pytest.mark.failure(12)
 def test_accumulated_batches_count_as_one_step() -> None:
     run = Run(accumulate=4, mode="monitor")
     run.turns(0, 48)
     assert [event.step for event in run.leap.events] == [4, 8, 12]
 
 
+@pytest.mark.failure(5)
 def test_save_state_and_load_state_take_the_engine_with_them(tmp_path: Path) -> None:
     whole = Run()
     whole.turns(0, 20)

@@ -112,6 +112,7 @@ def quiet() -> Any:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+@pytest.mark.failure(7)
 @pytest.mark.parametrize("mode", ["off", "monitor", "shadow"])
 def test_watching_leaves_the_weights_as_they_are(mode: str, tmp_path: Path) -> None:
     plain = trained(tmp_path)
@@ -150,6 +151,7 @@ def test_the_numbers_are_logged(tmp_path: Path) -> None:
     assert any(row["leap/gain"] for row in rows)
 
 
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_resuming_after_a_leap_ends_with_the_same_weights(weights_only: bool, tmp_path: Path) -> None:
     whole = leaping()
@@ -173,6 +175,7 @@ def test_the_last_checkpoint_holds_the_engine(tmp_path: Path) -> None:
     assert saved["callbacks"]["LeapCallback"]["driver"]["engine"]["counts"]["leapt"] == callback.leap.leapt
 
 
+@pytest.mark.failure(12)
 def test_accumulated_batches_count_as_one_step(tmp_path: Path) -> None:
     callback = leaping(mode="monitor")
     trainer = trained(tmp_path, callback, accumulate_grad_batches=4, max_steps=12)
@@ -195,6 +198,7 @@ def test_the_steps_of_the_epochs_are_the_end_where_no_other_is_given(tmp_path: P
     assert callback.effective_step >= 3 * EPOCH > trainer.global_step
 
 
+@pytest.mark.failure(9)
 def test_a_loss_function_that_fails_leaves_training_running(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     callback = LeapCallback(heldout(), broken_loss(after=12), module="gpt", **ALWAYS)
     trainer = trained(tmp_path, callback)

@@ -48,6 +48,7 @@ def _trained(folder: Path, **options: Any) -> tuple[Any, Any]:
     return made, callback
 
 
+@pytest.mark.failure(7)
 def test_shadow_leaves_supervised_fine_tuning_as_it_was_and_live_leaps(tmp_path: Path) -> None:
     plain, _ = _trained(tmp_path / "off", mode="off")
     shadow, watching = _trained(tmp_path / "shadow", mode="shadow", policy="fixed", horizon=2, criterion="always")

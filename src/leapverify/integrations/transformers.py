@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from leapverify.guard.tensors import check_torch_file
 from leapverify.integrations.losses import causal_losses
 from leapverify.integrations.wiring import (
     checked,
@@ -31,7 +32,7 @@ from leapverify.integrations.wiring import (
     refuse_processes,
 )
 from leapverify.leap.leaper import LeapVerify
-from leapverify.storage import NotWritten, read_json, read_marked, replace_marked
+from leapverify.storage import Damaged, NotWritten, read_json, read_marked, replace_marked
 from leapverify.verify.heldout import LossFunction
 
 try:
@@ -176,9 +177,8 @@ class LeapCallback(TrainerCallback):
                 folder or _folder(args, state.global_step),
             )
             return
-        content, _ = read_marked(folder / FILE, "resume from another checkpoint, or delete it to begin anew")
         assert self.leap is not None
-        self.leap.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        self.leap.load_state_dict(read_state(folder))
         self.effective_step = state.global_step + self.leap.leapt
 
     def _candidates(self, args: Any, state: Any) -> Iterator[Path]:
@@ -190,6 +190,22 @@ class LeapCallback(TrainerCallback):
         yield _folder(args, state.global_step)
 
 
+def read_state(folder: Path) -> Any:
+    """What a checkpoint's folder holds of the callback; only tensors and plain values are read, nothing is run.
+
+    Raises:
+        Damaged: it is missing, altered, or holds anything else.
+    """
+    remedy = "resume from another checkpoint, or delete it to begin anew"
+    content, _ = read_marked(folder / FILE, remedy)
+    try:
+        check_torch_file(io.BytesIO(content))
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # what a pickle makes of the few functions it may call is of every class
+        reason = "is damaged, or holds more than tensors (code in it is never run)"
+        raise Damaged(f"{folder / FILE} {reason}: {remedy}") from error
+
+
 def _folder(args: Any, step: int) -> Path:
     return Path(args.output_dir) / f"checkpoint-{step}"
 
@@ -199,6 +215,8 @@ def _is_of(folder: Path, state: Any) -> bool:
     try:
         saved = read_json(folder / "trainer_state.json")
     except ValueError:
+        return False
+    if not isinstance(saved, dict):
         return False
     # As text, because a logged NaN differs from itself.
     same_log = json.dumps(saved.get("log_history")) == json.dumps(state.log_history)
