@@ -1,13 +1,12 @@
 """Seeds of a study as tasks of Ray: on this machine, or on a cluster whose address is given.
 
-    python examples/ray_study.py                    # a Ray of its own, two workers, a minute
+    python examples/ray_study.py                    # a Ray of its own, two workers, a minute; writes runs/ray-study
     python examples/ray_study.py auto runs/shared   # the cluster that this node belongs to; a folder that all nodes see
 
 Stopped, killed, or out of time, the same command goes on; so does the one without Ray: `leapverify study`.
 """
 
 import sys
-import tempfile
 
 from leapverify import run_study
 from leapverify.study.executor import execution
@@ -36,8 +35,6 @@ def main(address: str | None, out: str) -> None:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    if len(given) == 2:
-        main(*given)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(None, f"{folder}/run")
+    if len(given) not in (0, 2):
+        sys.exit("give an address and a run folder that all nodes see, or nothing")
+    main(*(given or (None, "runs/ray-study")))

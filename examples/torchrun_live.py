@@ -56,6 +56,10 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--way", choices=("fsdp", "ddp"), default="fsdp")
     way = arguments.parse_args().way
+    if "RANK" not in os.environ:
+        arguments.error(
+            "give it to torchrun: python -m torch.distributed.run --nproc-per-node 2 examples/torchrun_live.py"
+        )
     torch.set_num_threads(1)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":

@@ -84,7 +84,7 @@ class Model:
             chance: decides for each thing that was not promised whether it reached the disk; None: nothing did.
         """
         wanted: dict[Path, bytes] = {}
-        for path in self.live.keys() | self.durable.keys():
+        for path in sorted(self.live.keys() | self.durable.keys()):  # the order of chance
             reached = chance is not None and chance.random() < 0.5
             node = (self.live if reached else self.durable).get(path)
             if node is None or not (reached or self._stands(path)):

@@ -151,9 +151,12 @@ def race(
     changes |= {key: value for key, value in {"data": data, "device": device}.items() if value is not None}
     config = with_settings(preset_named(name), changes)
     if dry_run:
-        say("\n".join(outline(config)))
+        if not silent():
+            say("\n".join(outline(config)))
         return
-    _race(config, out or Path("runs") / f"race-{name}", execution(executor, workers))
+    folder = out or Path("runs") / f"race-{name}"
+    asked = executor is not None or workers is not None
+    on_ranks(lambda by: _race(config, folder, by), execution(executor, workers), asked)
 
 
 @app.command()

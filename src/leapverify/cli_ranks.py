@@ -7,7 +7,7 @@ from typing import Any
 
 from leapverify.study.torchrun import launched
 
-ON_RANKS = frozenset({"study"})
+ON_RANKS = frozenset({"study", "race"})
 """Commands whose work the ranks of torchrun do together."""
 
 
@@ -51,7 +51,7 @@ def on_ranks(drive: Callable[[Any], None], alone: Any, asked: bool) -> None:
 
 
 def end_of_rank(code: int) -> None:
-    """End the process at once where the ranks of torchrun have come apart."""
+    """End the process at once where it was one of the ranks of torchrun."""
     if launched():
         from leapverify.study.launch import leave
 

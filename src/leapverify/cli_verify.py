@@ -36,6 +36,6 @@ def verify(
     for each in sorted(found, key=lambda finding: not finding.problem):
         say(json.dumps(each.to_dict()) if as_json else f"{'wrong' if each.problem else 'note '}  {each}")
     if not as_json:
-        say(f"{folder}: " + (f"{len(problems)} problems" if problems else "nothing is wrong"))
+        say(f"{folder}: " + (f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "nothing is wrong"))
     if problems:
         raise typer.Exit(PROBLEMS)

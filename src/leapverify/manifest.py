@@ -67,7 +67,7 @@ def files_of(folder: Path) -> list[str]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder below a run folder is a run folder itself, such as a variant's of a ladder."""
-    return folder.name != RACE and (folder / "config.yaml").is_file()
+    return folder.name != RACE and os.path.isfile(folder / "config.yaml")  # False, too, where nobody may look
 
 
 def runs_below(folder: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -168,13 +169,14 @@ def read_sealed(path: Path, remedy: str) -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, if it is there.
+    """Delete a file, if it is there; after a power cut it does not come back.
 
     Raises:
         NotWritten: the folder cannot be written.
     """
-    with in_one_sentence(f"{path} cannot be deleted"):
-        path.unlink(missing_ok=True)
+    with in_one_sentence(f"{path} cannot be deleted"), contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        _reach_disk(path.parent)
 
 
 def sha256_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from leapverify.audit import audit
 from leapverify.manifest import NAME
 from leapverify.report import build_report
 from leapverify.storage import Damaged, read_json
-from leapverify.study.config import StudyConfig
+from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.settings import load_config, with_settings
 from micro import same_numbers
 
@@ -77,6 +77,15 @@ def test_a_damaged_file_is_named_and_the_study_ends_as_if_it_were_whole(
     notes = notes_of(one_seed, stopped)
     assert any(re.search(said, note) and Path(name).stem in note for note in notes), notes
     same_numbers(load_study(stopped), load_study(whole))
+    assert audit(stopped) == []
+
+
+def test_a_configuration_that_was_deleted_is_written_again(one_seed: StudyConfig, stopped: Path) -> None:
+    (stopped / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"config.yaml is missing, of a study with another configuration: put back"):
+        recorded(with_settings(one_seed, {"training.lr": 1e-4}), stopped)
+    assert any("config.yaml is missing" in note for note in notes_of(one_seed, stopped))
+    assert load_config(stopped / "config.yaml") == one_seed
     assert audit(stopped) == []
 
 

@@ -54,6 +54,30 @@ def test_no_run_folder_is_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_pa
     )
 
 
+def test_the_folder_of_a_seed_is_no_run_folder(capsys: pytest.CaptureFixture[str], healthy: Path) -> None:
+    for name in ("seed-42", "seed-42/fingerprints.safetensors"):
+        code, _, error = said(capsys, str(healthy / name))
+        assert (code, error.partition(":")[2].strip()) == (
+            2,
+            f"{healthy / name} is no run folder: name one that a study, a race or the findings have written",
+        )
+
+
+def test_a_folder_that_nobody_may_look_into_is_passed_over(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def refusing(path: object, *arguments: object, **options: object) -> os.stat_result:
+        if "/closed/" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)  # type: ignore[arg-type]
+
+    (run.parent / "closed").mkdir()
+    monkeypatch.setattr(os, "stat", refusing)
+    assert said(capsys, str(run.parent)) == (0, f"{run.parent}: nothing is wrong\n", "")
+
+
 def test_nothing_is_written(healthy: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(healthy, run)

@@ -70,6 +70,34 @@ def test_a_run_that_goes_on_on_as_many_ranks_decides_as_if_it_had_not_stopped(na
 
 
 @pytest.mark.failure(5)
+def test_no_rank_waits_for_a_shadow_prediction_with_the_batches_of_another() -> None:
+    """Where rank 0's state alone was saved, as the callbacks do, its share is not counted as that of all."""
+    options: dict[str, Any] = {"mode": "shadow", "predictor": "linear", "horizon": INTERVAL + 2, "sequences": 24}
+
+    def work() -> Any:
+        run = Run(way("ddp", 2))
+        leap = run.leap(**options)
+        run.train(STEPS, leap)
+        kept, own = _everything(run), leap.state_dict()
+        states: list[Any] = [None, None]
+        dist.all_gather_object(states, own)
+        waiting = []
+        for state in (own, states[0]):
+            other = Run(way("ddp", 2))
+            again = other.leap(**options)
+            _take_up(other, kept)
+            again.load_state_dict(state)
+            engine = again._driver.engine
+            waiting.append((len(engine.trial.waiting._queue), len(engine.trajectory.history)))
+        return waiting
+
+    (own, first), other = run_ranks(2, work)
+    assert [own, first] == other
+    assert own[0] > 0 == first[0]
+    assert own[1] == first[1] > 0
+
+
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_a_state_from_another_number_of_ranks_goes_on_with_what_fits(name: str) -> None:
     options = {"predictor": "quadratic", "criterion": "never", "anneal": True}

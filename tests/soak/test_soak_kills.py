@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.failure(1, 5),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and forks a process that has run torch"),
 ]
-KILLS, POWER, TIMES = scale(140), scale(20), scale(20)
+KILLS, POWER, TIMES = scale(150), scale(20), scale(20)
 COMMAND = "HYPOTHESIS_PROFILE=soak python -m pytest tests/soak/test_soak_kills.py"
 
 

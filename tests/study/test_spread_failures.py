@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,12 +14,16 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from leapverify import load_study, run_study
+from leapverify.history import OptimizerState
+from leapverify.ranks import ranks_of_world
 from leapverify.study import stopping
 from leapverify.study.config import StudyConfig
 from leapverify.study.executor import on_ranks
 from leapverify.study.folder import SeedFolder
 from leapverify.study.progress import Progress, Watcher
+from leapverify.study.spread import Spread
 from leapverify.train.compiled import Losses
+from processes import run_ranks
 from spread_micro import SMALLEST, near, spread_study
 
 Micro = Callable[..., StudyConfig]
@@ -131,3 +136,23 @@ def test_a_damaged_shard_is_named_and_the_state_before_is_used(micro: Micro, tmp
     assert "going back to an earlier checkpoint" in said
     assert "going on from step 10" in said
     near(run_study(config, tmp_path / "one", device="cpu"), load_study(out))
+
+
+@pytest.mark.failure(10)
+def test_the_others_wait_for_rank_0_between_tasks_however_long_it_takes() -> None:
+    def work() -> Any:
+        driven = on_ranks.over_ranks(ranks_of_world(patience_s=0.5), lambda _: [time.sleep(1.5)])
+        return driven, dist.get_rank()
+
+    assert run_ranks(2, work) == [([None], 0), (None, 1)]
+
+
+def test_moments_of_a_parameter_without_dimensions_are_its_own() -> None:
+    weights = [torch.nn.Parameter(torch.tensor(1.0)), torch.nn.Parameter(torch.ones(3))]
+    optimizer = torch.optim.AdamW(weights, lr=0.1)
+    (2 * weights[0] + weights[1].sum()).backward()
+    optimizer.step()
+    state = OptimizerState.from_optimizer(optimizer, weights, step=1, schedule=[lambda _: 0.1])
+    held = Spread.optimizer_state(cast("Any", None), state, weights)
+    assert [each.tolist() for each in held.m] == [each.tolist() for each in state.m]
+    assert held.m[0] > 0

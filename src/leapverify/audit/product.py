@@ -9,14 +9,22 @@ from typing import Any
 
 from leapverify.audit.finding import Finding
 from leapverify.predict.learnt import NETWORKS, load_learnt
-from leapverify.storage import Damaged, read_json
+from leapverify.storage import PLACE, Damaged, read_json
 
 _REMEDY = "put back a copy, or give the command in its card again"
 
 
 def is_product(path: Path) -> bool:
     """Whether a file may be what `nowcast train` writes."""
-    return path.suffix == ".safetensors" and path.is_file() and path.with_suffix(".json").is_file()
+    card = path.with_suffix(".json")
+    if not (path.suffix == ".safetensors" and path.is_file() and card.is_file()):
+        return False
+    try:
+        found = read_json(card)
+    except Damaged:
+        return True
+    # The mark of a snapshot, a state, or fingerprints says where they belong.
+    return not (isinstance(found, dict) and PLACE in found)
 
 
 def check_product(path: Path) -> Iterator[Finding]:

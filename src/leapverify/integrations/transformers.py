@@ -28,10 +28,12 @@ from leapverify.integrations.wiring import (
     checked,
     not_installed,
     numbers_of,
+    ranks_met_by,
     refuse_plugin,
     refuse_processes,
 )
 from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.spread import telling
 from leapverify.storage import Damaged, NotWritten, read_json, read_marked, replace_marked
 from leapverify.verify.heldout import LossFunction
 
@@ -168,8 +170,11 @@ class LeapCallback(TrainerCallback):
             self.leap.close()
 
     def _take_up(self, args: Any, state: Any) -> None:
+        assert self.leap is not None
         folder = next((each for each in self._candidates(args, state) if _is_of(each, state)), None)
-        if folder is None or not (folder / FILE).exists():
+        there = folder is not None and (folder / FILE).exists()
+        ranks = ranks_met_by(self.leap)
+        if folder is None or not all(ranks.meet("a saved state of the callback", there)):
             log.warning(
                 "training goes on at step %d without the state of LeapCallback, which is not in %s: its history begins "
                 "anew and steps leapt before count as none; pass resume_from=FOLDER if another checkpoint holds it",
@@ -177,8 +182,9 @@ class LeapCallback(TrainerCallback):
                 folder or _folder(args, state.global_step),
             )
             return
-        assert self.leap is not None
-        self.leap.load_state_dict(read_state(folder))
+        with telling(ranks):
+            saved = read_state(folder)
+        self.leap.load_state_dict(saved)
         self.effective_step = state.global_step + self.leap.leapt
 
     def _candidates(self, args: Any, state: Any) -> Iterator[Path]:

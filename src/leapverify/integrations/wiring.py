@@ -8,6 +8,7 @@ from typing import Any
 
 from leapverify.leap.event import LeapEvent
 from leapverify.leap.leaper import LeapVerify
+from leapverify.ranks import Ranks
 
 BY_THE_FRAMEWORK = ("self", "model", "optimizer", "scheduler")
 """Arguments of LeapVerify that the callback finds for itself."""
@@ -79,16 +80,21 @@ def refuse_plugin(name: str) -> None:
         )
 
 
+def ranks_met_by(leap: LeapVerify) -> Ranks:
+    """The ranks that an engine meets; one where it is off."""
+    return Ranks() if leap._driver is None else leap._driver.engine.ranks
+
+
 def refuse_processes(count: int, mode: str) -> None:
-    """Refuse to leap in several processes, which would each decide for themselves.
+    """Refuse to leap in several processes, which the engine can, but no framework has been tried with.
 
     Raises:
         ValueError: more than one process in mode live.
     """
     if count > 1 and mode == "live":
         raise ValueError(
-            f"{count} processes train together and each would decide on its own leaps: use mode='monitor' or 'shadow', "
-            "or one process"
+            f"{count} processes train together, where leaps have not been tried under a framework: use mode='monitor' "
+            "or 'shadow', or LeapVerify in a loop of your own"
         )
 
 

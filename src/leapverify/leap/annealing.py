@@ -100,6 +100,7 @@ class Annealing:
                 before_writes=self._trajectory.before_writes,
             )
         self._ledger.positions("anneal", found.positions)
+        self._ledger.agree()
         return found
 
     def look(self, step: int) -> Annealed | None:

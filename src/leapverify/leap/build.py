@@ -105,7 +105,7 @@ def build_engine(
         fresh=fresh,
     )
     if first is not None:
-        engine.overlap.heldout(first)
+        engine.drew(first)
     if unit is not None and fresh is not None and (options.tries or anneal is not None):
         fresh.require(unit.sequences, MINIMUM + (1 + wanted.batches) * unit.sequences)
     if unit is not None and loss is not None:

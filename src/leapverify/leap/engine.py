@@ -84,9 +84,17 @@ class Engine:
         """A fresh held-out batch."""
         assert self.fresh is not None
         batch = self.fresh.draw()
-        self.overlap.heldout(batch)
+        self.drew(batch)
         self.look_for_leak()
         return batch
+
+    def drew(self, batch: Any) -> None:
+        """Keep in mind what was drawn, by other ranks too: this one may train on what they run."""
+        drawn = [batch]
+        if isinstance(self.fresh, DealtBatches):
+            drawn, self.fresh.round = self.fresh.round, []
+        for each in drawn:
+            self.overlap.heldout(each)
 
     def look_for_leak(self) -> None:
         """Warn, once, if a held-out sequence has been among the training batches shown."""

@@ -268,7 +268,7 @@ class LeapVerify:
             engine.fresh.open_window()
             found = engine.annealing.anneal(self.real_step, self.options.sequences)
             engine.trajectory.before_writes()
-            engine.ranks.meet("annealed", None)
+            engine.ranks.same("annealed", (found.accepted, found.window_steps, found.shape), "the verdict of anneal()")
         held = engine.trajectory.parameters
         return replace(found, weights={name: like(held[name], part) for name, part in found.weights.items()})
 
@@ -325,9 +325,10 @@ class LeapVerify:
                 ranks.meet("the state is loaded", None)
 
     def close(self) -> None:
-        """Take the hook out of the optimizer; the engine does nothing more, and its counts stay as they are."""
+        """Take the hook out of the optimizer; the counts stay, on several ranks connections are given back."""
         if self._driver is not None:
             self._driver.close()
+            self._driver.engine.ranks.leave()
         self._counter.close()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leapverify.leap.beside_state import beside_state, restore_beside, restore_snapshots
 from leapverify.leap.engine import Engine
+from leapverify.leap.parts import Trial
 from leapverify.leap.state_sum import sum_of
 from leapverify.ranks import Ranks
 
@@ -50,6 +51,7 @@ def engine_state(engine: Engine) -> dict[str, Any]:
         "counts": {name: getattr(engine, name) for name in _COUNTS},
         "names": list(engine.trajectory.parameters),
         "layout": engine.trajectory.layout,
+        "share": [engine.ranks.share, engine.ranks.shares],
         "steps": list(history.steps),
         "snapshots": [[each.clone() for each in snapshot.tensors] for snapshot in history],
         "beside": beside_state(history),
@@ -98,10 +100,10 @@ def agreed_state(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
         ValueError: one of them is none; or they are of different moments. It is raised on every rank.
     """
     driver: Mapping[str, Any] | None = None
-    mistake: ValueError | None = None
+    mistake: Exception | None = None
     try:
         driver = checked_state(state)
-    except ValueError as error:
+    except Exception as error:  # of whatever class: the others wait
         mistake = error
     moment = None if driver is None else (driver["engine"]["counts"], driver["until_next"], driver["pending"])
     every = ranks.meet("states", (None if mistake is None else str(mistake), moment))
@@ -165,6 +167,20 @@ def _restore_trial(engine: Engine, state: Mapping[str, Any], fits: bool) -> None
     if trial is None:
         return
     trial.waiting.clear()
+    # What waits holds the batches of the share that saved it; earlier versions knew of one share only.
+    share = [engine.ranks.share, engine.ranks.shares]
+    if not engine.ranks.any("shares", list(state.get("share") or (0, 1)) != share):
+        _restore_waiting(engine, trial, state, fits)
+    saved = state["policy"]
+    if saved is None:
+        return
+    if saved.get("name") == trial.policy.name:
+        _take_up(trial.policy, saved.get("state"), f"what policy {trial.policy.name} has learned", engine.ranks)
+    else:
+        logger.warning("leapverify: what policy %s has learned does not serve %s", saved.get("name"), trial.policy.name)
+
+
+def _restore_waiting(engine: Engine, trial: Trial, state: Mapping[str, Any], fits: bool) -> None:
     if fits and state.get("waiting") is not None:
         waiting, device = state["waiting"], engine.trajectory.device
         loaded = _done(
@@ -174,13 +190,6 @@ def _restore_trial(engine: Engine, state: Mapping[str, Any], fits: bool) -> None
         dues = engine.ranks.meet("what waits", [(each.due, each.predictor) for each in trial.waiting])
         if not loaded or any(each != dues[0] for each in dues):
             trial.waiting.clear()
-    saved = state["policy"]
-    if saved is None:
-        return
-    if saved.get("name") == trial.policy.name:
-        _take_up(trial.policy, saved.get("state"), f"what policy {trial.policy.name} has learned", engine.ranks)
-    else:
-        logger.warning("leapverify: what policy %s has learned does not serve %s", saved.get("name"), trial.policy.name)
 
 
 def _restore_heldout(engine: Engine, saved: Mapping[str, Any] | None) -> None:

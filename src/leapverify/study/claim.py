@@ -25,10 +25,11 @@ def require_free(config: StudyConfig, out: Path, watcher: Watcher = ignore) -> N
 
     Raises:
         Damaged: its configuration is damaged, and nothing says that it was this one.
-        ConfigError: it holds checkpoints of another configuration, or other files.
+        ConfigError: it is missing, and the study was another one; or the folder holds checkpoints of another
+            configuration, or other files.
     """
     path = out / "config.yaml"
-    if path.is_file():
+    if path.is_file() or (out / "environment.json").is_file():
         found = _other_study(_standing(config, out, watcher), config)
         if found and _begun(out):
             raise ConfigError(
@@ -46,7 +47,7 @@ def _other_study(there: StudyConfig, config: StudyConfig) -> list[str]:
 
 
 def _standing(config: StudyConfig, out: Path, watcher: Watcher) -> StudyConfig:
-    """The folder's configuration; where its file is damaged and the study began with this one, it is written again."""
+    """The folder's configuration; damaged or gone it is written again where the study began with this one."""
     path = out / "config.yaml"
     try:
         return load_config(path)
@@ -55,6 +56,9 @@ def _standing(config: StudyConfig, out: Path, watcher: Watcher) -> StudyConfig:
             begun = read_json(out / "environment.json").get("config_sha256")
         except (Damaged, AttributeError):
             begun = None
+        if begun != identity_of(config) and not path.exists():
+            remedy = "put back a copy of it, or name another --out"
+            raise ConfigError(f"{path} is missing, of a study with another configuration: {remedy}") from error
         if begun != identity_of(config):
             raise
         say(watcher, config, f"{error}; it is written again, for this study began with the same one")

@@ -27,7 +27,7 @@ PATIENCE_S = 1800.0
 LOOK_S = 1.0
 """How often a rank looks whether another has left word of an error."""
 
-_state = {"broken": False}
+_state = {"ranked": False}
 
 
 @contextmanager
@@ -51,14 +51,14 @@ def world(patience_s: float = PATIENCE_S) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl"
         _take_gpu(int(os.environ.get("LOCAL_RANK") or 0), torch.cuda.device_count())
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=patience_s))
+    _state["ranked"] = True
     try:
         ranks = ranks_of_world(patience_s=patience_s)
         with _watched(ranks):
             yield ranks
         dist.destroy_process_group()
     except BaseException as error:
-        _state["broken"] = isinstance(error, Apart) or not isinstance(error, Exception)
-        if not _state["broken"]:
+        if isinstance(error, Exception) and not isinstance(error, Apart):
             dist.destroy_process_group()
         if isinstance(error, Apart):
             raise StudyError(str(error)) from error
@@ -66,8 +66,12 @@ def world(patience_s: float = PATIENCE_S) -> Iterator[Ranks]:
 
 
 def leave(code: int) -> None:
-    """End the process at once where ranks have come apart: threads and connections of others may hang."""
-    if _state["broken"]:
+    """End the process at once where it was one of several ranks.
+
+    Threads that wait for ranks that have come apart would hold it, and threads of a process group that come back while
+    the interpreter ends would abort it.
+    """
+    if _state["ranked"]:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -92,13 +96,14 @@ def _watched(ranks: Ranks) -> Iterator[None]:
     def watch() -> None:
         told: str | None = None
         while not over.wait(LOOK_S if told is None else 2 * GRACE_S):
-            if told is not None and announced(ranks):
+            if told is not None and announced(ranks) == told:
                 if ranks.rank == 0:
                     print(f"leapverify: {told}", file=sys.stderr, flush=True)
                 os._exit(1)
             told = announced(ranks)
 
-    threading.Thread(target=watch, daemon=True, name="leapverify-ranks").start()
+    watching = threading.Thread(target=watch, daemon=True, name="leapverify-ranks")
+    watching.start()
     try:
         yield
     except Apart:
@@ -108,3 +113,5 @@ def _watched(ranks: Ranks) -> Iterator[None]:
         raise
     finally:
         over.set()
+        # A thread that comes back from the store while the interpreter ends would abort the process.
+        watching.join(GRACE_S)

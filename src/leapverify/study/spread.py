@@ -133,7 +133,10 @@ class Spread:
         def held(moments: Sequence[Tensor]) -> tuple[Tensor, ...]:
             pairs = zip(moments, parameters, strict=True)
             # Those of a parameter without gradient so far are zeros that take no memory.
-            return tuple(m.new_zeros(()).expand(local(p).shape) if not any(m.stride()) else local(m) for m, p in pairs)
+            return tuple(
+                m.new_zeros(()).expand(local(p).shape) if m.dim() and not any(m.stride()) else local(m)
+                for m, p in pairs
+            )
 
         return replace(state, m=held(state.m), v=held(state.v)) if state.m else state
 

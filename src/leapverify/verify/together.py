@@ -8,6 +8,7 @@ layers run the same share. Where the loss function fails on one rank, that rank 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +16,15 @@ from typing import Any
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from leapverify.forms import rows_of, taken
+from leapverify.forms import rows_of, taken, tensors_in
 from leapverify.ranks import Ranks
 from leapverify.verify.fresh import Exhausted, FreshBatches
 from leapverify.verify.heldout import LossFunction, LossOutput, loss_rows
+
+COMPARED = 256
+"""Elements of each tensor of a batch, evenly spread over it, by which ranks see whether they drew the same."""
 
 
 class SharedLoss:
@@ -97,6 +102,9 @@ class DealtBatches:
     in a window is what the ranks draw together, and a run may go on with another number of ranks. A round that is not
     whole on every rank is given to none.
 
+    The sets have to be the same: of sets in different orders two ranks would run the same batch, which a verdict would
+    count twice.
+
     Args:
         fresh: the held-out data; the draws of one window.
         ranks: as for `SharedLoss`.
@@ -104,6 +112,8 @@ class DealtBatches:
 
     def __init__(self, fresh: FreshBatches, ranks: Ranks) -> None:
         self.fresh, self.ranks = fresh, ranks
+        self.round: list[Any] = []
+        """The batches of all shares in the newest round, until somebody takes them."""
 
     @property
     def draws(self) -> int:
@@ -148,7 +158,7 @@ class DealtBatches:
 
         Raises:
             Exhausted: on some rank the window has not given a whole round; raised on every rank.
-            ValueError: as of `FreshBatches.draw`.
+            ValueError: as of `FreshBatches.draw`; or the ranks drew different batches, on every rank alike.
         """
         drawn: list[Any] = []
         spent: Exhausted | None = None
@@ -156,8 +166,16 @@ class DealtBatches:
             drawn.extend(self.fresh.draw() for _ in range(self.ranks.shares))
         except Exhausted as error:
             spent = error
-        if self.ranks.any("held-out draw", spent is not None):
+        found = self.ranks.meet("held-out draw", None if spent is not None else _seen(drawn))
+        if any(each is None for each in found):
             raise spent or Exhausted("another rank has used all held-out batches of this window: give all the same set")
+        other = next((rank for rank, each in enumerate(found) if each != found[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"ranks 0 and {other} drew different held-out batches, so that some would count twice: give every rank "
+                "the same held-out set in the same order, with no sampler or random seed of the rank's own"
+            )
+        self.round = drawn
         return drawn[self.ranks.share]
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,6 +185,18 @@ class DealtBatches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken; errors as of `FreshBatches.load_state_dict`."""
         self.fresh.load_state_dict(state)
+
+
+def _seen(batches: list[Any]) -> str:
+    """What tells batches from others: shapes, and some elements of each tensor; the same wherever they lie."""
+    digest = hashlib.sha256()
+    for tensor in tensors_in(batches):
+        if tensor.layout != torch.strided or isinstance(tensor, DTensor):
+            continue
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, -(-len(flat) // COMPARED))].cpu().contiguous()
+        digest.update(f"{tuple(tensor.shape)}{some.dtype}".encode() + some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _sent(rows: tuple[Tensor, Tensor]) -> Float64[Tensor, "2 b"]:

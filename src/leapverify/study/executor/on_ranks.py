@@ -11,11 +11,11 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from leapverify.ranks import Apart, Ranks
+from leapverify.ranks import Apart, Ranks, ranks_of_world
 from leapverify.study import stopping
 from leapverify.study.executor.choose import AUTOMATIC, Execution
 from leapverify.study.executor.failure import Failure, StudyError, failure_message, failure_of, told_to_stop
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 NEXT = "next task"
+DRIVING_S = 24 * 3600.0
+"""How long the others wait for what rank 0 does between tasks, alone: to tokenize, compare seeds, write reports. Should
+it end before, its connections close, and nobody waits."""
 GRACE_S = 5.0
 """How long a rank with an error waits for the others to come to a meeting, before it leaves."""
 ANNOUNCED = "leapverify/failed"
@@ -57,29 +60,30 @@ def over_ranks(ranks: Ranks, drive: Callable[[Execution], Value], alone: Executi
     """
     if ranks.alone:
         return drive(alone)
+    turns = ranks_of_world(patience_s=DRIVING_S)
     with among(ranks):
         if ranks.rank:
-            _follow(ranks)
+            _follow(ranks, turns)
             return None
         try:
-            found = drive(OnRanks.execution(ranks))
+            found = drive(OnRanks.execution(turns))
         except Apart:
             raise
         except Exception as error:
-            _end(ranks, error)
+            _end(ranks, turns, error)
             raise
-        _end(ranks, None)
+        _end(ranks, turns, None)
         return found
 
 
-def _end(ranks: Ranks, error: Exception | None) -> None:
+def _end(ranks: Ranks, turns: Ranks, error: Exception | None) -> None:
     if ranks.over is None:
-        ranks.first(NEXT, _Over(None if error is None else as_sent(error)))
+        turns.first(NEXT, _Over(None if error is None else as_sent(error)))
 
 
-def _follow(ranks: Ranks) -> None:
+def _follow(ranks: Ranks, turns: Ranks) -> None:
     """Do rank 0's tasks with it until there are no more."""
-    while isinstance(task := ranks.first(NEXT, None), Task):
+    while isinstance(task := turns.first(NEXT, None), Task):
         together(ranks, task, ignore)
     assert isinstance(task, _Over)
     if task.error is not None:
@@ -90,6 +94,9 @@ def _follow(ranks: Ranks) -> None:
 class _ByRanks(Execution):
     """All ranks run each task together."""
 
+    turns: Ranks = field(default_factory=Ranks)
+    """Where rank 0 tells the others what comes next."""
+
     def side_by_side(self, tasks: int, threads: int, device: str) -> int:
         """One at a time: every task has all ranks."""
         del tasks, threads, device
@@ -98,20 +105,19 @@ class _ByRanks(Execution):
     def open(self, folder: Path, workers: int) -> Executor:
         """The executor of the present ranks."""
         del folder, workers
-        return OnRanks(present())
+        return OnRanks(present(), self.turns)
 
 
 class OnRanks:
     """The executor of rank 0; the others are in `over_ranks`."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, turns: Ranks) -> None:
+        self._ranks, self._turns = ranks, turns
 
     @staticmethod
-    def execution(ranks: Ranks) -> Execution:
+    def execution(turns: Ranks) -> Execution:
         """What a study is given to be run so."""
-        del ranks
-        return _ByRanks("ranks")
+        return _ByRanks("ranks", turns=turns)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +136,7 @@ class OnRanks:
             if stopping.asked():
                 failure: Failure | None = told_to_stop(task.seed)
             else:
-                self._ranks.first(NEXT, task)
+                self._turns.first(NEXT, task)
                 failure = together(self._ranks, task, lambda progress, task=task: watcher(task.labelled(progress)))  # type: ignore[misc]
             if failure is not None:
                 failures[task.key] = failure

@@ -93,7 +93,9 @@ class OnRay:
 
         waiting, lives, failures = deque(tasks), Lives(watcher), dict[str, Failure]()
         shutil.rmtree(self._folder, ignore_errors=True)  # Of a driver that was killed.
-        self._folder.mkdir(parents=True)
+        # NFS keeps a folder as long as a worker of that driver has a file in there open.
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / STOP).unlink(missing_ok=True)
 
         def end(task: Task, failure: Failure | None) -> None:
             if failure is not None:
