@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,7 @@ class Run:
 
     told: list[tuple[Any, ...]]
     """What its events say."""
-    statuses: list[str]
+    statuses: list[str] = field(compare=False)
     """Of the events of the last engine."""
     counts: tuple[int, int]
     """Real steps, and those leapt."""

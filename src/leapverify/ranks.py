@@ -58,6 +58,8 @@ class Ranks:
     gather: Callable[[Any], list[Any]] = field(default=lambda word: [word])
     over: str | None = None
     """Why the ranks do not meet any more."""
+    release: Callable[[], None] = field(default=lambda: None)
+    """Gives back the connections that meetings go over."""
 
     @property
     def alone(self) -> bool:
@@ -160,6 +162,12 @@ class Ranks:
             return str(apart)
         return self.over
 
+    def leave(self) -> None:
+        """Meet nobody any more, and give back the connections: a process that makes many engines would run out."""
+        if not self.alone and self.over is None:
+            self.over = "this rank has left the meetings of what was closed: make a new one on every rank"
+            self.release()
+
     def _gathered(self, word: _Word) -> list[_Word]:
         try:
             return self.gather(word)
@@ -211,7 +219,7 @@ def ranks_of_world(
         dist.all_gather_object(found, word, group=own)
         return found
 
-    ranks = Ranks(rank, size, gather=gather)
+    ranks = Ranks(rank, size, gather=gather, release=lambda: dist.destroy_process_group(own))
     alike = sorted(data_group) if data_group is not None else [rank]
     groups = ranks.meet("data groups", alike)
     leaders = sorted({each[0] for each in groups})

@@ -145,11 +145,18 @@ class ScheduleFree:
 
 
 class Leaping:
-    """The engine at work: live, or shadow."""
+    """The engine at work: live, or shadow.
 
-    def __init__(self, arm: str, setting: str, leap: Any) -> None:
+    Args:
+        arm: its name.
+        setting: as recorded.
+        leap: the engine.
+        shares: draws of held-out data that are one batch; one for each rank.
+    """
+
+    def __init__(self, arm: str, setting: str, leap: Any, shares: int = 1) -> None:
         self.arm, self.setting = arm, setting
-        self._leap = leap
+        self._leap, self._shares = leap, shares
 
     @property
     def leapt(self) -> int:
@@ -166,7 +173,7 @@ class Leaping:
 
     def bill(self) -> Bill:
         """By the engine's own ledger."""
-        return bill_of(self._leap)
+        return bill_of(self._leap, self._shares)
 
     def close(self) -> None:
         """Take the engine's hooks out."""
@@ -176,8 +183,8 @@ class Leaping:
 class Annealing(Leaping):
     """The engine watching a run at a constant rate, asked at each reading what it would be worth annealed."""
 
-    def __init__(self, arm: str, setting: str, leap: Any, names: Sequence[str]) -> None:
-        super().__init__(arm, setting, leap)
+    def __init__(self, arm: str, setting: str, leap: Any, names: Sequence[str], shares: int = 1) -> None:
+        super().__init__(arm, setting, leap, shares)
         self._names = names
 
     def weights(self) -> Sequence[Tensor]:  # type: ignore[override]
@@ -186,13 +193,13 @@ class Annealing(Leaping):
         return [found[name] for name in self._names]
 
 
-def bill_of(leap: Any) -> Bill:
-    """The costs of an engine so far."""
+def bill_of(leap: Any, shares: int = 1) -> Bill:
+    """The costs of an engine so far; so many of its draws are one held-out batch."""
     report = leap.report()
     return Bill(
         tokens=float(report["overhead_tokens"]),
         seconds=float(report["overhead_s"]),
         attempts=int(report["attempts"]),
         accepted=int(report["accepted"]),
-        heldout_batches=int(report["heldout_batches"]),
+        heldout_batches=int(report["heldout_batches"]) // shares,
     )

@@ -97,8 +97,8 @@ def _reading(
         return Plain(name, setting)
     parts.leaps.append(_leap(arm, value, unit, task, config, material, parts))
     if arm.read == "anneal":
-        return Annealing(name, setting, parts.leaps[-1], list(trainable(material.model)))
-    return Leaping(name, setting, parts.leaps[-1])
+        return Annealing(name, setting, parts.leaps[-1], list(trainable(material.model)), material.shares)
+    return Leaping(name, setting, parts.leaps[-1], material.shares)
 
 
 def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> Average:

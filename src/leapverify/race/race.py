@@ -18,6 +18,7 @@ from leapverify.race.config import RaceConfig
 from leapverify.race.plan import Case, Choice, Result, Unit, cases, digest, first_round, second_round
 from leapverify.race.presets import preset as preset_named
 from leapverify.race.settings import differences, dump_config, left_out, load_config, with_settings
+from leapverify.race.spread import PARALLEL, require_spreadable
 from leapverify.race.store import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES, Reader
@@ -29,6 +30,7 @@ from leapverify.storage import Damaged, NotWritten, read_json, write_json, write
 from leapverify.study.config import ConfigError
 from leapverify.study.environment import cpu_count, describe, resolve_device
 from leapverify.study.executor import AUTOMATIC, Execution, Executor, Failure, Task, by_seed, exclusive
+from leapverify.study.executor.world import present
 from leapverify.study.progress import Watcher, ignore
 from leapverify.study.several import raise_failures
 
@@ -111,10 +113,12 @@ def check_input(config: RaceConfig) -> None:
     """Look at everything that can be wrong with the input before anything is written or started.
 
     Raises:
-        ConfigError: a task without an optimizer, a missing device or package, text that cannot be read or is too short.
+        ConfigError: a task without an optimizer, a missing device or package, text that cannot be read or is too short,
+            more ranks than held-out rows.
     """
     try:
         build_tasks(config)
+        require_spreadable(config, present())
         if "lora" in config.tasks and importlib.util.find_spec("peft") is None:
             raise ConfigError("the task lora needs the package peft: pip install 'leapverify[race]', or leave it out")
         device, chosen = resolve_device(config.device), {*config.tasks}
@@ -252,13 +256,16 @@ class _Race:
     def _write_environment(self) -> None:
         """What the race runs on; the start of one that goes on stays, other machines are listed."""
         path = self.folder / "environment.json"
-        present = describe(self.device, threads=self.threads, workers=self.workers)
+        ranks = present()
+        spread = {} if ranks.alone else {"ranks": ranks.size, "parallel": PARALLEL}
+        machine = describe(self.device, threads=self.threads, workers=self.workers) | spread
         try:
             first: dict[str, Any] = read_json(path)
-            same = all(first[key] == present[key] for key in ("device", "cpu", "gpu", "versions"))
+            same = all(first[key] == machine[key] for key in ("device", "cpu", "gpu", "versions"))
+            same = same and all(first.get(key) == machine.get(key) for key in ("ranks", "parallel"))
         except (Damaged, KeyError, TypeError):
-            write_json(path, present)
+            write_json(path, machine)
             return
         if not same:
-            first.setdefault("continued_on", []).append(present)
+            first.setdefault("continued_on", []).append(machine)
             write_json(path, first)

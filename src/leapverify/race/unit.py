@@ -26,8 +26,10 @@ from leapverify.race.averaging import swapped
 from leapverify.race.build import Apparatus, assemble
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import RACE, Result, Unit
+from leapverify.race.spread import seed_on, spread
 from leapverify.race.tasks import Material, Task
 from leapverify.records import RacePoint, RaceRun
+from leapverify.study.executor.world import present
 from leapverify.verify.comparison import mean_loss_of
 
 WARM_STEPS = 8
@@ -102,7 +104,9 @@ class _Course:
     """A run that goes on."""
 
     def __init__(self, unit: Unit, task: Task, config: RaceConfig, material: Material, look: Look) -> None:
-        torch.manual_seed(unit.seed)
+        self._ranks = present()
+        torch.manual_seed(seed_on(self._ranks, unit.seed))
+        material = spread(material, self._ranks)
         self._unit, self._task, self._material, self._look = unit, task, material, look
         self._val = material.val()
         self._watch = Stopwatch(next(material.model.parameters()).device)
@@ -152,6 +156,7 @@ class _Course:
         """The reported loss now, kept as a point; None where it, or the training loss, is not finite."""
         # Said once a reading and not once a step: asking would make an accelerator wait.
         trained = self._loss is None or bool(torch.isfinite(self._loss))
+        trained = not self._ranks.any("training loss", not trained)
         self._points.append(self._point(reading, trained))
         return self._points[-1].loss
 
@@ -185,7 +190,8 @@ class _Course:
 
     def _reported(self, weights: Sequence[Tensor] | None) -> float | None:
         with nullcontext() if weights is None else swapped(self._parts.parameters, weights):
-            loss = mean_loss_of(self._material.model, self._material.losses, self._val)
+            material = self._material
+            loss = mean_loss_of(material.model, material.reported or material.losses, self._val)
         return loss if math.isfinite(loss) else None
 
     def _row(self, reading: Reading, last: RacePoint) -> RaceRun:

@@ -31,8 +31,10 @@ from leapverify.race.tasks import Task, build_tasks
 from leapverify.race.unit import run_unit, warm_up
 from leapverify.storage import Damaged
 from leapverify.study.executor import require_leave
+from leapverify.study.executor.world import present
 from leapverify.study.progress import Watcher
 from leapverify.study.setup import threads_of
+from leapverify.train.agreed import each, led
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class _Desk:
         self._store = Store(place.folder / "units", digest(place.config))
         self._bases = place.folder / "base"
         self._prepared: set[str] = set()
+        self._ranks = present()
         self.tasks = build_tasks(place.config)
         self.count, self.total = 0, 1
 
@@ -109,16 +112,24 @@ class _Desk:
 
     def done(self, unit: Unit) -> Result:
         """The unit's result, from its file or by training it."""
-        result = self._kept(unit)
+        result = led(self._ranks, "kept unit", lambda: self._kept(unit))
         if result is None:
-            require_leave(f"before the next run of seed {self._seed}")
-            result = self._run(unit)
-            self._store.write(unit, result)
-            for note in result.notes:
-                self._tell("note", "", note=note)
+            each(self._ranks, "leave", lambda: require_leave(f"before the next run of seed {self._seed}"))
+            result = self._written(unit, self._run(unit))
         self.count += 1
         self._tell("unit", _named(unit.case, unit.arm), loss=result.run.final_loss)
         return result
+
+    def _written(self, unit: Unit, result: Result) -> Result:
+        """Keep a result; on several ranks it is rank 0's, from which all of them go on."""
+
+        def write() -> Result:
+            self._store.write(unit, result)
+            for note in result.notes:
+                self._tell("note", "", note=note)
+            return result
+
+        return led(self._ranks, "unit", write)
 
     def passed(self, case: Case, name: str) -> None:
         """A control that needs no training."""
@@ -136,7 +147,7 @@ class _Desk:
         task, name = self.tasks[unit.case.task], _named(unit.case, unit.arm)
         if task.name not in self._prepared:
             self._tell("train", f"{task.name} preparing")
-            task.prepare(self._seed, self._bases)
+            led(self._ranks, "prepared", lambda: task.prepare(self._seed, self._bases))
             self._prepared.add(task.name)
             warm_up(unit, task, self._place.config, self._bases)
 

@@ -38,6 +38,10 @@ class Material:
     """Largest norm of all gradients together before a step; None leaves them."""
     layer: str | None = None
     """Module to fingerprint; None: the model's last norm or the input of its head."""
+    reported: Callable[[nn.Module, Any], LossOutput] | None = None
+    """The same as `losses` for the reported set, where several ranks share its rows; None: `losses`."""
+    shares: int = 1
+    """Draws of `heldout` that are one held-out batch: its parts, where ranks share it."""
 
 
 @runtime_checkable
