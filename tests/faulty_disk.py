@@ -126,12 +126,19 @@ class Disk:
         at: which fails, counted from 1; None: none does.
         fault: what happens then; the primitive is done afterwards if it returns.
         model: is told of everything, for lost power.
+        lasting: whether every later primitive meets the fault, too.
     """
 
     def __init__(
-        self, root: Path, at: int | None = None, fault: Fault | None = None, model: Model | None = None
+        self,
+        root: Path,
+        at: int | None = None,
+        fault: Fault | None = None,
+        model: Model | None = None,
+        *,
+        lasting: bool = False,
     ) -> None:
-        self.root, self.at, self.fault, self.model = root, at, fault, model
+        self.root, self.at, self.fault, self.model, self.lasting = root, at, fault, model, lasting
         self.kinds: list[str] = []
         self._lock = threading.RLock()
         self._inside = False
@@ -144,7 +151,8 @@ class Disk:
             return act()  # which changes nothing
         with self._lock:
             self.kinds.append(kind)
-            if len(self.kinds) == self.at and self.fault is not None:
+            count, at = len(self.kinds), self.at or 0
+            if self.fault is not None and (count == at or (self.lasting and 0 < at < count)):
                 self._inside = True
                 try:
                     self.fault(kind, path, part)
@@ -239,6 +247,21 @@ def raises(number: int) -> Fault:
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             part(0)
         raise OSError(number, os.strerror(number), str(path))
+
+    return fault
+
+
+NEEDS_ROOM = ("write", "fsync", "mkdir", "safetensors")
+"""What a disk without room refuses; it renames and deletes still."""
+
+
+def refuses(number: int) -> Fault:
+    """`raises`, of the primitives that this error befalls."""
+    refused = raises(number)
+
+    def fault(kind: str, path: Path, part: Callable[[int], None]) -> None:
+        if kind in NEEDS_ROOM or number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            refused(kind, path, part)
 
     return fault
 

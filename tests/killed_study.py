@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from faulty_disk import ALIVE, Disk, Fault, Model, kill, power_cut
+from faulty_disk import ALIVE, Disk, Fault, Model, kill, power_cut, raises, refuses
 from forked import Ended, Told, forked
 from leapverify import load_study, run_study
 from leapverify.storage import load_tensors
@@ -41,6 +43,10 @@ def small(text: Path, **changes: Any) -> StudyConfig:
     """The configuration; names with __ for dots."""
     settings = {**SMALL, "data.source": f"text:{text}"}
     return with_settings(preset("tiny"), settings | {name.replace("__", "."): v for name, v in changes.items()})
+
+
+REMEDY = re.compile(r"name another folder|free some space|raise the limit|name a folder that you may write")
+"""What a sentence about a disk that says no tells to do."""
 
 
 @dataclass
@@ -84,6 +90,12 @@ class Victim:
         kind = "power, nothing more" if chance is None else "power, some of the rest"
         return self._outcome(lambda out: self._run(out, at, None, chance=chance, power=True), kind)
 
+    def refuse_at(self, at: int, number: int, *, lasting: bool) -> Outcome:
+        """The system refuses the n-th primitive; where that lasts, also those after it that it would refuse."""
+        kind = f"{errno.errorcode[number]}, {'lasting' if lasting else 'once'}"
+        fault = refuses(number) if lasting else raises(number)
+        return self._outcome(lambda out: self._run(out, at, fault, lasting=lasting), kind, refused=True)
+
     def kill_after(self, seconds: float) -> Outcome:
         """Killed after a while."""
         return self._outcome(lambda out: self._run(out, None, None, after_s=seconds), "any time")
@@ -97,10 +109,11 @@ class Victim:
         power: bool = False,
         chance: random.Random | None = None,
         after_s: float | None = None,
+        lasting: bool = False,
     ) -> Ended:
         def work(told: Told) -> list[str]:
             model = Model(out) if power else None
-            disk = Disk(out, at, power_cut(model, chance) if model is not None else fault, model)
+            disk = Disk(out, at, power_cut(model, chance) if model is not None else fault, model, lasting=lasting)
             tell_commits(told)
             with disk.watched():
                 self._study(out)
@@ -109,23 +122,28 @@ class Victim:
         out.mkdir(exist_ok=True)
         return forked(work, kill_after_s=after_s)
 
-    def _outcome(self, hit: Callable[[Path], Ended], kind: str) -> Outcome:
+    def _outcome(self, hit: Callable[[Path], Ended], kind: str, *, refused: bool = False) -> Outcome:
         self._number += 1
         out = self.folder / f"run-{self._number}"
         ended = hit(out)
-        assert not ended.failed, ended.value
+        assert refused or not ended.failed, ended.value
         written = max(ended.said, default=0)
+        lost = no_sentence(ended) if refused else None
+        kept = {p: p.stat().st_mtime_ns for p in out.rglob("step-*.safetensors") if refused and step_of(p) <= written}
         again = forked(lambda _: self._resume(out))
-        lost = again.value if again.failed else None
+        lost = again.value if again.failed else lost
         begun = 0 if again.failed else again.value
-        if lost is None and ended.killed and begun < written < self.config.training.steps:
+        fired = ended.killed or ended.failed
+        if lost is None and fired and begun < written < self.config.training.steps:
             lost = f"step {written} was written, and the run went on from {begun}"
+        if lost is None and any(path.exists() and path.stat().st_mtime_ns != then for path, then in kept.items()):
+            lost = "a snapshot that was saved was written again"
         if lost is None:
             lost = forked(lambda _: differences(self.unbroken, out)).value
         if lost is None:
             shutil.rmtree(out)
-        over = not ended.killed or written == self.config.training.steps
-        return Outcome(kind, ended.killed, lost, 0 if over else max(0, written - begun))
+        over = not fired or written == self.config.training.steps
+        return Outcome(kind, fired, lost, 0 if over else max(0, written - begun))
 
     def _study(self, out: Path, watcher: Watcher = ignore) -> None:
         # A study seeds torch. The other streams are part of a state too, and begin where the process left them.
@@ -139,6 +157,21 @@ class Victim:
         self._study(out, lambda p: notes.append(p.note or ""))
         found = [int(note.split()[-1]) for note in notes if note.startswith("going on from step")]
         return found[-1] if found else 0
+
+
+def no_sentence(ended: Ended) -> str | None:
+    """What is wrong with the end of a run to which the disk said no; None: it is one sentence with a remedy."""
+    if not ended.failed:
+        return "the run ended well, as if nothing had been refused"
+    kind, _, said = str(ended.value).partition(": ")
+    if kind not in ("NotWritten", "StudyError"):
+        return f"not a sentence of ours: {ended.value}"
+    return None if "\n" not in said and REMEDY.search(said) else f"no remedy, or several lines: {said}"
+
+
+def step_of(snapshot: Path) -> int:
+    """The step in a snapshot's name."""
+    return int(re.findall(r"\d+", snapshot.name)[0])
 
 
 def tell_commits(told: Told) -> None:

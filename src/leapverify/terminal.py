@@ -135,12 +135,12 @@ class LiveView(LiveTable):
         for who, progress in self._latest.items():
             regime = progress.regime or progress.phase
             table.add_row(
-                who.removeprefix("seed "),
+                Text(inert(who.removeprefix("seed "))),
                 ProgressBar(total=progress.steps, completed=progress.step, width=24),
                 f"{progress.step}/{progress.steps}",
                 _number(progress.loss, ".4f"),
                 _number(progress.similarity, ".6f"),
-                Text(regime, style=REGIME_STYLES.get(regime, "")),
+                Text(inert(regime), style=REGIME_STYLES.get(regime, "")),
                 _number(progress.steps_per_s, ".1f"),
                 self._time_left(progress),
             )

@@ -199,6 +199,19 @@ def test_any_change_of_the_model_begins_a_new_history_and_nothing_crashes(change
 
 
 @pytest.mark.failure(13)
+def test_a_change_is_told_where_a_prediction_is_tried_at_once_too() -> None:
+    """Adam's needs one snapshot, so the checkpoint that begins anew tries one; its verdict does not hide the change."""
+    loop = make("mlp")
+    leap = loop.leap(mode="live", policy="fixed", predictor="adam", horizon=3, criterion="never")
+    loop.run(12, leap)
+    loop.model.body[0].weight.requires_grad_(False)
+    [event] = loop.run(4, leap, start=12)
+    assert event.status == "rejected"
+    told = "the model changed: parameter body.0.weight no longer moves; the history begins anew; "
+    assert event.reason.startswith(told)
+
+
+@pytest.mark.failure(13)
 def test_a_model_without_anything_left_to_train_switches_leaping_off_in_one_sentence() -> None:
     loop = make("mlp")
     leap = loop.leap(mode="live", **ALWAYS, criterion="never")

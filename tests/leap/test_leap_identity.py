@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from leap_loops import LOOPS, STEPS, fingerprint_of, make
+from leapverify.leap.leaper import LeapVerify
 
 MODES: dict[str, dict[str, Any]] = {
     "monitor": {"mode": "monitor"},
@@ -119,7 +121,7 @@ def test_exceptions_of_the_loop_pass_through_the_context() -> None:
 
 
 @pytest.mark.failure(12)
-def test_a_fused_optimizer_that_skips_steps_by_itself_is_counted_by_its_own_count() -> None:
+def test_steps_that_a_fused_optimizer_skips_by_itself_are_not_counted() -> None:
     loop = make("scaled")
     loop.optimizer = torch.optim.AdamW(loop.model.parameters(), lr=0.01, fused=True)
     loop.scheduler = torch.optim.lr_scheduler.ConstantLR(loop.optimizer)
@@ -128,5 +130,47 @@ def test_a_fused_optimizer_that_skips_steps_by_itself_is_counted_by_its_own_coun
     own = {int(state["step"]) for state in loop.optimizer.state.values()}
     assert own == {STEPS - 2}
     assert max(event.step for event in events) <= STEPS - 2
-    leap.state_dict()
     assert leap.real_step == STEPS - 2
+
+
+@pytest.mark.failure(12)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_fused_optimizer_without_a_count_of_its_own_is_counted(scaled: bool) -> None:
+    loop = make("scaled" if scaled else "mlp")
+    loop.optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.01, fused=True)
+    loop.scheduler = torch.optim.lr_scheduler.ConstantLR(loop.optimizer)
+    leap = loop.leap(mode="monitor")
+    events = loop.run(STEPS, leap)
+    assert leap.real_step == STEPS - 2 * scaled
+    assert [event.step for event in events] == list(range(4, leap.real_step + 1, 4))
+
+
+@pytest.mark.failure(12, 13)
+def test_a_fused_optimizer_is_counted_while_all_that_it_trained_first_is_frozen() -> None:
+    loop = make("mlp")
+    loop.optimizer = torch.optim.AdamW(loop.model.parameters(), lr=0.01, fused=True)
+    loop.scheduler = torch.optim.lr_scheduler.ConstantLR(loop.optimizer)
+    leap = loop.leap(mode="monitor")
+    loop.run(8, leap)
+    loop.model.requires_grad_(False)
+    loop.model.body[4] = nn.Linear(16, 3)
+    loop.optimizer.add_param_group({"params": list(loop.model.body[4].parameters())})
+    events = loop.run(8, leap, start=8)
+    assert [event.step for event in events] == [12, 16]
+
+
+@pytest.mark.failure(12)
+def test_the_last_of_several_optimizers_is_counted_however_seldom_a_fused_one_before_it_steps() -> None:
+    loop = make("mlp")
+    first, *others = loop.model.parameters()
+    seldom = torch.optim.AdamW([first], lr=0.01, fused=True)
+    loop.optimizer = torch.optim.SGD(others, lr=0.01)
+    loop.scheduler = torch.optim.lr_scheduler.ConstantLR(loop.optimizer)
+    leap = LeapVerify(loop.model, [seldom, loop.optimizer], heldout=loop.heldout, mode="monitor", interval=4)
+    events = []
+    for turn in range(4):
+        events += loop.run(3, leap, start=4 * turn)
+        seldom.step()
+        events += loop.run(1, leap, start=4 * turn + 3)
+    assert leap.real_step == 16
+    assert [event.step for event in events] == [4, 8, 12, 16]

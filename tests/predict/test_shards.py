@@ -24,6 +24,7 @@ from leapverify.shards import Shards, local
 from leapverify.surroundings import Layout
 from nino_checkpoints import write_graph, write_mlp
 from processes import run_ranks
+from rank_layouts import tried_on
 from spread import KINDS, cutting, trajectory
 
 SUMMED = (
@@ -140,6 +141,14 @@ def test_any_shapes_cut_in_any_way_are_predicted_as_the_whole(catalogue: dict[st
         return worst
 
     assert max(run_ranks(3, work)) <= 1e-6
+
+
+@pytest.mark.failure(11)
+def test_sums_over_parts_carry_no_rounding_of_their_own(catalogue: dict[str, Predictor]) -> None:
+    """Small, nearly parallel displacements: what a sum in float32 loses, `subspace-layers` divides by their squares."""
+    methods = {name: catalogue[name] for name in ("subspace", "subspace-layers")}
+    for of_rank in run_ranks(2, lambda: tried_on(2005, methods, (2,))):
+        assert max(of_rank["errors"].values()) <= 2e-7
 
 
 @pytest.mark.failure(8)

@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
-
-from leapverify.leap.optimizers import own_step_count
 
 PAUSE = 10.0
 """Times the usual step; what takes longer was no step but an evaluation, a save or a pause, and counts as one step."""
@@ -32,44 +32,35 @@ class StepCounter:
         self.closed = False
         self.last: float | None = None
         """When the last step ended, or the engine after it; None before the first."""
-        self._optimizers = optimizers
-        self._fused = any(group.get("fused") for optimizer in optimizers for group in optimizer.param_groups)
-        self._own = self._own_count()
+        self._skipped: Tensor | None = None
+        """Steps since the last `take` that a fused optimizer skipped by itself; None where none can have been."""
         self._seconds, self._usual = 0.0, float("inf")
         me = weakref.ref(self)
 
-        def hook(*_: Any) -> None:
+        def hook(optimizer: Optimizer, *_: Any) -> None:
             counter = me()
             if counter is not None:
-                counter._stepped()
+                counter._stepped(optimizer)
 
         self._handle = optimizers[-1].register_step_post_hook(hook)
 
     @property
     def pending(self) -> int:
-        """Real steps since the last `take`; those that a fused optimizer skipped by itself were none."""
-        return self._new(self._own_count())
-
-    def _new(self, own: int | None) -> int:
-        new = self.count - self.seen
-        if own is not None and self._own is not None and 0 <= own - self._own < new:
-            return own - self._own
-        return new
+        """Real steps since the last `take`; waits for the device where a fused optimizer may have skipped some."""
+        skipped = 0 if self._skipped is None else int(self._skipped)
+        return self.count - self.seen - skipped
 
     def take(self) -> tuple[int, float]:
         """The real steps since the last call, and the seconds that they took, pauses left out."""
-        own, seconds = self._own_count(), self._seconds
-        new = self._new(own)
+        new, seconds = self.pending, self._seconds
         if new:
             self._usual = seconds / new
-        self._own, self.seen, self._seconds = own, self.count, 0.0
+        self.begin_anew()
         return new, seconds
 
     def begin_anew(self, pending: int = 0) -> None:
-        """Take everything up to now as counted, but for so many steps; also where moments were reset or loaded."""
-        own = self._own_count()
-        self._own = None if own is None else own - pending
-        self.seen, self._seconds = self.count - pending, 0.0
+        """Take everything up to now as counted, but for so many steps."""
+        self.seen, self._skipped, self._seconds = self.count - pending, None, 0.0
 
     def waited(self, seconds: float) -> None:
         """Add time that training took on an accelerator after its steps had been handed over."""
@@ -80,16 +71,24 @@ class StepCounter:
         self.after, self.closed = None, True
         self._handle.remove()
 
-    def _stepped(self) -> None:
+    def _stepped(self, optimizer: Optimizer) -> None:
         now = time.perf_counter()
         if self.last is not None:
             taken = now - self.last
             self._seconds += taken if taken < PAUSE * self._usual else self._usual
         self.last = now
         self.count += 1
+        self._look_for_skip(optimizer)
         if self.after is not None:
             self.after()
 
-    def _own_count(self) -> int | None:
-        own = own_step_count(self._optimizers)
-        return 0 if own is None and self._fused else own
+    def _look_for_skip(self, optimizer: Optimizer) -> None:
+        """Add up on the device, without waiting for it, what a gradient scaler has handed to a fused optimizer.
+
+        Such an optimizer finds out on the device that a step is to be skipped, so its hooks run for steps that were
+        none. Its own counts do not serve: some keep none, and those of frozen parameters stand still.
+        """
+        found = getattr(optimizer, "found_inf", None)
+        if torch.is_tensor(found):
+            skipped = (found.detach() != 0).any().long()
+            self._skipped = skipped if self._skipped is None else self._skipped + skipped.to(self._skipped.device)

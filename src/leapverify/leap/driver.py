@@ -43,7 +43,7 @@ class Driver:
     @property
     def real_step(self) -> int:
         """Real steps, those since the last turn included."""
-        return self.engine.real + self.counter.count - self.counter.seen
+        return self.engine.real + self.counter.pending
 
     def show(self, batch: Any) -> None:
         """Take in a training batch, to compare with held-out ones."""
@@ -145,7 +145,6 @@ class Driver:
         if engine.since_checkpoint >= engine.options.interval:
             if engine.affords_checkpoint():
                 event = self._tell(engine.checkpoint)
-                self.counter.begin_anew()  # moments, and their counts, may have been reset
             else:
                 engine.since_checkpoint = 0  # passed by: the budget first has to grow
         self.next = self._next_turn()

@@ -224,7 +224,8 @@ class Engine:
         trial.policy.learn(outcome)
         if self.options.mode == "shadow":
             trial.waiting.expect(self.real, proposal, found.comparison)
-        told = event.attempted(proposal, cast(Status, found.status), found.reason, found.steps_gained, found.comparison)
+        reason = "; ".join(each for each in (event.reason, found.reason) if each)  # what has changed is told as well
+        told = event.attempted(proposal, cast(Status, found.status), reason, found.steps_gained, found.comparison)
         return replace(told, effective_step=self.effective)
 
     def begin_after_leap(self) -> None:

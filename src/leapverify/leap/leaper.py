@@ -212,7 +212,7 @@ class LeapVerify:
     @property
     def real_step(self) -> int:
         """Real optimizer steps since the engine was built, and before it where a state was loaded."""
-        return self._driver.real_step if self._driver else self._counter.count + _counted(self._kept, "real")
+        return self._driver.real_step if self._driver else self._counter.pending + _counted(self._kept, "real")
 
     @property
     def leapt(self) -> int:

@@ -122,24 +122,6 @@ def _rate(step: int, coming: Sequence[float]) -> Rate:
     return lambda i: coming[min(max(i - step - 1, 0), len(coming) - 1)]
 
 
-def own_step_count(optimizers: Sequence[Optimizer]) -> int | None:
-    """Steps that fused optimizers have counted for themselves; waits for the device. None where there are none such.
-
-    A gradient scaler lets a fused optimizer find out on the device that a step is to be skipped, so that its hooks run
-    for steps that were none.
-    """
-    counts = [
-        optimizer.state[parameter]["step"]
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        if group.get("fused") or group.get("capturable")
-        for parameter in group["params"]
-        if torch.is_tensor(optimizer.state.get(parameter, {}).get("step"))
-    ]
-    # The largest, because parameters that are frozen or had no gradient stay behind.
-    return int(torch.stack([count.reshape(()).to(counts[0].device) for count in counts]).max()) if counts else None
-
-
 def reset_moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], undo: ExitStack) -> None:
     """Forget the moments of the parameters, and the step counts that correct their bias.
 

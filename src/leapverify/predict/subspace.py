@@ -179,7 +179,8 @@ def _along_differences(pieces: Sequence[Tensor], scratch: Workspace) -> Tensor:
     sums = []
     for before, after in itertools.pairwise(points):
         product = torch.sub(after, before, out=scratch.like("difference", gradient)).mul_(gradient)
-        sums.append(product.sum())
+        # Rounding of a narrower sum would differ between a whole and its parts; secants make it large.
+        sums.append(product.sum(dtype=torch.float64))
     return torch.stack(sums)
 
 
