@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/tiny
 
-.PHONY: study nowcast test soak lint format bench wheel clean
+.PHONY: study nowcast test golden soak lint format bench wheel clean
 
 study: $(VENV)/.core
 	$(BIN)/leapverify study --out $(OUT)
@@ -24,6 +24,10 @@ nowcast: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+# Writes the golden records anew: only where a number is meant to change.
+golden: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/golden --write-golden
 
 # Faults, hostile input and chance, over and over; writes docs/results/reliability/*.json and docs/reliability.md.
 soak: $(VENV)/.dev
