@@ -19,8 +19,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from leapverify.study.executor import Execution, Task, execution
-from leapverify.study.progress import Progress, Watcher, ignore
+from leapverify.runs import Execution, Task, execution
+from leapverify.runs.progress import Progress, Watcher, ignore
 
 
 def work(watcher: Watcher, *, seed: int, wait_s: float, compute_s: float) -> None:

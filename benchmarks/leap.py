@@ -30,13 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leapverify.history import History
-from leapverify.leap.leaper import LeapVerify
+from leapverify.core.weights import all_finite, copy_, distance
+from leapverify.leap.api import LeapVerify
 from leapverify.leap.optimizers import adam_state
-from leapverify.leap.trajectory import Storage, Trajectory
+from leapverify.leap.parameters import Storage, Trajectory
 from leapverify.leap.transaction import Transaction, kept_values
 from leapverify.predict import predictor
-from leapverify.weights import all_finite, copy_, distance
+from leapverify.trajectory.history import History
 
 MICRO_S = 1e-6
 CALLS = 200_000

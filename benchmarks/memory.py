@@ -20,17 +20,17 @@ from unittest.mock import patch
 
 import torch
 
+from leapverify.capacity.activations import model_shapes
+from leapverify.capacity.memory import BUILDING, CASCADE, CHECKPOINT, TRAINING, MemoryPlan, Place, Room, memory_plan
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
 from leapverify.observe import Fingerprinter, Thresholds
-from leapverify.study import setup
+from leapverify.runs.progress import ignore
+from leapverify.study import apparatus as setup
+from leapverify.study.apparatus import Apparatus
 from leapverify.study.cascade import Cascader
-from leapverify.study.config import StudyConfig
-from leapverify.study.memory import BUILDING, CASCADE, CHECKPOINT, TRAINING, MemoryPlan, Place, Room, memory_plan
-from leapverify.study.memory_sizes import model_shapes
-from leapverify.study.presets import preset
-from leapverify.study.progress import ignore
 from leapverify.study.record import record_seed
-from leapverify.study.settings import with_settings
-from leapverify.study.setup import Apparatus
 from leapverify.study.sweep import Sweeper
 from leapverify.verify import Verifier
 

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from _measure import extra_bytes, seconds
 
-from leapverify.history import History
 from leapverify.predict import Predictor
 from leapverify.predict.nino import nino, nino_mlp
 from leapverify.predict.nino.checkpoint import graph_shapes, mlp_shapes
-from leapverify.predict.nino.dense import linear, rows_of
-from leapverify.surroundings import Layout
+from leapverify.predict.nino.edges import linear, rows_of
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History
 
 CONTEXT = 1024
 SPACING, HORIZON = 200, 1000

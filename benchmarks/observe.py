@@ -27,13 +27,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from leapverify.observe.fingerprint import Fingerprinter
 from leapverify.observe.probes import paper_probes
 from leapverify.observe.similarity import similarity
-from leapverify.train.attention import causal_attention
-from leapverify.train.compiled import Losses
+from leapverify.train.batches import make_batch
 from leapverify.train.loop import train_step
+from leapverify.train.losses_compiled import Losses, causal_attention
 from leapverify.train.models import ModelSpec, build_model, gpt2_124m_spec, qwen_1_5b_spec, qwen_7b_spec
-from leapverify.train.optim import build_optimizer
+from leapverify.train.optimizer import build_optimizer
 from leapverify.train.tokenizers import Tokenizer, load_tokenizer
-from leapverify.train.windows import make_batch
 
 MODELS = {"tiny": (2, 64, 4), "small": (4, 256, 4), "wide": (6, 512, 8)}
 """Layers, hidden size, heads."""

@@ -26,12 +26,12 @@ import torch
 from _measure import extra_bytes, seconds
 from torch import Tensor
 
-from leapverify.averages import PowerAverages
-from leapverify.history import GroupHyper, History, OptimizerState
 from leapverify.predict import Predictor, names, predictor
 from leapverify.predict.acceleration import Anderson
 from leapverify.predict.predictor import missing
 from leapverify.predict.subspace import Subspace
+from leapverify.trajectory.averages import PowerAverages
+from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 
 WIDTH, VOCABULARY, CONTEXT = 768, 50257, 1024
 FLOAT_BYTES = 4

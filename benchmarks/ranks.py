@@ -31,7 +31,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from leapverify import LeapVerify
-from leapverify.ranks import ranks_of_world
+from leapverify.core.ranks import ranks_of_world
 
 WAYS = ("ddp", "fully_shard")
 WARM_UP = 3

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _floors import Floors, Phases, seconds, total
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from leapverify.capacity.machine import ACCELERATORS, Accelerator
+from leapverify.config.presets import PRESETS, preset
 from leapverify.observe import paper_probes
-from leapverify.study.floors import ACCELERATORS, Accelerator, Floors, Phases, seconds, total
-from leapverify.study.presets import PRESETS, preset
+from leapverify.train.batches import make_batch
 from leapverify.train.losses import mean_loss
 from leapverify.train.models import build_model
 from leapverify.train.tokenizers import load_tokenizer
-from leapverify.train.windows import make_batch
 
 PAGE = Path(__file__).with_suffix(".md")
 NAMES = [name for name in PRESETS if not name.startswith("tiny")]

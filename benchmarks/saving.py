@@ -21,14 +21,14 @@ from unittest.mock import patch
 
 import torch
 
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
 from leapverify.observe import Thresholds
-from leapverify.study.config import StudyConfig
+from leapverify.runs.progress import ignore
+from leapverify.study.checkpointing import Saver
 from leapverify.study.folder import Rows, SeedFolder
-from leapverify.study.presets import preset
-from leapverify.study.progress import ignore
 from leapverify.study.record import record_seed
-from leapverify.study.saving import Saver
-from leapverify.study.settings import with_settings
 
 
 @contextmanager

@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _stacked import Stacked
 from torch import Tensor, nn
 
-from leapverify.train.attention import causal_attention
+from leapverify.train.batches import make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.losses import mean_loss
+from leapverify.train.losses_compiled import causal_attention
 from leapverify.train.models import ModelSpec, build_model, gpt2_124m_spec
-from leapverify.train.optim import build_optimizer
-from leapverify.train.stacked import Stacked
-from leapverify.train.windows import make_batch
+from leapverify.train.optimizer import build_optimizer
 
 MODELS = {
     "tiny": (ModelSpec(layers=2, hidden=64, heads=4, context=128, vocab_size=256), 8, 64),

@@ -19,15 +19,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from leapverify.train.batches import batch_indices
 from leapverify.train.corpus import Corpus, prepare
 from leapverify.train.loop import train_step
 from leapverify.train.losses import mean_loss
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
+from leapverify.train.optimizer import build_optimizer
 from leapverify.train.schedule import Schedule
-from leapverify.train.survival import Survival, UpdateSample
 from leapverify.train.tokenizers import load_tokenizer
-from leapverify.train.windows import batch_indices
+from leapverify.train.update_survival import Survival, UpdateSample
 
 SPEC = ModelSpec(layers=4, hidden=144, heads=4)
 LENGTH, ROWS, HELD_OUT, EVERY = 64, 8, 128, 5

@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from leapverify.history import History, OptimizerState
-from leapverify.records import Prediction
-from leapverify.study.config import SweepConfig
+from leapverify.config.study import SweepConfig
+from leapverify.core.weights import trainable
+from leapverify.io.records import Prediction
 from leapverify.study.sweep import Sweeper, SweepPoint
+from leapverify.train.batches import Batch, make_batch
 from leapverify.train.losses import mean_loss, sequence_losses
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.windows import Batch, make_batch
+from leapverify.train.optimizer import build_optimizer
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
-from leapverify.weights import trainable
 
 MODELS = {
     "tiny (2 x 64)": (ModelSpec(layers=2, hidden=64, heads=4, context=128), 16, 64, 256),

@@ -26,13 +26,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from leapverify.train.attention import causal_attention
-from leapverify.train.compiled import Losses
+from leapverify.train.batches import Batches, Windows
 from leapverify.train.loop import train_step
+from leapverify.train.losses_compiled import Losses, causal_attention
 from leapverify.train.models import ModelSpec, build_model, gpt2_124m_spec, qwen_1_5b_spec, qwen_7b_spec
-from leapverify.train.optim import build_optimizer
-from leapverify.train.prefetch import Batches
-from leapverify.train.windows import Windows
+from leapverify.train.optimizer import build_optimizer
 
 MODELS: dict[str, tuple[ModelSpec, int]] = {
     "tiny": (ModelSpec(layers=2, hidden=64, heads=4, context=256), 256),

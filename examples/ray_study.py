@@ -9,8 +9,8 @@ Stopped, killed, or out of time, the same command goes on; so does the one witho
 import sys
 
 from leapverify import run_study
-from leapverify.study.executor import execution
-from leapverify.study.progress import Progress
+from leapverify.runs import execution
+from leapverify.runs.progress import Progress
 
 
 def tell(progress: Progress) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict import Needs, require_moments, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from leapverify.audit import Finding, audit
-from leapverify.study.config import StudyConfig
-from leapverify.study.executor import execution
+from leapverify.config.study import StudyConfig
+from leapverify.runs import execution
+from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Study
-from leapverify.study.progress import Watcher, ignore
 from leapverify.study.run import run_study
 
 

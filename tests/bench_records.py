@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leapverify import records
-from leapverify.records import Benched, Prediction, RaceRun
+from leapverify.io import records
+from leapverify.io.records import Benched, Prediction, RaceRun
 
 STEP_TOKENS = 1536.0
 DELTA = 50

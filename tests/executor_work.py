@@ -7,9 +7,9 @@ import signal
 import time
 from pathlib import Path
 
-from leapverify.storage import Damaged
-from leapverify.study.executor import exclusive
-from leapverify.study.progress import Progress, Watcher
+from leapverify.io.storage import Damaged
+from leapverify.runs import exclusive
+from leapverify.runs.progress import Progress, Watcher
 
 FAILURES = {
     "value": ValueError("seed 3 will not"),
@@ -96,7 +96,7 @@ def tell_threads(watcher: Watcher, *, seed: int, threads: int) -> None:
     """Tell with how many threads torch computes, and under which settings."""
     import torch
 
-    from leapverify.study.setup import threads_of
+    from leapverify.study.apparatus import threads_of
 
     with threads_of(threads):
         text = f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}"

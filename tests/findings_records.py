@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from leapverify.analysis.findings_data import BASE, CONSTANT, LENGTHS, Evidence, Records
-from leapverify.analysis.sensitivity import relabel
-from leapverify.records import Checkpoint, Prediction, SeedMeasure
+from leapverify.analysis.study.sensitivity import relabel
+from leapverify.claims.evidence import BASE, CONSTANT, LENGTHS, Evidence, Records
+from leapverify.io.records import Checkpoint, Prediction, SeedMeasure
 from leapverify.train.schedule import Schedule
 
 LOW, HIGH = 0.9962696, 0.99948916

@@ -18,15 +18,15 @@ import torch
 import leap_ranks
 from findings_records import by_eta, whole_set
 from leapverify import load_study, run_study
-from leapverify.analysis.findings import judge_findings
 from leapverify.bench.run import bench_predictors
+from leapverify.capacity.cost import overview
+from leapverify.capacity.machine import machine
+from leapverify.claims.catalogue import judge_findings
+from leapverify.claims.page import as_csv, as_markdown, as_tree
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
 from leapverify.race.race import run_race
-from leapverify.report.findings import as_csv, as_markdown, as_tree
-from leapverify.study.machine import machine
-from leapverify.study.overview import overview
-from leapverify.study.presets import preset
 from leapverify.study.resweep import sweep_study
-from leapverify.study.settings import with_settings
 from micro import MICRO, timeless
 from processes import run_ranks
 from race_micro import micro as micro_race
@@ -118,8 +118,8 @@ def bench(folder: Path) -> dict[str, Any]:
         kept = config_of(training__steps=40, cascade__kinds=[], verify__selection_sequences=8)
         run = run_study(kept, "run", device="cpu").path
         bench_predictors(run, predictors=PREDICTORS, horizons=(5, 10), persist_every=2, device="cpu")
-        from leapverify import records
-        from leapverify.records import Benched, Prediction
+        from leapverify.io import records
+        from leapverify.io.records import Benched, Prediction
 
         clocks = {"predict_ratio", "verify_ratio"}
         benched = timeless(records.read(run / "bench" / "benched.parquet", Benched))

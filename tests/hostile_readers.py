@@ -22,29 +22,29 @@ import torch
 import yaml
 from torch import nn
 
-from leapverify import records
-from leapverify.bench.store import BenchSeed
-from leapverify.history import History
+from leapverify.bench.results import BenchSeed
+from leapverify.config.overrides import dump_config, load_config, parse_settings
+from leapverify.config.presets import preset as study_preset
 from leapverify.integrations.transformers import FILE, read_state
-from leapverify.leap.resume import checked_state
+from leapverify.io import records
+from leapverify.io.records import Checkpoint, LossPoint, Prediction, RacePoint, RaceRun
+from leapverify.io.storage import load_tensors, read_json, save_tensors, write_json
+from leapverify.leap.state import checked_state
 from leapverify.observe.probes import ProbeSet
 from leapverify.predict.learnt.files import SHIPPED, load_learnt
 from leapverify.predict.nino.checkpoint import read as read_nino
+from leapverify.race.overrides import dump_config as dump_race
+from leapverify.race.overrides import load_config as load_race
 from leapverify.race.plan import Case, Result, Unit
 from leapverify.race.presets import preset as race_preset
-from leapverify.race.settings import dump_config as dump_race
-from leapverify.race.settings import load_config as load_race
-from leapverify.race.store import Store
-from leapverify.records import Checkpoint, LossPoint, Prediction, RacePoint, RaceRun
-from leapverify.report.run import load_run
-from leapverify.storage import load_tensors, read_json, save_tensors, write_json
-from leapverify.study import remembered
+from leapverify.race.results import Store
+from leapverify.report.kit.run import load_run
 from leapverify.study.folder import SeedFolder
-from leapverify.study.presets import preset as study_preset
-from leapverify.study.settings import dump_config, load_config, parse_settings
-from leapverify.train.folders import check_folder
-from leapverify.train.sources import load_documents
+from leapverify.train.documents import load_documents
+from leapverify.train.model_folder import check_folder
 from leapverify.train.state import load_state, save_state
+from leapverify.trajectory import state as remembered
+from leapverify.trajectory.history import History
 from nino_checkpoints import write_mlp
 
 TEXT = "".join(f"A line of training text, number {number}.\n\n" for number in range(60))

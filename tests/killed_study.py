@@ -17,12 +17,12 @@ import torch
 from faulty_disk import ALIVE, Disk, Fault, Model, kill, power_cut, raises, refuses
 from forked import Ended, Told, forked
 from leapverify import load_study, run_study
-from leapverify.storage import load_tensors
-from leapverify.study.config import StudyConfig
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
+from leapverify.io.storage import load_tensors
+from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Rows, SeedFolder
-from leapverify.study.presets import preset
-from leapverify.study.progress import Watcher, ignore
-from leapverify.study.settings import with_settings
 from micro import MICRO, same_numbers
 
 SMALL: Mapping[str, Any] = {

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import STEPS, Loop, fingerprint_of, make
-from leapverify.history import History
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 from leapverify.predict import predictor
+from leapverify.trajectory.history import History
 
 ERRORS: dict[str, Callable[[], BaseException]] = {
     "RuntimeError": lambda: RuntimeError("of the user's own"),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 
 STEPS = 24
 

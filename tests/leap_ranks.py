@@ -18,9 +18,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from leapverify.leap.leaper import LeapVerify
-from leapverify.ranks import Apart
-from leapverify.shards import local, reshard
+from leapverify.core.ranks import Apart
+from leapverify.core.shards import local, reshard
+from leapverify.leap.api import LeapVerify
 
 BATCH = 12
 """Sequences of a batch, of all ranks together."""

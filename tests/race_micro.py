@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.race.config import RaceConfig
+from leapverify.race.overrides import with_settings
 from leapverify.race.plan import Case, Result, Unit
 from leapverify.race.presets import preset
-from leapverify.race.settings import with_settings
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from leapverify import records
-from leapverify.records import RacePoint, RaceRun
+from leapverify.io import records
+from leapverify.io.records import RacePoint, RaceRun
 
 STEPS, EVERY, TOKENS = 400, 20, 1536
 SEEDS = tuple(range(8))

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from leap_faults import ERRORS
 from leap_ranks import INTERVAL, Run, losses, said, way
-from leapverify.leap.leaper import LeapVerify
-from leapverify.leap.policy import Proposal
-from leapverify.leap.spread import said as sentence
-from leapverify.ranks import Ranks
+from leapverify.core.ranks import Ranks
+from leapverify.leap.api import LeapVerify
+from leapverify.leap.parallel import said as sentence
+from leapverify.leap.policy.base import Proposal
 
 STEPS = 3 * INTERVAL + 2
 MEETINGS, PASSES = 80, 30

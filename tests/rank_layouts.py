@@ -13,10 +13,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import spread
-from leapverify import weights
+from leapverify.core import weights
+from leapverify.core.ranks import ranks_of_world
+from leapverify.core.shards import Shards, local
 from leapverify.predict import Declined, Predictor
-from leapverify.ranks import ranks_of_world
-from leapverify.shards import Shards, local
 
 MESHES: dict[int, list[tuple[int, ...]]] = {2: [(2,)], 3: [(3,)], 4: [(4,), (2, 2), (2, 2)]}
 """Of so many ranks, tried in turn."""

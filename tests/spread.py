@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from leapverify import weights
-from leapverify.history import GroupHyper, History, OptimizerState
-from leapverify.ranks import ranks_of_world
-from leapverify.shards import Shards, local
-from leapverify.surroundings import Layout
+from leapverify.core import weights
+from leapverify.core.ranks import ranks_of_world
+from leapverify.core.shards import Shards, local
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 from surroundings_fakes import surrounded
 
 KINDS: dict[str, tuple[tuple[int, ...], str]] = {

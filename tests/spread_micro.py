@@ -12,11 +12,11 @@ import torch.distributed.checkpoint.hf_storage  # before the fork, once for all 
 import torch.distributed.fsdp
 from torch import Tensor
 
-from leapverify.ranks import ranks_of_world
-from leapverify.study.config import StudyConfig
-from leapverify.study.executor.on_ranks import over_ranks
+from leapverify.config.study import StudyConfig
+from leapverify.core.ranks import ranks_of_world
+from leapverify.runs.on_ranks import over_ranks
+from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Study
-from leapverify.study.progress import Watcher, ignore
 from leapverify.study.run import run_study
 from processes import run_ranks
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leapverify.averages import PowerAverages
-from leapverify.history import History
-from leapverify.milestones import Milestones
-from leapverify.surroundings import Layout
+from leapverify.trajectory.averages import PowerAverages
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History
+from leapverify.trajectory.milestones import Milestones
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from leapverify.averages import EXPONENTS, WIDEST, WIDTHS, PowerAverages, Profile, exponent, mixture, overlap
+from leapverify.trajectory.averages import EXPONENTS, WIDEST, WIDTHS, PowerAverages, Profile, exponent, mixture, overlap
 
 
 def discrete(profile: Profile, upto: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from leapverify.history import History
+from leapverify.trajectory.history import History
 
 
 def point(value: float) -> list[torch.Tensor]:

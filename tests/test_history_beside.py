@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leapverify.averages import PowerAverages
-from leapverify.history import History
-from leapverify.milestones import Milestones
 from leapverify.predict import predictor
+from leapverify.trajectory.averages import PowerAverages
+from leapverify.trajectory.history import History
+from leapverify.trajectory.milestones import Milestones
 
 
 def surrounded(length: int = 3) -> History:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapverify.milestones import Milestones
+from leapverify.trajectory.milestones import Milestones
 
 COUNTS = pytest.mark.parametrize("count", [3, 5, 8, 12])
 

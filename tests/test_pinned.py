@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leapverify.pinned import ALIGNMENT, host_bytes, host_memory
+from leapverify.core.pinned import ALIGNMENT, host_bytes, host_memory
 
 LIKE = [
     torch.zeros(3, 5),

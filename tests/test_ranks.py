@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from leapverify.ranks import Apart, Ranks, ranks_of_world
-from leapverify.shards import Shards, local, reshard
+from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.shards import Shards, local, reshard
 from processes import run_ranks
 
 

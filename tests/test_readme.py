@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from leapverify.cli import app
-from leapverify.study.presets import preset
-from leapverify.study.settings import parse_settings, with_settings
+from leapverify.cli.main import app
+from leapverify.config.overrides import parse_settings, with_settings
+from leapverify.config.presets import preset
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from _floors import Floors, seconds, total
+from _operations import Architecture, Tokens, Work, architecture, backward, forward, probes, rows
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from leapverify.history import History
+from leapverify.capacity.machine import ACCELERATORS, Accelerator
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
+from leapverify.core.weights import trainable
 from leapverify.predict import CATALOGUE, predictor
-from leapverify.study.config import StudyConfig
-from leapverify.study.floors import ACCELERATORS, Accelerator, Floors, seconds, total
-from leapverify.study.operations import Architecture, Tokens, Work, architecture, backward, forward, probes, rows
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
+from leapverify.train.batches import make_batch
 from leapverify.train.losses import mean_loss
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.windows import make_batch
-from leapverify.weights import trainable
+from leapverify.trajectory.history import History
 
 BESIDE = ("averages", "milestones", "selection", "gradients")
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from leapverify.statistics import (
+from leapverify.core.statistics import (
     auc,
     auc_interval,
     bootstrap_interval,

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 
 from killed import killed_at
-from leapverify import storage
-from leapverify.leftovers import sweep_leftovers
-from leapverify.storage import (
+from leapverify.io import storage
+from leapverify.io.manifest import sweep_leftovers
+from leapverify.io.storage import (
     Damaged,
     NotWritten,
     load_tensors,

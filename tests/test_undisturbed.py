@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.undisturbed import repeated_streams, undisturbed, unwritten
+from leapverify.core.undisturbed import repeated_streams, undisturbed, unwritten
 
 
 class Noisy(nn.Module):

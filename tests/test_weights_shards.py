@@ -12,10 +12,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from leapverify import weights
-from leapverify.history import History
-from leapverify.ranks import ranks_of_world
-from leapverify.shards import Shards, local
+from leapverify.core import weights
+from leapverify.core.ranks import ranks_of_world
+from leapverify.core.shards import Shards, local
+from leapverify.trajectory.history import History
 from processes import run_ranks
 from spread import KINDS, cutting
 

@@ -50,7 +50,7 @@ def test_the_installed_wheel_runs_a_study(wheel: Path, tmp_path: Path) -> None:
     script = (
         "import sys, leapverify\n"
         f"assert leapverify.__file__.startswith({str(site)!r}), leapverify.__file__\n"
-        "from leapverify.cli import main\n"
+        "from leapverify.cli.main import main\n"
         "if __name__ == '__main__':\n"
         "    main(sys.argv[1:])\n"
     )

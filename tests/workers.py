@@ -7,10 +7,10 @@ import os
 import signal
 from pathlib import Path
 
-from leapverify.study.config import StudyConfig
-from leapverify.study.presets import preset
-from leapverify.study.progress import Progress
-from leapverify.study.settings import with_settings
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
+from leapverify.runs.progress import Progress
 from micro import MICRO
 
 TIMED = {"costs.csv", "costs.md"}

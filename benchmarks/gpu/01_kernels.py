@@ -15,15 +15,15 @@ from typing import Any
 
 import identity
 import torch
+from _floors import PAPER_COPIES, Floors, seconds, total
 from job import Part, Sitting, found, run_job
 from timing import as_accelerator, median, rates
 
+from leapverify.capacity.machine import Accelerator
+from leapverify.config.resolved import effective, open_probes
 from leapverify.observe import similarity
 from leapverify.predict import predictor
-from leapverify.study.derived import open_probes
-from leapverify.study.floors import PAPER_COPIES, Accelerator, Floors, seconds, total
-from leapverify.study.settings import effective
-from leapverify.study.setup import Apparatus, build, open_corpus
+from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.sweep import Sweeper, SweepPoint
 from leapverify.train.tokenizers import load_tokenizer
 

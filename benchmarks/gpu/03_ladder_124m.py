@@ -10,9 +10,9 @@ from typing import Any
 from job import Part, Sitting, TimeOver, found, let_go, run_job, tell
 from studies import study_result
 
-from leapverify.study.executor import Paused
+from leapverify.runs import Paused
+from leapverify.runs.progress import Progress
 from leapverify.study.ladder import run_ladder
-from leapverify.study.progress import Progress
 
 
 def _config(sitting: Sitting) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from job import MINUTES, Part, Sitting, run_job
 from studies import study_result
 
-from leapverify.study.config import StudyConfig
+from leapverify.config.study import StudyConfig
 
 STEPS = 700
 ROUNDINGS = ("nearest", "stochastic")

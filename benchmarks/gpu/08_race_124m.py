@@ -14,7 +14,7 @@ from typing import Any
 
 from job import Part, Sitting, found, run_job
 
-CALL = "from leapverify.cli import main; main()"
+CALL = "from leapverify.cli.main import main; main()"
 
 
 def race(sitting: Sitting, task: str) -> Mapping[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from job import BENCHMARKS, Part, Sitting, found, run_job
 
-from leapverify.study.config import StudyConfig
-from leapverify.study.memory import PHASES, Place
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
+from leapverify.capacity.memory import PHASES, Place
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
 
 sys.path.append(str(BENCHMARKS))
 

@@ -15,7 +15,7 @@ from typing import Any
 from job import Part, Sitting, TimeOver, found, let_go, run_job, tell
 
 from leapverify.bench.run import bench_predictors
-from leapverify.study.executor import Paused
+from leapverify.runs import Paused
 from leapverify.study.run import run_study
 
 STEPS, INTERVAL, PERSIST_EVERY = 1000, 100, 3

@@ -10,8 +10,9 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from leapverify.storage import write_text
-from leapverify.study.checklist import SCRIPTS, source_tree, table
+from checklist import SCRIPTS, source_tree, table
+
+from leapverify.io.storage import write_text
 
 MARKS = ("<!-- jobs -->", "<!-- end of jobs -->")
 

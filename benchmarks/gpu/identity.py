@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from job import Sitting, found
 
-from leapverify.leap.leaper import LeapVerify
-from leapverify.study.executor import StudyError
+from leapverify.config.resolved import effective
+from leapverify.leap.api import LeapVerify
+from leapverify.runs import StudyError
+from leapverify.runs.progress import Progress
+from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import Study
-from leapverify.study.progress import Progress
 from leapverify.study.run import run_study
-from leapverify.study.settings import effective
-from leapverify.study.setup import build, open_corpus
 from leapverify.train.losses import sequence_losses
 from leapverify.train.state import capture_rng
 

@@ -22,17 +22,17 @@ from typing import Any
 
 import torch
 from about import bare, commit_of, now
+from checklist import FORMAT, JOBS, SCRIPTS, Job, problems
 
-from leapverify.storage import Damaged, read_json, write_json
-from leapverify.study.checklist import FORMAT, JOBS, SCRIPTS, Job, problems
-from leapverify.study.config import StudyConfig
-from leapverify.study.environment import describe, resolve_device
-from leapverify.study.executor import Paused
+from leapverify.config.overrides import parse_settings, with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
+from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.runs import Paused
+from leapverify.runs.environment import describe, resolve_device
+from leapverify.runs.progress import Progress
 from leapverify.study.folder import DONE, SeedFolder, Study
-from leapverify.study.presets import preset
-from leapverify.study.progress import Progress
 from leapverify.study.run import run_study
-from leapverify.study.settings import parse_settings, with_settings
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 PATIENCE_S = 20.0

@@ -6,16 +6,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from _floors import Floors, seconds
 from job import Sitting, found, plain
 from timing import as_accelerator, rates
 
-from leapverify.analysis.acceptance import acceptance, averages
-from leapverify.analysis.costs import costs
 from leapverify.analysis.over_seeds import summarise
-from leapverify.study.cost import vocabulary_of
-from leapverify.study.floors import Floors, seconds
+from leapverify.analysis.study.acceptance import acceptance, averages
+from leapverify.analysis.study.costs import costs
+from leapverify.capacity.cost import vocabulary_of
+from leapverify.config.resolved import effective
 from leapverify.study.folder import Study
-from leapverify.study.settings import effective
 
 SUMMARY = ("mean", "std", "low", "high", "n", "reason")
 CELL = ("regime", "predictor", "horizon", *SUMMARY)

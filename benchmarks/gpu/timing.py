@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from leapverify.study.floors import Accelerator
+from leapverify.capacity.machine import Accelerator
 
 
 def synchronised(device: str) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Needs, Workspace, apply, require_request
+from leapverify.trajectory.history import History
 
 NEEDS = Needs(snapshots=2)
 

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leapverify.history import History
+    from leapverify.leap.anneal.averages import AnnealMemory
+    from leapverify.leap.api import LeapVerify
     from leapverify.leap.event import LeapEvent
-    from leapverify.leap.leaper import LeapVerify
-    from leapverify.leap.store import AnnealMemory
     from leapverify.observe import Fingerprinter, Thresholds, classify_regimes, similarity
     from leapverify.predict import predictor
     from leapverify.study.folder import load_study
     from leapverify.study.run import run_study
+    from leapverify.trajectory.history import History
     from leapverify.verify import Verifier
 
 __version__ = "0.1.0"
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AnnealMemory": "leapverify.leap.store",
+    "AnnealMemory": "leapverify.leap.anneal.averages",
     "Fingerprinter": "leapverify.observe",
-    "History": "leapverify.history",
+    "History": "leapverify.trajectory.history",
     "LeapEvent": "leapverify.leap.event",
-    "LeapVerify": "leapverify.leap.leaper",
+    "LeapVerify": "leapverify.leap.api",
     "Thresholds": "leapverify.observe",
     "Verifier": "leapverify.verify",
     "classify_regimes": "leapverify.observe",

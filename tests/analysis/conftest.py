@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from leapverify.records import Checkpoint, Prediction
+from leapverify.io.records import Checkpoint, Prediction
 
 CHECKPOINT: dict[str, Any] = {
     "seed": 1, "step": 50, "lr": 1e-3, "eta_sum": 0.05, "train_loss": 2.0, "heldout_loss": 2.0, "val_loss": 2.0,

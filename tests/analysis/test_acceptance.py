@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leapverify.analysis.acceptance import CRITERIA, QUANTITIES, acceptance, averages
-from leapverify.statistics import wilson
+from leapverify.analysis.study.acceptance import CRITERIA, QUANTITIES, acceptance, averages
+from leapverify.core.statistics import wilson
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from leapverify.analysis.agreement import agreement
+from leapverify.analysis.study.agreement import agreement
 
 SHORT = {"u": "unknown", "c": "chaotic", "t": "transition", "s": "stable"}
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from bench_records import DELTA, STEP_TOKENS, beside, row, without
-from leapverify.analysis.bench_rows import Bench, bench_of
-from leapverify.analysis.bench_verdicts import (
+from leapverify.analysis.bench.published import CLAIMS, claim_of
+from leapverify.analysis.bench.rows import Bench, bench_of
+from leapverify.analysis.bench.verdicts import (
     FAILS,
     HOLDS,
     NOT_RACED,
@@ -17,7 +18,6 @@ from leapverify.analysis.bench_verdicts import (
     judge_claims,
     raced,
 )
-from leapverify.analysis.claims import CLAIMS, claim_of
 from leapverify.predict import names
 from race_records import of_arm
 

@@ -6,9 +6,9 @@ import statistics
 import pytest
 
 from bench_records import DELTA, KINDS, STEP_TOKENS, Kind, bench_rows, beside, row, without
-from leapverify.analysis.bench import ALL_HORIZONS, leaderboard, standing
-from leapverify.analysis.bench_rows import Bench, bench_of
-from leapverify.records import Benched, Prediction
+from leapverify.analysis.bench.rows import Bench, bench_of
+from leapverify.analysis.bench.values import ALL_HORIZONS, leaderboard, standing
+from leapverify.io.records import Benched, Prediction
 
 
 def made(pairs: list[tuple[Prediction, Benched]], **changes: object) -> Bench:

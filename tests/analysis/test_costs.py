@@ -2,7 +2,7 @@
 
 import pytest
 
-from leapverify.analysis.costs import PARTS, costs
+from leapverify.analysis.study.costs import PARTS, costs
 
 
 def test_shares_add_up_and_relate_to_training(checkpoint):

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from findings_records import HIGH, LOW, by_eta, by_step, pairs, study, unjudged, whole_set
-from leapverify.analysis.findings import judge_findings
-from leapverify.analysis.findings_data import (
+from leapverify.claims.catalogue import judge_findings
+from leapverify.claims.evidence import (
     BASE,
     BFLOAT16,
     LARGER,
@@ -15,23 +15,23 @@ from leapverify.analysis.findings_data import (
     SHARED_INIT,
     Evidence,
 )
-from leapverify.analysis.findings_horizon import depth_is_free, not_rounding
-from leapverify.analysis.findings_predict import (
+from leapverify.claims.horizon import depth_is_free, not_rounding
+from leapverify.claims.prediction import (
     momentum_explodes,
     proximity_tells,
     regime_beyond_rate,
     stable_is_predictable,
     state_is_unsuitable,
 )
-from leapverify.analysis.findings_regimes import eta_cuts, regression, scaling, standing_rate, survival
-from leapverify.analysis.findings_seeds import (
+from leapverify.claims.regimes import eta_cuts, regression, scaling, standing_rate, survival
+from leapverify.claims.seeds import (
     boundaries_coincide,
     boundaries_stay,
     ensemble_collapses,
     loss_converges,
     representations_converge,
 )
-from leapverify.analysis.findings_skill import nothing_better, similarity_recognizes
+from leapverify.claims.skill import nothing_better, similarity_recognizes
 
 
 def alone(**options) -> Evidence:

@@ -3,10 +3,10 @@
 import pytest
 
 from findings_records import by_eta, by_step, study, whole_set
-from leapverify.analysis.findings_data import BASE, Evidence
-from leapverify.analysis.findings_predict import stable_is_predictable
-from leapverify.analysis.findings_regimes import standing_rate, survival
-from leapverify.analysis.findings_seeds import loss_converges
+from leapverify.claims.evidence import BASE, Evidence
+from leapverify.claims.prediction import stable_is_predictable
+from leapverify.claims.regimes import standing_rate, survival
+from leapverify.claims.seeds import loss_converges
 
 
 def alone(**options) -> Evidence:

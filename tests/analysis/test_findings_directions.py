@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from leapverify.analysis.findings_directions import BEYOND_FIRST, FIRST_DIRECTION, beyond_first, without_first
-from leapverify.analysis.geometry import linear_cka
+from leapverify.analysis.study.geometry import linear_cka
+from leapverify.claims.evidence import BEYOND_FIRST, FIRST_DIRECTION, beyond_first, without_first
 
 
 def rotation(chance, d):

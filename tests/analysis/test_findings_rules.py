@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leapverify.analysis.findings_rule import (
+from leapverify.claims.rule import (
     FALLS,
     OPEN,
     STANDS,

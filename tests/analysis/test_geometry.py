@@ -9,7 +9,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import pdist
 from scipy.stats import ortho_group, spearmanr
 
-from leapverify.analysis.geometry import (
+from leapverify.analysis.study.geometry import (
     distance_of_product,
     linear_cka,
     procrustes_distance,

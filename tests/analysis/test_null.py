@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from leapverify.analysis import null
-from leapverify.analysis.geometry import linear_cka, procrustes_distance, rsa, unit_factor, unit_gram, unit_ranks
-from leapverify.analysis.null import permutations, shuffled_distances, shuffled_products, summarise
+from leapverify.analysis.study import null
+from leapverify.analysis.study.geometry import linear_cka, procrustes_distance, rsa, unit_factor, unit_gram, unit_ranks
+from leapverify.analysis.study.null import permutations, shuffled_distances, shuffled_products, summarise
 
 
 def normal(seed, *shape):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from leapverify.analysis.geometry import linear_cka, procrustes_distance, rsa
-from leapverify.analysis.null import permutations
-from leapverify.analysis.pairs import PROCRUSTES_SHUFFLES, compare_fingerprints
+from leapverify.analysis.study.geometry import linear_cka, procrustes_distance, rsa
+from leapverify.analysis.study.null import permutations
+from leapverify.analysis.study.pairs import PROCRUSTES_SHUFFLES, compare_fingerprints
 
 MEASURES = {"cka": linear_cka, "procrustes": procrustes_distance, "rsa": rsa}
 SEEDS, STEPS = (42, 43, 44), (0, 50, 100, 150, 200)

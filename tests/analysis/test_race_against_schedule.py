@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from leapverify.analysis.race import against_schedule, arm_table, by_case, comparisons
-from leapverify.analysis.race_predictors import outcome_text
-from leapverify.analysis.race_verdicts import verdicts
-from leapverify.records import RaceRun
+from leapverify.analysis.race.api import against_schedule, arm_table, by_case, comparisons
+from leapverify.analysis.race.predictors import outcome_text
+from leapverify.analysis.race.verdicts import verdicts
+from leapverify.io.records import RaceRun
 from race_records import of_arm
 
 SEEDS = 8

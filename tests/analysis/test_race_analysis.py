@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leapverify.analysis.race import (
+from leapverify.analysis.race.api import (
     Case,
     against_shortened,
     anneal_against_wsd,

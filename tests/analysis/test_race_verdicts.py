@@ -2,7 +2,7 @@
 
 import pytest
 
-from leapverify.analysis.race import (
+from leapverify.analysis.race.api import (
     arm_table,
     best_rival,
     comparisons,
@@ -11,7 +11,7 @@ from leapverify.analysis.race import (
     race_verdicts,
     verdicts,
 )
-from leapverify.analysis.race_wording import difference_text, numbers, p_text, percent
+from leapverify.analysis.wording import difference_text, numbers, p_text, percent
 from race_records import fields_of, of_arm, race_run, whole_race
 
 BASE = [2.20, 2.21, 2.19, 2.22, 2.18, 2.205, 2.195, 2.215]

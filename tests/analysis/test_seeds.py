@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
-from leapverify.analysis.seeds import compare_seeds, first_entries, loss_spread, mean_similarities
-from leapverify.records import SeedMeasure, read, write
+from leapverify.analysis.study.seeds import compare_seeds, first_entries, loss_spread, mean_similarities
+from leapverify.io.records import SeedMeasure, read, write
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from leapverify.analysis.acceptance import acceptance
-from leapverify.analysis.agreement import agreement
-from leapverify.analysis.sensitivity import relabel, threshold_grid, threshold_sensitivity
+from leapverify.analysis.study.acceptance import acceptance
+from leapverify.analysis.study.agreement import agreement
+from leapverify.analysis.study.sensitivity import relabel, threshold_grid, threshold_sensitivity
 from leapverify.observe.regimes import classify_regimes
 from leapverify.observe.thresholds import Thresholds
 

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from leapverify.analysis.skill import SIGNALS, lyapunov_correlation, recognizer_skill
+from leapverify.analysis.study.skill import SIGNALS, lyapunov_correlation, recognizer_skill
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from audit_runs import recorded
-from leapverify.study.config import StudyConfig
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
 from micro import MICRO
 from small_text import write_documents
 

@@ -11,8 +11,8 @@ import pytest
 from audit_runs import flip, problems, put
 from leapverify.audit import audit
 from leapverify.audit.files import check_files
-from leapverify.manifest import NAME, files_of
-from leapverify.storage import read_json, write_json
+from leapverify.io.manifest import NAME, files_of
+from leapverify.io.storage import read_json, write_json
 
 LAST = ("manifest.json", "done.json")
 
@@ -96,7 +96,7 @@ def test_parts_that_another_number_of_processes_left_are_named(run: Path) -> Non
     from safetensors.torch import save_file
     from torch import ones
 
-    from leapverify.storage import sha256_of
+    from leapverify.io.storage import sha256_of
 
     (run / NAME).unlink()
     (run / "done.json").unlink()

@@ -11,11 +11,12 @@ import pytest
 from audit_runs import flip, problems, put, recorded
 from leapverify import load_study
 from leapverify.audit import audit
-from leapverify.manifest import NAME
+from leapverify.config.overrides import load_config, with_settings
+from leapverify.config.study import StudyConfig
+from leapverify.errors import ConfigError
+from leapverify.io.manifest import NAME
+from leapverify.io.storage import Damaged, read_json
 from leapverify.report import build_report
-from leapverify.storage import Damaged, read_json
-from leapverify.study.config import ConfigError, StudyConfig
-from leapverify.study.settings import load_config, with_settings
 from micro import same_numbers
 
 

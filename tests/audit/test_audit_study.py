@@ -14,14 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from audit_runs import problems
-from leapverify import records
 from leapverify.audit import Finding, audit
-from leapverify.audit.heldout import Text, check_text
-from leapverify.audit.overlap import contained
-from leapverify.audit.tensors import nonfinite
-from leapverify.manifest import NAME, Manifest
-from leapverify.records import Checkpoint, LossPoint, Prediction
-from leapverify.storage import read_json, read_sealed, save_tensors, write_json, write_sealed
+from leapverify.audit.heldout import Text, check_text, contained
+from leapverify.audit.lineage import nonfinite
+from leapverify.io import records
+from leapverify.io.manifest import NAME, Manifest
+from leapverify.io.records import Checkpoint, LossPoint, Prediction
+from leapverify.io.storage import read_json, read_sealed, save_tensors, write_json, write_sealed
 from leapverify.study.folder import SeedFolder
 
 SEEDS = (42, 43)
@@ -81,7 +80,7 @@ def test_a_number_that_is_not_finite_in_tensors_is_named(run: Path, where: str) 
 
 
 def test_large_tensors_are_looked_at_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leapverify.audit.tensors.PIECE", 10)
+    monkeypatch.setattr("leapverify.audit.lineage.PIECE", 10)
     wide = torch.zeros(7, 4, 2)
     wide[6, 3, 1] = math.nan
     save_tensors(tmp_path / "a.safetensors", {"scalar": torch.tensor(1.0), "wide": wide, "bits": torch.ones(3).int()})
@@ -221,7 +220,7 @@ def test_text_that_is_not_at_hand_is_said(run: Path) -> None:
 
 
 def test_a_run_of_tokens_is_found_at_any_offset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leapverify.audit.overlap._PIECE", 50)
+    monkeypatch.setattr("leapverify.audit.heldout._PIECE", 50)
     tokens = torch.randint(0, 256, (1000,), generator=torch.Generator().manual_seed(0)).numpy().astype("uint16")
     starts = (0, 1, 49, 50, 51, 499, 936)
     needles = [tokens[start : start + 64] for start in starts]

@@ -11,7 +11,7 @@ import pytest
 
 from audit_runs import flip, problems
 from leapverify.audit import audit
-from leapverify.cli import main
+from leapverify.cli.main import main
 from leapverify.predict.learnt.files import SHIPPED
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.study.config import StudyConfig
-from leapverify.study.presets import preset
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
 from leapverify.study.run import run_study
-from leapverify.study.settings import with_settings
 from micro import MICRO
 from small_text import write_documents
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from leapverify.history import History
-from leapverify.leap.cost import network_tokens
+from leapverify.leap.ledger import network_tokens
 from leapverify.predict import predictor
 from leapverify.predict.nino.mlp import Network, PerParameter
+from leapverify.trajectory.history import History
 
 SHAPES = ((3, 5), (7,))
 WEIGHTS = 22

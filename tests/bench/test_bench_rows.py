@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify import records
-from leapverify.bench.persist import Persistence, share_left
+from leapverify.bench.measures import Persistence, share_left
+from leapverify.bench.results import BenchSeed, claim, key_of
 from leapverify.bench.run import bench_predictors
-from leapverify.bench.store import BenchSeed, claim, key_of
-from leapverify.history import History
+from leapverify.config.overrides import with_settings
+from leapverify.core.weights import Tensors, copy_
+from leapverify.io import records
+from leapverify.io.records import Benched, Prediction
+from leapverify.io.storage import read_json
 from leapverify.predict import CATALOGUE, Needs, require_request
-from leapverify.records import Benched, Prediction
-from leapverify.storage import read_json
-from leapverify.study.aside import WayBack
+from leapverify.runs.progress import Progress
+from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import load_study
-from leapverify.study.progress import Progress
+from leapverify.study.restore import WayBack
 from leapverify.study.run import run_study
-from leapverify.study.settings import with_settings
-from leapverify.study.setup import build, open_corpus
 from leapverify.train.state import load_snapshot, save_snapshot
-from leapverify.weights import Tensors, copy_
+from leapverify.trajectory.history import History
 from micro import timeless
 
 LENGTH = 16

@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.bench.choice import choose
-from leapverify.bench.options import task_of
+from leapverify.bench.options import choose, task_of
+from leapverify.bench.results import claim
 from leapverify.bench.run import bench_predictors
-from leapverify.bench.store import claim
-from leapverify.cli import main
+from leapverify.cli.main import main
+from leapverify.config.overrides import dump_config, load_config, with_settings
+from leapverify.config.study import TuningConfig
+from leapverify.errors import ConfigError
+from leapverify.io.storage import read_json, write_json
 from leapverify.predict import CATALOGUE, predictor
-from leapverify.storage import read_json, write_json
-from leapverify.study.config import ConfigError, TuningConfig
-from leapverify.study.executor import Execution, Paused, StudyError
-from leapverify.study.executor.in_process import InProcess
+from leapverify.runs import Execution, Paused, StudyError
+from leapverify.runs.in_process import InProcess
 from leapverify.study.record import require_time
-from leapverify.study.settings import dump_config, load_config, with_settings
 
 
 def test_the_whole_catalogue_is_the_default_and_what_cannot_be_made_is_left_out(monkeypatch):
     def refused():
         raise ValueError("needs a file:\n name it")
 
-    monkeypatch.setattr("leapverify.bench.choice.names", lambda: ("hold", "linear", "refused"))
+    monkeypatch.setattr("leapverify.bench.options.names", lambda: ("hold", "linear", "refused"))
     monkeypatch.setitem(CATALOGUE, "refused", refused)
     for asked in (None, ["all"]):
         found = choose(asked, None)
@@ -44,8 +44,8 @@ def test_every_name_of_the_catalogue_is_benched_or_left_out_with_a_reason():
 
 
 def test_rows_of_a_predictor_with_a_file_bear_no_path(monkeypatch, tmp_path):
-    monkeypatch.setattr("leapverify.bench.choice.predictor", predictor_or_file)
-    monkeypatch.setattr("leapverify.bench.choice.names", lambda: ("hold", "nino-mlp", "nino"))
+    monkeypatch.setattr("leapverify.bench.options.predictor", predictor_or_file)
+    monkeypatch.setattr("leapverify.bench.options.names", lambda: ("hold", "nino-mlp", "nino"))
     for name in ("nino_mlp.pt", "nino_no_posw.pt"):
         (tmp_path / name).write_bytes(b"weights")
     found = choose(None, tmp_path)
@@ -166,7 +166,7 @@ def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monk
     (run / "environment.json").unlink()
     (run / "seed-43").mkdir()
     (run / "seed-43" / "done.json").write_text("{}")
-    monkeypatch.setattr("leapverify.study.executor.choose.cpu_count", lambda: 2)
+    monkeypatch.setattr("leapverify.runs.execution.cpu_count", lambda: 2)
     monkeypatch.setattr("leapverify.bench.run.join", lambda *_: False)
     monkeypatch.setattr("leapverify.bench.run.SeedFolder.read_rows", lambda self: None)
     bench_predictors(run, predictors=["hold"], device="cpu")

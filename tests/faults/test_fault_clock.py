@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from leapverify import load_study, run_study
-from leapverify.study import moment
-from leapverify.study.executor import StudyError, exclusive
-from leapverify.study.moment import Moment
+from leapverify.runs import StudyError, exclusive
+from leapverify.runs import deadline as moment
+from leapverify.runs.deadline import Moment
 from leapverify.study.run import deadline_of, minutes_until
 from micro import MICRO, same_numbers
 from small_text import write_documents

@@ -14,10 +14,10 @@ import pytest
 from faulty_disk import Disk, raises
 from leap_loops import fingerprint_of, make
 from leapverify import load_study, run_study
-from leapverify.cli import main
+from leapverify.cli.main import main
+from leapverify.io.storage import NotWritten
 from leapverify.report import build_report
-from leapverify.storage import NotWritten
-from leapverify.study.executor import StudyError
+from leapverify.runs import StudyError
 from leapverify.study.folder import keep_only
 from micro import MICRO, same_numbers
 from small_text import write_documents

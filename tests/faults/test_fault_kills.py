@@ -49,7 +49,7 @@ def test_the_power_fails(victim: Victim, seed: int | None, share: float) -> None
 def test_a_folder_is_promised_by_the_folder_above_it(tmp_path: Path) -> None:
     """The model itself: what nobody waited for is gone, and what somebody waited for is there."""
     from faulty_disk import Disk, Model
-    from leapverify.storage import make_folder, write_text
+    from leapverify.io.storage import make_folder, write_text
 
     model = Model(tmp_path)
     with Disk(tmp_path, model=model).watched():

@@ -16,8 +16,8 @@ from faulty_disk import Disk, kill
 from forked import forked
 from leap_loops import fingerprint_of, make
 from leapverify import run_study
+from leapverify.bench.results import BenchSeed
 from leapverify.bench.run import bench_predictors
-from leapverify.bench.store import BenchSeed
 from leapverify.race.race import run_race
 from leapverify.train.state import capture_rng, restore_rng
 from micro import MICRO

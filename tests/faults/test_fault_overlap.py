@@ -14,12 +14,12 @@ import torch
 
 from killed_study import differences
 from leapverify import run_study
-from leapverify.storage import NotWritten
-from leapverify.study.executor import Paused, StudyError
+from leapverify.io.storage import NotWritten
+from leapverify.runs import Paused, StudyError
+from leapverify.runs.progress import Progress
+from leapverify.study.async_writer import Writer
 from leapverify.study.folder import SeedFolder
-from leapverify.study.progress import Progress
 from leapverify.study.record import Recorder
-from leapverify.study.writer import Writer
 from micro import MICRO
 from small_text import write_documents
 
@@ -78,7 +78,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(settings, tmp_path, monk
 
 
 def without_overlap():
-    from leapverify.study.saving import Saver
+    from leapverify.study.checkpointing import Saver
 
     real = Saver.__init__
 

@@ -12,10 +12,9 @@ import pytest
 
 from killed_study import differences
 from leapverify import run_study
-from leapverify.cli import main
-from leapverify.study import stopping
-from leapverify.study.executor import Paused
-from leapverify.study.folder import with_stop
+from leapverify.cli.main import main
+from leapverify.config.retention import with_stop
+from leapverify.runs import Paused, stopping
 from leapverify.study.record import Recorder
 from micro import MICRO
 from small_text import write_documents
@@ -89,7 +88,7 @@ def test_a_state_of_a_stop_is_kept_until_there_is_a_newer_one():
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    script = "from leapverify.cli import main\nif __name__ == '__main__': main()"
+    script = "from leapverify.cli.main import main\nif __name__ == '__main__': main()"
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.guard import limits
+from leapverify.io.untrusted import limits
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()

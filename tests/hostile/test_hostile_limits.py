@@ -24,17 +24,16 @@ import pytest
 import torch
 
 from hostile_readers import READERS, row
-from leapverify import records
-from leapverify.guard import limits
-from leapverify.guard.columns import opened
-from leapverify.guard.pages import check_parquet
-from leapverify.guard.paths import plain_name
-from leapverify.guard.plain import parse_json, parse_yaml, read_bounded
-from leapverify.guard.tensors import check_safetensors, check_torch_file
-from leapverify.records import LossPoint, schema_of
-from leapverify.storage import Damaged
-from leapverify.train.folders import check_folder
-from leapverify.train.sources import read_text
+from leapverify.io import records
+from leapverify.io.records import LossPoint, schema_of
+from leapverify.io.storage import Damaged
+from leapverify.io.untrusted import limits
+from leapverify.io.untrusted.parquet import check_parquet, opened
+from leapverify.io.untrusted.paths import plain_name
+from leapverify.io.untrusted.tensors import check_safetensors, check_torch_file
+from leapverify.io.untrusted.text import parse_json, parse_yaml, read_bounded
+from leapverify.train.documents import read_text
+from leapverify.train.model_folder import check_folder
 from leapverify.train.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.failure(15)

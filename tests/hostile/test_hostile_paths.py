@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from hostile_readers import READERS
-from leapverify.guard import limits
-from leapverify.guard.paths import named, require_inside
+from leapverify.config.overrides import load_config, with_settings
+from leapverify.config.presets import preset
+from leapverify.errors import ConfigError
+from leapverify.io.untrusted import limits
+from leapverify.io.untrusted.paths import named, require_inside
 from leapverify.predict import predictor
 from leapverify.report import build_report
-from leapverify.study.config import ConfigError
-from leapverify.study.presets import preset
-from leapverify.study.settings import load_config, with_settings
-from leapverify.train.sources import load_documents
+from leapverify.train.documents import load_documents
 from leapverify.train.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.failure(15)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from hostile_readers import row
-from leapverify.content import as_written
-from leapverify.records import RaceRun, from_plain
-from leapverify.storage import Damaged, load_tensors, save_tensors
+from leapverify.io.records import RaceRun, from_plain
+from leapverify.io.storage import Damaged, load_tensors, save_tensors
+from leapverify.io.yaml_file import as_written
 from leapverify.study.folder import SeedFolder
 from leapverify.train.state import load_snapshot, load_state, save_snapshot, save_state
 

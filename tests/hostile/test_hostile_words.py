@@ -23,15 +23,15 @@ from markupsafe import Markup
 from rich.console import Console
 
 from hostile_readers import row
-from leapverify import records
-from leapverify.guard import words
-from leapverify.guard.paths import plain_name
-from leapverify.guard.words import inert
-from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, RacePoint, RaceRun, SeedMeasure
+from leapverify.cli.progress import PlainView
+from leapverify.io import records
+from leapverify.io.records import CascadeLink, Checkpoint, LossPoint, Prediction, RacePoint, RaceRun, SeedMeasure
+from leapverify.io.untrusted import escape as words
+from leapverify.io.untrusted.escape import inert
+from leapverify.io.untrusted.paths import plain_name
 from leapverify.report import build_report
 from leapverify.report.page import script_json
-from leapverify.study.progress import Progress
-from leapverify.terminal import PlainView
+from leapverify.runs.progress import Progress
 
 pytestmark = pytest.mark.failure(16)
 BROWSER = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapverify.leap.allocator import CHAOS_PATIENCE, Auto
-from leapverify.leap.experience import FADING, Experience, prior_chance
-from leapverify.leap.policy import Outcome, Proposal, Situation
+from leapverify.leap.policy.auto import CHAOS_PATIENCE, Auto
+from leapverify.leap.policy.base import Outcome, Proposal, Situation
+from leapverify.leap.policy.experience import FADING, Experience, prior_chance
 from leapverify.predict import predictor
 
 HERE = Situation(

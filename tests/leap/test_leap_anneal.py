@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify import weights
-from leapverify.leap.anneal import SELECTION_BATCHES, Annealed, anneal
-from leapverify.leap.store import AnnealMemory, AnnealStore
+from leapverify.core import weights
+from leapverify.leap.anneal.averages import AnnealMemory, AnnealStore
+from leapverify.leap.anneal.search import SELECTION_BATCHES, Annealed, anneal
 from leapverify.verify import FreshBatches, mean_loss_of
 
 Batch = tuple[Tensor, Tensor]

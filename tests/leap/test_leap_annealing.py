@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from leap_loops import STEPS, fingerprint_of, make
-from leapverify.leap.store import AnnealMemory
+from leapverify.leap.anneal.averages import AnnealMemory
 
 MEMORY = AnnealMemory(snapshots=6, every=2)
 

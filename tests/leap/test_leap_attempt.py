@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from leapverify.leap.attempt import Attempt, Attempter, Unit
 from leapverify.leap.ledger import Ledger
-from leapverify.leap.line_search import LineSearch
-from leapverify.leap.policy import Proposal, Situation
-from leapverify.leap.trajectory import Storage, Trajectory
+from leapverify.leap.parameters import Storage, Trajectory
+from leapverify.leap.policy.base import Proposal, Situation
+from leapverify.leap.policy.line_search import LineSearch
 from leapverify.verify import FreshBatches
 
 WIDTH, ROWS = 20, 16

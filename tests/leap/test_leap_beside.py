@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import STEPS, Loop, fingerprint_of, ids, make, next_token
-from leapverify.history import History
-from leapverify.leap.allocator import Auto
 from leapverify.leap.attempt import copies
-from leapverify.leap.beside import Drawn, Wanted
 from leapverify.leap.ledger import Ledger
+from leapverify.leap.policy.auto import Auto
+from leapverify.leap.predictor_context import Drawn, Wanted
 from leapverify.predict import CATALOGUE, Declined, Needs, require_request
-from leapverify.verify.fresh import Exhausted
+from leapverify.trajectory.history import History
+from leapverify.verify.sampling import Exhausted
 
 ALL = Needs(2, recent=3, milestones=(0.0, 0.5), layout=True, selection=True, gradients=True)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from leap_loops import STEPS, HomeMade, Mlp, classified, fingerprint_of, make, next_token, rows
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 from leapverify.leap.recognizer import Seen
 from leapverify.predict import predictor
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leap_loops import LOOPS, STEPS, fingerprint_of, make
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 
 MODES: dict[str, dict[str, Any]] = {
     "monitor": {"mode": "monitor"},

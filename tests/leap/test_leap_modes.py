@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from leap_loops import LOOPS, STEPS, fingerprint_of, gpt2, ids, make, next_token
-from leapverify.leap.leaper import LeapVerify
-from leapverify.leap.store import AnnealMemory
+from leapverify.leap.anneal.averages import AnnealMemory
+from leapverify.leap.api import LeapVerify
 from leapverify.observe import Thresholds
 
 

@@ -27,8 +27,8 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
-from leapverify.leap.outlook import FAR, MOST, NEAR, Outlook, limit
-from leapverify.leap.schedule import decaying
+from leapverify.leap.schedule.advance import decaying
+from leapverify.leap.schedule.lookahead import FAR, MOST, NEAR, Outlook, limit
 
 DELTA = 10
 TOTAL = 600

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from leapverify.leap import overlap
-from leapverify.leap.overlap import HELD, HELD_ROWS, SHOWN, SHOWN_ROWS, Overlap
+from leapverify.leap import leakage as overlap
+from leapverify.leap.leakage import HELD, HELD_ROWS, SHOWN, SHOWN_ROWS, Overlap
 
 
 def ids(seed: int, rows: int = 8) -> torch.Tensor:

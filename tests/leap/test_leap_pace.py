@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, ExponentialLR, ReduceLROnPlateau
 
-from leapverify.leap.pace import Pace
+from leapverify.leap.schedule.step_rate import Pace
 
 
 def optimizer_of() -> torch.optim.Optimizer:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapverify.leap.allocator import Auto
-from leapverify.leap.fixed import Fixed
-from leapverify.leap.line_search import LineSearch
-from leapverify.leap.policies import NAMES, make_policy
-from leapverify.leap.policy import BackOff, Choice, Outcome, Policy, Proposal, Situation
+from leapverify.leap.policy.auto import Auto
+from leapverify.leap.policy.base import BackOff, Choice, Outcome, Policy, Proposal, Situation
+from leapverify.leap.policy.fixed import Fixed
+from leapverify.leap.policy.line_search import LineSearch
+from leapverify.leap.policy.registry import NAMES, make_policy
 
 HERE = Situation(
     step=500,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leap_loops import HomeMade, Mlp, fingerprint_of, ids, make
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 from leapverify.leap.recognizer import Recognizer, first_of, probes_of, tried
 from leapverify.observe import Thresholds
 

@@ -13,8 +13,8 @@ import torch
 from leap_loops import make
 from leap_resume import KINDS, resumed, saved, told, whole
 from leapverify.leap import shadow
+from leapverify.leap.anneal.averages import AnnealMemory
 from leapverify.leap.shadow import KEPT, Pending, Waiting
-from leapverify.leap.store import AnnealMemory
 
 
 @pytest.mark.failure(5)

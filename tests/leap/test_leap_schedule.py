@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import (
 )
 from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule
 
-from leapverify.leap.schedule import (
+from leapverify.leap.schedule.advance import (
     advance,
     check_scheduler,
     count_of,

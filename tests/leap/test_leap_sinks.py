@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leapverify.leap.sinks import JsonLines, as_logger
-from leapverify.storage import NotWritten
+from leapverify.io.storage import NotWritten
+from leapverify.leap.loggers import JsonLines, as_logger
 
 EVENT: dict[str, Any] = {
     "step": 50,

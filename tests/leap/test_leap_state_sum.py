@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from leap_loops import make
-from leapverify.leap.sinks import JsonLines
-from leapverify.leap.state_sum import sum_of
+from leapverify.core.state_hash import sum_of
+from leapverify.leap.loggers import JsonLines
 
 pytestmark = pytest.mark.failure(2)
 

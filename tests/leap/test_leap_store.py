@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify import weights
-from leapverify.leap.store import AnnealMemory, AnnealStore, Candidate
+from leapverify.core import weights
+from leapverify.leap.anneal.averages import AnnealMemory, AnnealStore, Candidate
 from leapverify.predict.shapes import coefficients
 
 SHAPES = [(), (0, 3), (5,), (40, 7), (3, 2, 2)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.leap.trajectory import Storage, Trajectory
+from leapverify.leap.parameters import Storage, Trajectory
 
 
 def _model() -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from leap_ranks import INTERVAL, Run, losses, refused, way
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 from processes import run_ranks
 
 STEPS = 3 * INTERVAL

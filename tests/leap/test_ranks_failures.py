@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from leap_ranks import INTERVAL, Run, batch, losses, refused, way
-from leapverify.leap.leaper import LeapVerify
+from leapverify.core.shards import local, reshard
+from leapverify.leap.api import LeapVerify
 from leapverify.predict import predictor
-from leapverify.shards import local, reshard
 from processes import run_ranks
 
 STEPS = 3 * INTERVAL
@@ -166,8 +166,8 @@ def _settle_fails(run: Run, error: Exception, patch: pytest.MonkeyPatch) -> Leap
             raise error
 
     # When schedule and moments have been moved already, on this rank and on the other.
-    patch.setattr("leapverify.leap.settling.Sample.leapt", broken)
-    patch.setattr("leapverify.leap.settling.reset_moments", _after(broken))
+    patch.setattr("leapverify.leap.commit.Sample.leapt", broken)
+    patch.setattr("leapverify.leap.commit.reset_moments", _after(broken))
     return leap
 
 
@@ -199,7 +199,7 @@ def _between_turns(run: Run, error: Exception, patch: pytest.MonkeyPatch) -> Lea
             raise error
 
     leap = run.leap(**ALWAYS)
-    patch.setattr("leapverify.leap.overlap.Overlap.train", broken)
+    patch.setattr("leapverify.leap.leakage.Overlap.train", broken)
     take = leap.step
     leap.step = lambda: take(batch(0))  # type: ignore[method-assign]
     return leap

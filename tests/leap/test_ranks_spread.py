@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
 from leap_ranks import PLAN, Run, Small, Way, losses, way
-from leapverify.leap.leaper import LeapVerify
-from leapverify.leap.spread import inner, like, ranks_of
-from leapverify.shards import local
+from leapverify.core.shards import local
+from leapverify.leap.api import LeapVerify
+from leapverify.leap.parallel import inner, like, ranks_of
 from processes import run_ranks
 
 

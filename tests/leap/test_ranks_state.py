@@ -13,8 +13,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from leap_ranks import INTERVAL, Run, batch, losses, said, way, whole
-from leapverify.ranks import Apart
-from leapverify.shards import reshard
+from leapverify.core.ranks import Apart
+from leapverify.core.shards import reshard
 from processes import run_ranks
 
 STEPS = 3 * INTERVAL

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.nowcast.score import Score, as_lines
+from leapverify.core.statistics import Interval
+from leapverify.nowcast.fit import Score, as_lines
 from leapverify.predict.learnt import NETWORKS, load_learnt
-from leapverify.statistics import Interval
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "nowcast.md"
 

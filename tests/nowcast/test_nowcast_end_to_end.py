@@ -12,16 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from leapverify.cli import main
+from leapverify.cli.main import main
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
+from leapverify.errors import ConfigError
+from leapverify.io.storage import Damaged, read_json, read_sealed, save_tensors, write_sealed
 from leapverify.nowcast.histories import initial_weights, open_studies, require_apart
 from leapverify.predict import predictor
 from leapverify.predict.learnt import NETWORKS, load_learnt
-from leapverify.storage import Damaged, read_json, read_sealed, save_tensors, write_sealed
-from leapverify.study.config import ConfigError, StudyConfig
 from leapverify.study.folder import Study
-from leapverify.study.presets import preset
 from leapverify.study.run import run_study
-from leapverify.study.settings import with_settings
 from micro import MICRO
 
 CHEAP = {
@@ -105,7 +106,7 @@ def test_a_predictor_is_learnt_and_loaded_and_the_same_command_gives_the_same_by
 def test_the_first_weights_are_those_that_the_run_began_with(
     runs: dict[str, Path], config: Callable[..., StudyConfig]
 ) -> None:
-    from leapverify.study.setup import build, open_corpus
+    from leapverify.study.apparatus import build, open_corpus
 
     study = Study(runs["train"])
     apparatus = build(study.config, 1, "cpu", open_corpus(study.config))

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.nowcast.fit import Fitted, Options, fit, loss
+from leapverify.core.statistics import Interval
+from leapverify.nowcast.fit import Fitted, Options, Score, as_lines, best_slope, fit, loss, score
 from leapverify.nowcast.histories import Trajectory, sampled
 from leapverify.nowcast.pairs import Pairs, joined, pairs_of
-from leapverify.nowcast.score import Score, as_lines, best_slope, score
 from leapverify.predict.learnt import NETWORKS
-from leapverify.statistics import Interval
 
 OPTIONS = Options(steps=600, batch=1024, lr=5e-3, look_every_steps=100)
 
@@ -159,10 +158,10 @@ def test_the_table_has_n_and_intervals() -> None:
 
 def test_the_errors_are_those_of_the_predictor() -> None:
     """What meta-training minimises is what `predict` does."""
-    from leapverify.history import History
-    from leapverify.milestones import Milestones
     from leapverify.predict.learnt import Introspection, Wnn
     from leapverify.predict.learnt.files import Learnt
+    from leapverify.trajectory.history import History
+    from leapverify.trajectory.milestones import Milestones
 
     path = decays(7)
     for kind in NETWORKS:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import HomeMade, Mlp, Vision, ids
-from leapverify.forms import cut, mapped, rows_of, same_form, tensors_in
+from leapverify.core.batch_tree import cut, mapped, rows_of, same_form, tensors_in
 from leapverify.observe.batches import BatchFingerprinter, arguments_of
 
 

@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from leapverify.core.ranks import ranks_of_world
+from leapverify.core.shards import Shards, local, reshard
 from leapverify.observe import Fingerprinter
 from leapverify.observe.signals import straightness
-from leapverify.ranks import ranks_of_world
-from leapverify.shards import Shards, local, reshard
 from processes import run_ranks
 from spread import KINDS, cutting
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Declined
 from leapverify.predict.acceleration import Anderson, ReducedRank, fixed_point
+from leapverify.trajectory.history import History
 from surroundings_fakes import Bowl
 
 MODES = (0.15, 0.45, 0.7, 0.9)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import GroupHyper, History, OptimizerState
 from leapverify.predict import Declined, predictor
+from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 
 SHAPES = [(), (0, 2), (40,), (12, 9)]
 HORIZONS = (1, 2, 5, 10, 25, 100)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Declined, predictor
 from leapverify.predict.averaging import anneal, drift, ema_extrapolate, lawa
 from leapverify.predict.combination import Combination, chained, combination, combine, of_displacements
 from leapverify.predict.polynomial import linear_fit
 from leapverify.predict.shapes import SHAPES
 from leapverify.predict.slow import lookahead, outer_nesterov
+from leapverify.trajectory.history import History
 
 EVEN = tuple(range(50, 450, 50))
 UNEVEN = (3, 50, 61, 100, 180, 200, 290, 300)

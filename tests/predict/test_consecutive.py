@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Declined, predictor
+from leapverify.trajectory.history import History
 
 
 def history_with(states: list[Tensor], steps: list[int], newest: int) -> History:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify import weights
-from leapverify.history import GroupHyper, History, OptimizerState
+from leapverify.core import weights
 from leapverify.predict import CATALOGUE, Declined, Predictor, predictor
+from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 from nino_checkpoints import write_graph, write_mlp
 from surroundings_fakes import Bowl, surrounded
 

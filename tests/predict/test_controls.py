@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from leapverify.history import History
 from leapverify.predict import predictor
+from leapverify.trajectory.history import History
 
 
 def history_of(steps: tuple[int, ...] = (10, 30)) -> History:

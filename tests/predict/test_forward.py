@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Declined, predictor
 from leapverify.predict.forward import FastForward, Jump, search, vertex
+from leapverify.trajectory.history import History
 from surroundings_fakes import Bowl
 
 BEFORE = [torch.tensor([0.0, 1.0]), torch.tensor(3.0)]

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from leapverify import weights
-from leapverify.history import History
+from leapverify.core import weights
 from leapverify.predict import Declined, Needs, predictor
 from leapverify.predict.gram import combine_each, eigen, grams
 from leapverify.predict.predictor import Request, require_request
+from leapverify.trajectory.history import History
 
 SHAPES = [(17, 9), (), (0, 4), (300,), (5, 3, 2)]
 STEPS = (10, 20, 30, 40, 50, 60)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
-from leapverify.milestones import Milestones
 from leapverify.predict import Declined, Predictor
 from leapverify.predict.learnt import NETWORKS, Introspection, Wnn
-from leapverify.predict.learnt.columns import CPU_CHUNK
 from leapverify.predict.learnt.files import Learnt
+from leapverify.predict.learnt.inputs import CPU_CHUNK
+from leapverify.trajectory.history import History
+from leapverify.trajectory.milestones import Milestones
 
 SHAPES = [(), (0,), (7,), (6, 5), (3, 4, 2), (CPU_CHUNK + 3,)]
 

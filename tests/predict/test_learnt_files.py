@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from leapverify.io.storage import read_json
 from leapverify.predict.learnt import NETWORKS, introspection, load_learnt, save_learnt, wnn
 from leapverify.predict.learnt.files import SHIPPED, digest
-from leapverify.storage import read_json
 
 CARD = {"ahead": 2, "histories": {"train": [1, 2]}, "loss": "L1"}
 REMEDY = "name a file that leapverify nowcast train introspection has written"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from leapverify.history import History
 from leapverify.predict import predictor
 from leapverify.predict.modes import clipped, rolled
+from leapverify.trajectory.history import History
 
 DELTA = 20
 

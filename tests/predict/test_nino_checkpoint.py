@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from leapverify.guard.limits import NINO_BYTES
+from leapverify.io.untrusted.limits import NINO_BYTES
 from leapverify.predict.nino import nino, nino_mlp
 from leapverify.predict.nino.checkpoint import graph_shapes, mlp_shapes, read
 from nino_checkpoints import PUBLISHED, random_state, write_graph, write_mlp

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from leapverify.history import History
-from leapverify.predict.nino import nino, nino_mlp, stream
+from leapverify.predict.nino import layerwise as stream
+from leapverify.predict.nino import nino, nino_mlp
 from leapverify.predict.nino.eigenvectors import laplacian_eigenvectors
-from leapverify.predict.nino.kinds import say_once
-from leapverify.predict.nino.wiring import Wiring, wire
-from leapverify.surroundings import Layout
+from leapverify.predict.nino.neural_graph import Wiring, wire
+from leapverify.predict.nino.parameter_types import say_once
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History
 from nino_checkpoints import PUBLISHED, write_graph, write_mlp
 
 WIDTH, LAYERS, HEADS, WORDS, PLACES = 16, 3, 2, 40, 12

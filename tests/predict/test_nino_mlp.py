@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Declined
 from leapverify.predict.nino import mlp as module
 from leapverify.predict.nino import nino_mlp, published_k
-from leapverify.predict.nino.kinds import Kind, per_parameter, say_once
+from leapverify.predict.nino.parameter_types import Kind, per_parameter, say_once
 from leapverify.predict.nino.scaling import scales
 from leapverify.predict.nino.schedule import columns
 from leapverify.predict.predictor import require_request
-from leapverify.surroundings import Layout
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History
 from nino_checkpoints import PUBLISHED, write_mlp
 
 GPT2 = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leapverify.history import GroupHyper, OptimizerState
+from leapverify.trajectory.history import GroupHyper, OptimizerState
 
 
 def stepped(kind: type[torch.optim.Optimizer], **options: object):

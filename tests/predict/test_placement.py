@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from leapverify import weights
-from leapverify.history import GroupHyper, History, OptimizerState
+from leapverify.core import weights
 from leapverify.predict import CATALOGUE, Declined, Prepares, predictor, prepare
+from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 from surroundings_fakes import Bowl, surrounded
 
 SHAPES = [(17, 9), (), (0, 4), (300,), (5, 3, 2)]

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Needs, catalogue, names, plugins, predictor
 from leapverify.predict.controls import Hold
 from leapverify.predict.describe import describe, needs_of
+from leapverify.trajectory.history import History
 
 PACKAGE = Path(__file__).resolve().parents[2] / "examples" / "predictor_package"
 
 SCRIPT = """
 import torch
-from leapverify.history import History
+from leapverify.trajectory.history import History
 from leapverify.predict import names, predictor
 assert names()[-1] == "damped", names()
 history = History([torch.zeros(3)], 2)
@@ -34,8 +34,8 @@ reach = 0.98 / 0.02 / 10  # the sum of all rho^i, over Delta
 torch.testing.assert_close(far, torch.tensor([2.0 + reach, 0.0, 1.0 - reach]))
 (near,) = predictor("damped", rho=1.0).predict(history, 10)
 torch.testing.assert_close(near, torch.tensor([3.0, 0.0, 0.0]))
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.overrides import with_settings
 print(with_settings(preset("tiny"), {"sweep.predictors": ["hold", "damped"]}).sweep.predictors)
 """
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import predictor
 from leapverify.predict.polynomial import lagrange
+from leapverify.trajectory.history import History
 
 EVEN = tuple(range(50, 450, 50))
 UNEVEN = (3, 50, 61, 100, 180, 200, 290, 300)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.averages import PowerAverages, Profile, exponent, mixture
-from leapverify.history import History
 from leapverify.predict import Declined, predictor
+from leapverify.trajectory.averages import PowerAverages, Profile, exponent, mixture
+from leapverify.trajectory.history import History
 
 
 def run(count: int, width: float, noise: float = 0.1) -> tuple[History, Tensor]:

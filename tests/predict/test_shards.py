@@ -15,13 +15,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from leapverify import weights
-from leapverify.history import History, OptimizerState
-from leapverify.milestones import Milestones
+from leapverify.core import weights
+from leapverify.core.ranks import Apart, ranks_of_world
+from leapverify.core.shards import Shards, local
 from leapverify.predict import CATALOGUE, Declined, Predictor, predictor, prepare
-from leapverify.ranks import Apart, ranks_of_world
-from leapverify.shards import Shards, local
-from leapverify.surroundings import Layout
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History, OptimizerState
+from leapverify.trajectory.milestones import Milestones
 from nino_checkpoints import write_graph, write_mlp
 from processes import run_ranks
 from rank_layouts import tried_on

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import predictor
 from leapverify.predict.slow import lookahead, outer_nesterov
+from leapverify.trajectory.history import History
 
 STEPS = (3, 50, 61, 100, 180, 200, 290, 300)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.history import History
 from leapverify.predict import Declined, predictor
 from leapverify.predict.subspace import Subspace, trust_region
+from leapverify.trajectory.history import History
 
 SHAPES = [(4, 3), (6,), (0, 2), ()]
 SIZES = [math.prod(shape) for shape in SHAPES]

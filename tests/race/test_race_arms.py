@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.analysis.race_arms import ARMS as ORDER
+from leapverify.analysis.race.arms import ARMS as ORDER
 from leapverify.race.arms import ARMS, CONTROLS, arm_named, arms_for, setting_of, values_of, with_needs
-from leapverify.race.averaging import EMA, LAWA, Lookahead, swapped
-from leapverify.race.build import assemble, schedule_of
+from leapverify.race.assemble import assemble, schedule_of
+from leapverify.race.averages import EMA, LAWA, Lookahead, swapped
 from leapverify.race.plan import Case, Choice, Result, Unit, control, controls_of
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, trained, unit_of

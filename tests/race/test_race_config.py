@@ -3,9 +3,9 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
+from leapverify.errors import ConfigError
 from leapverify.race.config import TASKS, Length, RaceConfig, TextConfig, TextLength
 from leapverify.race.presets import PRESETS, preset
-from leapverify.study.config import ConfigError
 from leapverify.train.models import ModelSpec
 
 
@@ -32,7 +32,7 @@ def test_grids_go_up_by_factors_of_two(name: str, task: str) -> None:
 
 
 def test_tiny_is_the_study_of_that_name() -> None:
-    from leapverify.study.presets import preset as study
+    from leapverify.config.presets import preset as study
 
     race, other = preset("tiny").text, study("tiny")
     assert race.model == other.model

@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 
 from killed import killed_at
-from leapverify import records
-from leapverify.cli import main
-from leapverify.race.progress import RaceProgress
+from leapverify.cli.main import main
+from leapverify.cli.progress import LiveRace, PlainRace, race_view
+from leapverify.errors import ConfigError
+from leapverify.io import records
+from leapverify.io.records import RacePoint, RaceRun
+from leapverify.io.storage import read_json
 from leapverify.race.race import run_race
-from leapverify.records import RacePoint, RaceRun
-from leapverify.storage import read_json
-from leapverify.study.config import ConfigError
-from leapverify.study.executor import execution
-from leapverify.terminal import LiveRace, PlainRace, race_view
+from leapverify.runs import execution
+from leapverify.runs.progress import RaceProgress
 from race_micro import micro, timeless, words
 
 ALL = ("baseline", "lr-x0.5", "wsd", "anneal", "schedule-free", "leap-fixed", "leap-auto", "shadow")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from leapverify import records
-from leapverify.cli import main
+from leapverify.cli.main import main
+from leapverify.errors import ConfigError
+from leapverify.io import records
+from leapverify.io.records import RaceRun
 from leapverify.predict import CATALOGUE, names
 from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, is_of_predictor, setting_of, with_needs
 from leapverify.race.config import every_predictor
-from leapverify.race.outline import outline
+from leapverify.race.dry_run import outline
+from leapverify.race.overrides import left_out, with_settings
 from leapverify.race.plan import Case, Choice, Result, Unit, controls, digest
 from leapverify.race.race import run_race
-from leapverify.race.settings import left_out, with_settings
 from leapverify.race.tasks import build_tasks
-from leapverify.records import RaceRun
-from leapverify.study.config import ConfigError
 from race_micro import micro, timeless, trained, unit_of, words
 from race_records import race_run
 

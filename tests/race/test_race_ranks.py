@@ -13,24 +13,23 @@ from typing import Any
 import pytest
 import torch
 
-from leapverify import storage
-from leapverify.cli import main
-from leapverify.forms import mapped
+from leapverify.cli.main import main
+from leapverify.core.batch_tree import mapped
+from leapverify.core.ranks import Ranks, ranks_of_world
+from leapverify.errors import ConfigError
+from leapverify.io import storage
 from leapverify.race import unit as units
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.config import RaceConfig
+from leapverify.race.parallel import require_spreadable
 from leapverify.race.plan import Case, Result
 from leapverify.race.race import run_race
-from leapverify.race.spread import require_spreadable
-from leapverify.race.store import Store
+from leapverify.race.results import Store
 from leapverify.race.tasks import Material, build_tasks
 from leapverify.race.unit import run_unit
-from leapverify.ranks import Ranks, ranks_of_world
-from leapverify.study import stopping
-from leapverify.study.config import ConfigError
-from leapverify.study.executor import on_ranks
-from leapverify.study.executor.on_ranks import over_ranks
-from leapverify.study.executor.world import among
+from leapverify.runs import on_ranks, stopping
+from leapverify.runs.on_ranks import over_ranks
+from leapverify.runs.world import among
 from processes import run_ranks
 from race_micro import micro, trained, unit_of, words
 

@@ -14,7 +14,7 @@ from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
 from leapverify.race.presets import preset
 from leapverify.race.tasks import Material, Task, build_tasks
-from leapverify.train.sources import load_documents
+from leapverify.train.documents import load_documents
 
 Make = Callable[[str, int], Material]
 NAMES = ("pretrain", "finetune", "lora", "convex", "noise")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from leapverify.io.storage import Damaged
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.plan import Case
-from leapverify.race.store import Store
+from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit, warm_up
-from leapverify.storage import Damaged
 from race_micro import losses, micro, timeless, trained, unit_of
 
 CONVEX = {"case": Case("convex", "sgd", "tuned"), "lr": 0.0625}

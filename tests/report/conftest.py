@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from leapverify import records
-from leapverify.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
+from leapverify.io import records
+from leapverify.io.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
 from leapverify.report import build_report
 
 DELTA = 25

@@ -9,10 +9,10 @@ import subprocess
 import pytest
 
 from bench_records import KINDS, bench_rows, beside, row, without, write_bench
+from leapverify.io.storage import Damaged
 from leapverify.report import build_report
-from leapverify.report.bench import load_bench
-from leapverify.report.bench_combine import combine, combined_table, load_benches
-from leapverify.storage import Damaged
+from leapverify.report.bench.leaderboard import combine, combined_table, load_benches
+from leapverify.report.bench.page import load_bench
 from race_records import of_arm
 
 NAMES = ("hold", "random", "linear", "lawa-5", "anneal-sqrt", "ema-extrapolate", "momentum")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from findings_records import by_eta, whole_set
-from leapverify.analysis.findings import judge_findings
-from leapverify.analysis.findings_data import Evidence
-from leapverify.report.findings import (
+from leapverify.claims.catalogue import judge_findings
+from leapverify.claims.evidence import Evidence
+from leapverify.claims.page import (
     BEGIN,
     END,
     as_csv,

@@ -12,15 +12,15 @@ import subprocess
 
 import pytest
 
-from leapverify import records
-from leapverify.records import RaceRun
+from leapverify.io import records
+from leapverify.io.records import RaceRun
 from leapverify.report import build_report
-from leapverify.report.figures import file_spec
-from leapverify.report.figures_race import ARM_MARKS, COSTS, OTHER, RANGES, race_figure
+from leapverify.report.kit.run import Race, load_race, load_run
+from leapverify.report.kit.theme import DARK, LIGHT, resolved
 from leapverify.report.page import SHORT
-from leapverify.report.race import RaceAnalysis, race_tables
-from leapverify.report.run import Race, load_race, load_run
-from leapverify.report.theme import DARK, LIGHT, resolved
+from leapverify.report.race.figures import ARM_MARKS, COSTS, OTHER, RANGES, race_figure
+from leapverify.report.race.tables import RaceAnalysis, race_tables
+from leapverify.report.study.figures import file_spec
 from race_records import ENVIRONMENT, SEEDS, of_arm, race_point, race_run, whole_race, write_race
 
 BROWSER = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)

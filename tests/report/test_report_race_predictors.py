@@ -7,12 +7,12 @@ import io
 
 import pytest
 
-from leapverify.analysis.race_predictors import short_name
+from leapverify.analysis.race.predictors import short_name
 from leapverify.report import build_report
-from leapverify.report.page_race import RaceReport, race_finding
-from leapverify.report.race import RaceAnalysis
-from leapverify.report.race_predictors import predictor_tables
-from leapverify.report.run import Race
+from leapverify.report.kit.run import Race
+from leapverify.report.race.page import RaceReport, race_finding
+from leapverify.report.race.predictors import predictor_tables
+from leapverify.report.race.tables import RaceAnalysis
 from race_records import of_arm, race_point, write_race
 
 BASE = [2.0 + 0.01 * seed for seed in range(4)]

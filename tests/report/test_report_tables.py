@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.report.analysis import Analysis
-from leapverify.report.paper import PAPER, paper_value
-from leapverify.report.run import load_run
-from leapverify.report.table import Table
-from leapverify.report.tables import tables_of_runs
-from leapverify.report.tables_more import further_tables, ladder
-from leapverify.report.tables_predict import horizons, tables_of_predictions
+from leapverify.report.kit.run import load_run
+from leapverify.report.kit.table import Table
+from leapverify.report.study.analysis import Analysis
+from leapverify.report.study.tables import PAPER, paper_value, tables_of_runs
+from leapverify.report.study.tables_more import further_tables, ladder
+from leapverify.report.study.tables_predict import horizons, tables_of_predictions
 
 LOSSES = {1: [3.0, 2.0, 1.5], 2: [3.2, 2.2, 1.7], 3: [3.1, 2.1, 1.6]}
 LABELS = {

@@ -6,13 +6,13 @@ import statistics
 
 import pytest
 
-from leapverify.analysis.survival import recorded, survival
+from leapverify.analysis.study.survival import recorded, survival
 from leapverify.report import build_report
-from leapverify.report.analysis import Analysis
-from leapverify.report.figures import build_figures
-from leapverify.report.run import load_run
-from leapverify.report.summary import findings, texts
-from leapverify.report.tables_predict import tables_of_predictions
+from leapverify.report.kit.run import load_run
+from leapverify.report.study.analysis import Analysis
+from leapverify.report.study.figures import build_figures
+from leapverify.report.study.summary import findings, texts
+from leapverify.report.study.tables_predict import tables_of_predictions
 
 BFLOAT16 = {"training": {"steps": 150, "weights": "bfloat16", "rounding": "nearest"}}
 SHARES = {1: [0.9, 0.10, 0.20], 2: [0.8, 0.20, 0.30], 3: [0.7, 0.30, None]}

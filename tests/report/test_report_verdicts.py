@@ -6,18 +6,18 @@ import re
 
 import pytest
 
-from leapverify import records
-from leapverify.analysis.skill import Skill
-from leapverify.records import CascadeLink
+from leapverify.analysis.study.skill import Skill
+from leapverify.analysis.wording import pairs_interval, verdict
+from leapverify.io import records
+from leapverify.io.records import CascadeLink
 from leapverify.report import build_report
-from leapverify.report.analysis import Analysis
-from leapverify.report.cascades import NO_CONTROL
-from leapverify.report.figures import build_figures
-from leapverify.report.run import CRITERIA, load_run
-from leapverify.report.summary import findings, texts, tiles
-from leapverify.report.summary_predict import skill
-from leapverify.report.tables_more import cascades, gains
-from leapverify.report.wording import pairs_interval, verdict
+from leapverify.report.kit.run import CRITERIA, load_run
+from leapverify.report.study.analysis import Analysis
+from leapverify.report.study.figures import build_figures
+from leapverify.report.study.figures_cascades import NO_CONTROL
+from leapverify.report.study.summary import findings, texts, tiles
+from leapverify.report.study.summary_predict import skill
+from leapverify.report.study.tables_more import cascades, gains
 
 CANNOT = "cannot say that it beats a random step"
 

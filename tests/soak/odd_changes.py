@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import classified, fingerprint_of, rows, seeded
+from leapverify.leap.api import LeapVerify
 from leapverify.leap.event import LeapEvent
-from leapverify.leap.leaper import LeapVerify
 from leapverify.predict import predictor
 
 TURNS = 48

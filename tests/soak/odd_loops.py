@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from leap_loops import Mlp, classified, fingerprint_of, rows, seeded
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 
 TURNS = 60
 INTERVAL = 4

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.study.executor import Task, execution
-from leapverify.study.progress import Progress
+from leapverify.runs import Task, execution
+from leapverify.runs.progress import Progress
 from soak._record import record, scale
 
 

@@ -27,19 +27,18 @@ from hostile_names import (
     wrong_terminal,
 )
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.cli_words import InertLines, say
-from leapverify.guard.words import inert
-from leapverify.race.progress import RaceProgress
+from leapverify.analysis.wording import Finding, Tile
+from leapverify.cli.arguments import InertLines, say
+from leapverify.cli.progress import LiveRace, LiveView, PlainRace, PlainView
+from leapverify.io.untrusted.escape import inert
 from leapverify.report import build_report
+from leapverify.report.kit.panels import Axis, Figure, Key, Panel, grid
+from leapverify.report.kit.section import Page, Section
+from leapverify.report.kit.table import Cell, Column, Line, Table, name, text
+from leapverify.report.kit.theme import Mark, plain
 from leapverify.report.page import render
-from leapverify.report.panels import Axis, Figure, Key, Panel, grid
-from leapverify.report.section import Page, Section
-from leapverify.report.table import Cell, Column, Line, Table, name, text
-from leapverify.report.theme import Mark, plain
-from leapverify.report.wording import Finding, Tile
+from leapverify.runs.progress import Progress, RaceProgress
 from leapverify.study import ladder
-from leapverify.study.progress import Progress
-from leapverify.terminal import LiveRace, LiveView, PlainRace, PlainView
 from soak._record import record, scale
 
 pytestmark = pytest.mark.failure(16)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from leapverify.study.config import StudyConfig
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.study import StudyConfig
 from micro import MICRO
 from small_text import write_documents
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.history import History, OptimizerState
-from leapverify.study import aside, branch
-from leapverify.study.aside import Aside, WayBack
-from leapverify.study.branch import Standing
+from leapverify.config.study import CascadeConfig
+from leapverify.study import restore as aside
+from leapverify.study import restore as branch
 from leapverify.study.cascade import Cascader, Start
-from leapverify.study.config import CascadeConfig
+from leapverify.study.restore import Aside, Standing, WayBack
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
 from micro import timeless
 

@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from _floors import Floors
+from checklist import JOBS, SCRIPTS, owed, owed_lines, problems, standings, table
 
+from leapverify.capacity.machine import ACCELERATORS
 from leapverify.study import checklist, ladder, run
-from leapverify.study.checklist import JOBS, SCRIPTS, owed, owed_lines, problems, standings, table
-from leapverify.study.floors import ACCELERATORS, Floors
 from leapverify.study.folder import SeedFolder
 
 ROOT = Path(__file__).resolve().parents[2]

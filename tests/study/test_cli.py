@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.cli import main
-from leapverify.cli_words import parse_seeds
-from leapverify.study.config import ConfigError, StudyConfig
-from leapverify.study.settings import dump_config
+from leapverify.cli.arguments import parse_seeds
+from leapverify.cli.main import main
+from leapverify.config.overrides import dump_config
+from leapverify.config.study import StudyConfig
+from leapverify.errors import ConfigError
 from micro import MICRO
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from leapverify import load_study, run_study
-from leapverify.study.config import ConfigError
-from leapverify.study.executor import StudyError
-from leapverify.study.folder import needed_to_resume
-from leapverify.study.progress import Progress
+from leapverify.config.overrides import dump_config
+from leapverify.config.retention import needed_to_resume
+from leapverify.errors import ConfigError
+from leapverify.runs import StudyError
+from leapverify.runs.progress import Progress
 from leapverify.study.resweep import sweep_study
-from leapverify.study.settings import dump_config
 from micro import MICRO, same_numbers, timeless
 
 
@@ -181,7 +181,7 @@ def test_an_interrupt_is_one_line_and_exit_code_1(micro, tmp_path):
     words = [f"{key}={value}" for key, value in {**MICRO, "training.steps": 100_000}.items()]
     words.append(f"data.source={micro().data.source}")
     path.write_text(dump_config(micro()))
-    command = [sys.executable, "-c", "from leapverify.cli import main\nif __name__ == '__main__': main()", "study"]
+    command = [sys.executable, "-c", "from leapverify.cli.main import main\nif __name__ == '__main__': main()", "study"]
     process = subprocess.Popen(
         [*command, *words, "--out", str(tmp_path / "run"), "--device", "cpu"],
         stderr=subprocess.PIPE,

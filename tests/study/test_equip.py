@@ -9,15 +9,15 @@ import torch
 
 from all_needs import AllNeeds
 from leapverify import run_study
+from leapverify.config.resolved import AVERAGED, MILESTONES, needs_of
+from leapverify.io.storage import read_sealed, write_sealed
 from leapverify.predict import CATALOGUE
-from leapverify.storage import read_sealed, write_sealed
+from leapverify.runs import Paused
 from leapverify.study import record
-from leapverify.study.derived import AVERAGED, MILESTONES, needs_of
-from leapverify.study.equip import DRAWS, FreshNumbers, selection_indices
-from leapverify.study.executor import Paused
+from leapverify.study.apparatus import build, open_corpus
+from leapverify.study.history_context import DRAWS, FreshNumbers, selection_indices
 from leapverify.study.resweep import sweep_study
-from leapverify.study.setup import build, open_corpus
-from leapverify.train.windows import Windows
+from leapverify.train.batches import Windows
 from micro import same_numbers, timeless
 
 INTERVAL = 10

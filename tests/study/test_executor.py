@@ -13,11 +13,11 @@ import pytest
 
 import executor_work
 from executor_work import FAILURES
-from leapverify.storage import NotWritten
-from leapverify.study.config import ConfigError
-from leapverify.study.executor import Failure, StudyError, Task, exclusive, execution, failure_message, failure_of
-from leapverify.study.executor.lives import RESTARTS
-from leapverify.study.progress import Progress, Watcher, ignore
+from leapverify.errors import ConfigError
+from leapverify.io.storage import NotWritten
+from leapverify.runs import Failure, StudyError, Task, exclusive, execution, failure_message, failure_of
+from leapverify.runs.progress import Progress, Watcher, ignore
+from leapverify.runs.task import RESTARTS
 
 
 def task(seed: int, name: str, **arguments: object) -> Task:
@@ -139,8 +139,8 @@ def test_an_interrupt_is_for_the_parent_alone():
 PARENT = """
 import sys
 from pathlib import Path
-from leapverify.study.executor import Task, execution
-from leapverify.study.progress import ignore
+from leapverify.runs import Task, execution
+from leapverify.runs.progress import ignore
 
 try:
     print("here", flush=True)
@@ -263,7 +263,7 @@ def test_ray_that_is_missing_is_said_with_the_command_that_installs_it(monkeypat
 
 
 def test_tasks_side_by_side_follow_from_cores_and_threads(monkeypatch):
-    monkeypatch.setattr("leapverify.study.executor.choose.cpu_count", lambda: 8)
+    monkeypatch.setattr("leapverify.runs.execution.cpu_count", lambda: 8)
     assert execution().side_by_side(3, 1, "cpu") == 3
     assert execution().side_by_side(20, 2, "cpu") == 4
     assert execution(None, 6).side_by_side(20, 2, "cpu") == 6

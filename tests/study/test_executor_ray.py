@@ -12,10 +12,10 @@ import pytest
 
 import executor_work
 from executor_work import FAILURES
-from leapverify.study.executor import Failure, StudyError, Task, execution, failure_of
-from leapverify.study.executor.on_ray import FOLDER
+from leapverify.runs import Failure, StudyError, Task, execution, failure_of
+from leapverify.runs.on_ray import FOLDER
+from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.study.folder import Study
-from leapverify.study.progress import Progress, Watcher, ignore
 from leapverify.study.run import run_study
 from micro import same_numbers
 from workers import Killer, same_tables, two_small_seeds
@@ -109,7 +109,7 @@ def test_a_study_on_ray_whose_workers_are_killed_has_the_tables_of_the_serial_ru
 DRIVER = """
 import pathlib, sys
 from leapverify import run_study
-from leapverify.study.executor import execution
+from leapverify.runs import execution
 from workers import two_small_seeds
 
 def watch(progress):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.study import several
-from leapverify.study.claim import threads_of_seeds
-from leapverify.study.executor import Execution, StudyError, execution
-from leapverify.study.executor.in_process import InProcess
+from leapverify.config.overrides import with_settings
+from leapverify.runs import Execution, StudyError, execution
+from leapverify.runs.in_process import InProcess
+from leapverify.runs.progress import Progress
+from leapverify.study import run_many as several
 from leapverify.study.folder import Study
-from leapverify.study.progress import Progress
+from leapverify.study.preflight import threads_of_seeds
 from leapverify.study.run import run_study
-from leapverify.study.settings import with_settings
 from micro import same_numbers
 from workers import Killer, same_tables, two_small_seeds
 
@@ -74,7 +74,7 @@ def test_the_order_in_which_seeds_end_does_not_matter(config, serial, tmp_path):
 
 
 def test_a_seed_computes_with_the_same_threads_however_many_run_at_a_time(config, serial, tmp_path, monkeypatch):
-    monkeypatch.setattr("leapverify.study.claim.cpu_count", lambda: 8)
+    monkeypatch.setattr("leapverify.study.preflight.cpu_count", lambda: 8)
     wide = with_settings(config, {"model.hidden": 256})
     assert threads_of_seeds(config, "cpu", tmp_path) == 1
     assert threads_of_seeds(wide, "cpu", tmp_path) == 4, "cores by seeds"

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from leapverify.study.config import SWITCH_SETTINGS
+from leapverify.config.study import SWITCH_SETTINGS
 from leapverify.study.ladder import run_ladder, variants
 from leapverify.study.run import run_study
 
@@ -14,8 +14,8 @@ from leapverify.study.run import run_study
 @pytest.fixture(scope="module")
 def climbed(tmp_path_factory, text):
     """A micro study with its ladder."""
-    from leapverify.study.presets import preset
-    from leapverify.study.settings import with_settings
+    from leapverify.config.overrides import with_settings
+    from leapverify.config.presets import preset
     from micro import MICRO
 
     settings = {**MICRO, "data.source": f"text:{text}", "sweep.predictors": ["hold", "linear", "momentum", "adam"]}
@@ -65,8 +65,8 @@ def test_one_seed_is_its_own_shared_initialisation(climbed):
 
 
 def test_shared_initialisation_gives_every_seed_the_first_ones_weights(climbed):
-    from leapverify.study.settings import effective
-    from leapverify.study.setup import build, open_corpus
+    from leapverify.config.resolved import effective
+    from leapverify.study.apparatus import build, open_corpus
 
     config, _, _ = climbed
     variant = effective(variants(config)["shared_init"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.study.executor import StudyError, exclusive, lease
+from leapverify.runs import StudyError, exclusive, lease
 
 pytestmark = pytest.mark.failure(17)
 

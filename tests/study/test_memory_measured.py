@@ -11,8 +11,8 @@ import torch
 
 from all_needs import AllNeeds
 from leapverify import run_study
+from leapverify.capacity.memory import CASCADE, CHECKPOINT, TRAINING
 from leapverify.predict import CATALOGUE
-from leapverify.study.memory import CASCADE, CHECKPOINT, TRAINING
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 TOLERANCE = 0.05

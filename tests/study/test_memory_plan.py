@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leapverify.history import History
-from leapverify.study.config import StudyConfig
-from leapverify.study.cost import cost, vocabulary_of
-from leapverify.study.derived import history_length
-from leapverify.study.memory import CASCADE, GB, PHASES, TRAINING, Room, memory_plan
-from leapverify.study.memory_kept import branch_snapshots
-from leapverify.study.memory_remedies import options
-from leapverify.study.memory_sizes import Shapes, model_shapes, shapes_of
-from leapverify.study.presets import PRESETS, preset
-from leapverify.study.settings import with_settings
+from leapverify.capacity.activations import Shapes, model_shapes, shapes_of
+from leapverify.capacity.buffers import branch_snapshots
+from leapverify.capacity.cost import cost, vocabulary_of
+from leapverify.capacity.memory import CASCADE, GB, PHASES, TRAINING, Room, memory_plan
+from leapverify.capacity.remedies import options
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import PRESETS, preset
+from leapverify.config.resolved import history_length
+from leapverify.config.study import StudyConfig
 from leapverify.train.models import build_model, parameter_count
+from leapverify.trajectory.history import History
 
 PAPER = [name for name in PRESETS if not name.startswith("tiny")]
 AMPLE = 10**15

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leapverify.observe import Thresholds
+from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import SeedFolder
 from leapverify.study.record import Recorder
-from leapverify.study.setup import build, open_corpus
 
 READS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::nonzero"}
 

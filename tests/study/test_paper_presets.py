@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from leapverify import run_study
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
 from leapverify.predict import CATALOGUE
 from leapverify.study.folder import Study
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
 
 REDUCED = {
     "seeds": [42, 43],

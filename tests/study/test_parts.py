@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.history import History, OptimizerState
-from leapverify.records import LossPoint
-from leapverify.study.branch import Standing
+from leapverify.capacity.cost import cost
+from leapverify.capacity.memory import Room
+from leapverify.config.presets import preset
+from leapverify.config.resolved import curve_steps
+from leapverify.config.study import CascadeConfig
+from leapverify.io.records import LossPoint
+from leapverify.landscape.lyapunov import Shadow
 from leapverify.study.cascade import Cascader, Start, complete
-from leapverify.study.config import CascadeConfig
-from leapverify.study.cost import cost
-from leapverify.study.lyapunov import Shadow
-from leapverify.study.memory import Room
-from leapverify.study.presets import preset
-from leapverify.study.sweep import curve_steps
+from leapverify.study.restore import Standing
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from leapverify import run_study
-from leapverify.study import planning
-from leapverify.study.config import ConfigError
-from leapverify.study.memory import Room, memory_plan
-from leapverify.study.memory_sizes import model_shapes
-from leapverify.study.settings import effective
-from leapverify.study.setup import build, open_corpus
+from leapverify.capacity import remedies as planning
+from leapverify.capacity.activations import model_shapes
+from leapverify.capacity.memory import Room, memory_plan
+from leapverify.config.resolved import effective
+from leapverify.errors import ConfigError
+from leapverify.study.apparatus import build, open_corpus
 
 
 def test_a_study_says_its_plan_first_and_keeps_it(micro, tmp_path):

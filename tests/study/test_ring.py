@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.history import History, OptimizerState
-from leapverify.records import CascadeLink, Prediction
+from leapverify.config.study import CascadeConfig, SweepConfig
+from leapverify.core.weights import trainable
+from leapverify.io.records import CascadeLink, Prediction
 from leapverify.study.cascade import Cascader, Start
-from leapverify.study.config import CascadeConfig, SweepConfig
 from leapverify.study.sweep import Sweeper, SweepPoint
+from leapverify.train.batches import make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.losses import sequence_losses
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.windows import make_batch
+from leapverify.train.optimizer import build_optimizer
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
-from leapverify.weights import trainable
 from micro import timeless
 
 SWEEP = SweepConfig(horizons=(5, 50), momentum_scales=(0.8, 1.2))

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from leapverify import load_study, run_study
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.config.retention import has_state, in_a_ring, needed_to_resume
+from leapverify.errors import ConfigError
+from leapverify.runs import Paused
 from leapverify.study import record
-from leapverify.study.config import ConfigError
-from leapverify.study.executor import Paused
-from leapverify.study.folder import has_state, in_a_ring, needed_to_resume
-from leapverify.study.presets import preset
-from leapverify.study.settings import with_settings
 from micro import MICRO, same_numbers
 
 

@@ -14,15 +14,14 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from leapverify import load_study, run_study
-from leapverify.history import OptimizerState
-from leapverify.ranks import ranks_of_world
-from leapverify.study import stopping
-from leapverify.study.config import StudyConfig
-from leapverify.study.executor import on_ranks
+from leapverify.config.study import StudyConfig
+from leapverify.core.ranks import ranks_of_world
+from leapverify.runs import on_ranks, stopping
+from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.folder import SeedFolder
-from leapverify.study.progress import Progress, Watcher
-from leapverify.study.spread import Spread
-from leapverify.train.compiled import Losses
+from leapverify.study.parallel import Spread
+from leapverify.train.losses_compiled import Losses
+from leapverify.trajectory.history import OptimizerState
 from processes import run_ranks
 from spread_micro import SMALLEST, near, spread_study
 

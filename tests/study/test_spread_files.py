@@ -14,14 +14,14 @@ import torch.distributed.fsdp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from leapverify.ranks import ranks_of_world
-from leapverify.shards import local
-from leapverify.storage import Damaged, read_json, save_tensors, write_json
+from leapverify.core.partition import empty_part, held_rows
+from leapverify.core.ranks import ranks_of_world
+from leapverify.core.shards import local
+from leapverify.io.storage import Damaged, read_json, save_tensors, write_json
 from leapverify.study.folder import keep_only
-from leapverify.train import sharded
-from leapverify.train.dealt import empty_part, held_rows
-from leapverify.train.shard_folder import MARK, read_tensors, sweep_parts
-from leapverify.train.sharded import load_parts, save_parts
+from leapverify.train import sharded_checkpoint as sharded
+from leapverify.train.sharded_checkpoint import load_parts, save_parts
+from leapverify.train.sharded_folder import MARK, read_tensors, sweep_parts
 from leapverify.train.state import load_snapshot, snapshot_path, snapshot_steps
 from processes import run_ranks
 

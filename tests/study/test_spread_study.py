@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from leapverify import load_study, run_study
-from leapverify.storage import read_json
-from leapverify.study import stopping
-from leapverify.study.config import ConfigError, StudyConfig
-from leapverify.study.executor import StudyError
+from leapverify.config.study import StudyConfig
+from leapverify.errors import ConfigError
+from leapverify.io.storage import read_json
+from leapverify.runs import StudyError, stopping
+from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.folder import Study
-from leapverify.study.progress import Progress, Watcher
 from leapverify.study.resweep import sweep_study
 from micro import same_numbers
 from spread_micro import SMALL, SMALLEST, near, spread_study
@@ -35,8 +35,8 @@ def stop_at(step: int) -> Callable[[], Watcher]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Study:
     """The study of one process."""
-    from leapverify.study.presets import preset
-    from leapverify.study.settings import with_settings
+    from leapverify.config.overrides import with_settings
+    from leapverify.config.presets import preset
     from micro import MICRO
 
     settings = {**MICRO, "data.source": f"text:{text}"} | {key.replace("__", "."): each for key, each in SMALL.items()}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from leapverify.storage import Damaged
-from leapverify.study.config import SWITCH_SETTINGS, ConfigError, Switches
-from leapverify.study.presets import PRESETS, preset
-from leapverify.study.settings import differences, dump_config, effective, load_config, parse_settings, with_settings
+from leapverify.config.overrides import differences, dump_config, load_config, parse_settings, with_settings
+from leapverify.config.presets import PRESETS, preset
+from leapverify.config.resolved import effective
+from leapverify.config.study import SWITCH_SETTINGS, Switches
+from leapverify.errors import ConfigError
+from leapverify.io.storage import Damaged
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from leapverify import load_study, run_study
-from leapverify.study.config import ConfigError
-from leapverify.study.executor import StudyError, execution
-from leapverify.study.progress import Progress
+from leapverify.config.overrides import dump_config
+from leapverify.errors import ConfigError
+from leapverify.runs import StudyError, execution
+from leapverify.runs.progress import Progress
 from leapverify.study.resweep import sweep_study
-from leapverify.study.settings import dump_config
 from micro import MICRO, same_numbers, timeless
 
 FILES = ("config.yaml", "environment.json", "report.html", "tables/table-01.csv", "tables/table-10.md")
@@ -107,7 +107,7 @@ def test_a_killed_study_goes_on_to_the_same_tables(whole, micro, tmp_path):
     script = (
         "import sys, pathlib\n"
         "from leapverify import run_study\n"
-        "from leapverify.study.settings import load_config\n"
+        "from leapverify.config.overrides import load_config\n"
         "def watch(progress):\n"
         "    print(progress.phase, progress.step, flush=True)\n"
         "if __name__ == '__main__':\n"
@@ -210,7 +210,7 @@ def test_a_loss_that_is_no_number_ends_the_seed_in_one_sentence(micro, tmp_path)
 
 
 def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_saved(whole, micro, tmp_path, monkeypatch):
-    import leapverify.storage as storage
+    import leapverify.io.storage as storage
 
     written, fsync = [], os.fsync
 
@@ -254,7 +254,7 @@ def test_online_thresholds_need_no_calibration(micro, tmp_path):
 
 
 def test_a_filter_says_which_parameters_predictions_move(micro, tmp_path):
-    from leapverify.study.setup import build, open_corpus
+    from leapverify.study.apparatus import build, open_corpus
 
     config = micro(sweep__moved="no-norms-embeddings")
     apparatus = build(config, 42, "cpu", open_corpus(config))

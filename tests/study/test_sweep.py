@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leapverify.history import History, OptimizerState
+from leapverify.config.study import SweepConfig
+from leapverify.core.weights import all_finite, trainable
+from leapverify.io.records import Prediction
 from leapverify.predict import Declined, Predictor, predictor
-from leapverify.records import Prediction
 from leapverify.study import sweep as module
-from leapverify.study.config import SweepConfig
 from leapverify.study.sweep import Sweeper, SweepPoint
+from leapverify.train.batches import make_batch
 from leapverify.train.losses import mean_loss, sequence_losses
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.windows import make_batch
+from leapverify.train.optimizer import build_optimizer
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verdict, Verifier
-from leapverify.weights import all_finite, trainable
 from micro import timeless
 
 EVERY = ("hold", "random", "linear", "quadratic", "quadratic-paper", "quadratic-clamped", "momentum", "adam")

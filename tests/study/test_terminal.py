@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from leapverify.study.progress import Progress
-from leapverify.terminal import LiveView, PlainView, view
+from leapverify.cli.progress import LiveView, PlainView, view
+from leapverify.runs.progress import Progress
 
 
 def console(*, terminal: bool) -> Console:

@@ -6,25 +6,25 @@ import shutil
 
 import pytest
 import torch
+from _floors import Floors
 
 from leapverify import run_study
+from leapverify.capacity.activations import model_shapes, shapes_of
+from leapverify.capacity.cost import cost
+from leapverify.capacity.memory import Room
+from leapverify.config.overrides import with_settings
+from leapverify.config.presets import preset
+from leapverify.core.weights import trainable
+from leapverify.errors import ConfigError
+from leapverify.runs import Paused
 from leapverify.study import record
-from leapverify.study.config import ConfigError
-from leapverify.study.cost import cost
-from leapverify.study.executor import Paused
-from leapverify.study.floors import Floors
+from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import SeedFolder
-from leapverify.study.memory import Room
-from leapverify.study.memory_sizes import model_shapes, shapes_of
-from leapverify.study.presets import preset
+from leapverify.study.initial_weights import check_start, first_model
 from leapverify.study.resweep import sweep_study
-from leapverify.study.settings import with_settings
-from leapverify.study.setup import build, open_corpus
-from leapverify.study.tuning import check_start, first_model
 from leapverify.train.adapters import adapter_sizes, with_adapters
 from leapverify.train.models import build_model
 from leapverify.train.state import load_snapshot
-from leapverify.weights import trainable
 from micro import MICRO, same_numbers, timeless
 
 RANK = 2

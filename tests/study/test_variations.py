@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-from leapverify.analysis.findings_data import BASE, CONSTANT, LENGTHS, RATES_AND_INTERVALS
-from leapverify.storage import read_sealed, write_sealed
-from leapverify.study import findings
-from leapverify.study.config import ConfigError
-from leapverify.study.presets import preset
-from leapverify.study.settings import differences, effective
-from leapverify.study.variations import BASE_SEEDS, OTHER_SEEDS, as_lines, base_config, chosen, variations
+from leapverify.claims import run as findings
+from leapverify.claims.evidence import BASE, CONSTANT, LENGTHS, RATES_AND_INTERVALS
+from leapverify.claims.variations import BASE_SEEDS, OTHER_SEEDS, as_lines, base_config, chosen, variations
+from leapverify.config.overrides import differences
+from leapverify.config.presets import preset
+from leapverify.config.resolved import effective
+from leapverify.errors import ConfigError
+from leapverify.io.storage import read_sealed, write_sealed
 
 NARROWED = {"seeds", "observe.lyapunov", "sweep.predictors", "sweep.horizons"}
 
@@ -47,7 +48,7 @@ def test_the_variations_are_those_of_their_names(every):
 
 
 def test_the_larger_model_has_about_four_times_the_parameters(every):
-    from leapverify.study.setup import parameters_of
+    from leapverify.study.apparatus import parameters_of
 
     small, large = (parameters_of(every[name].config) for name in (BASE, "larger"))
     assert small is not None
@@ -215,7 +216,7 @@ def _file(path):
 
 
 def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypatch):
-    from leapverify import cli
+    from leapverify.cli.main import main as cli
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
@@ -230,7 +231,7 @@ def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypa
 
 
 def test_a_wrong_name_is_wrong_use(capsys):
-    from leapverify import cli
+    from leapverify.cli.main import main as cli
 
     with pytest.raises(SystemExit) as left:
         cli.main(["findings", "--dry-run", "--only", "bas"])

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapverify.storage import NotWritten
+from leapverify.io.storage import NotWritten
 from leapverify.train import corpus as corpus_module
 from leapverify.train.corpus import Corpus, TokenSet, cut_passages, default_cache, prepare, split_documents
-from leapverify.train.sources import Document, load_documents
+from leapverify.train.documents import Document, load_documents
 from leapverify.train.tokenizers import ByteTokenizer, load_tokenizer
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from leapverify.train import losses as losses_module
+from leapverify.train.batches import Batch, make_batch
 from leapverify.train.losses import mean_loss, sequence_losses
 from leapverify.train.models import build_model
-from leapverify.train.windows import Batch, make_batch
 
 VOCABULARY = 40
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leapverify.train.corpus import prepare
-from leapverify.train.parts import Part, share_text, split_part
-from leapverify.train.sources import load_documents
+from leapverify.train.documents import Part, load_documents, share_text, split_part
 from leapverify.train.tokenizers import load_tokenizer
 
 

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import Loop, fingerprint_of, make
-from leapverify.history import History, OptimizerState
 from leapverify.leap.optimizers import adam_state
 from leapverify.predict import predictor
-from leapverify.train import rounding
+from leapverify.train import optimizer as rounding
+from leapverify.train.batches import Batch, make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.rounding import StochasticAdamW, adamw_block_, stochastic_round_, stream_seed
+from leapverify.train.optimizer import StochasticAdamW, adamw_block_, build_optimizer, stochastic_round_, stream_seed
 from leapverify.train.state import load_state, save_state
-from leapverify.train.windows import Batch, make_batch
+from leapverify.trajectory.history import History, OptimizerState
 
 BFLOAT16 = torch.bfloat16
 

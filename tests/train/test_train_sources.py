@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapverify.train.sources import Document, cut_at_lines, load_documents
+from leapverify.train.documents import Document, cut_at_lines, load_documents
 
 TEXT = "".join(f"line {number} of some text\n" for number in range(1000))
 

@@ -13,14 +13,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leapverify.observe import Fingerprinter
-from leapverify.train.attention import CAUSAL, causal_attention
-from leapverify.train.compiled import Losses
+from leapverify.train.batches import Batch, Batches, Windows, batch_indices, make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.losses import mean_loss, sequence_losses
+from leapverify.train.losses_compiled import CAUSAL, Losses, causal_attention
 from leapverify.train.models import build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.prefetch import Batches
-from leapverify.train.windows import Batch, Windows, batch_indices, make_batch
+from leapverify.train.optimizer import build_optimizer
 
 VOCABULARY = 40
 WAITING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique", "masked_select")

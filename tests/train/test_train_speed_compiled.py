@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from leapverify.core.undisturbed import undisturbed
 from leapverify.observe import Fingerprinter
-from leapverify.train.attention import causal_attention
-from leapverify.train.compiled import Losses, Mode
+from leapverify.train.batches import Batch, make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.losses import mean_loss, sequence_losses
+from leapverify.train.losses_compiled import Losses, Mode, causal_attention
 from leapverify.train.models import build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.windows import Batch, make_batch
-from leapverify.undisturbed import undisturbed
+from leapverify.train.optimizer import build_optimizer
 
 VOCABULARY, ROWS, LENGTH = 61, 4, 12
 

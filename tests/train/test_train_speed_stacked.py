@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from _stacked import Stacked
 from torch import nn
 
-from leapverify.train.attention import causal_attention
+from leapverify.train.batches import make_batch
 from leapverify.train.loop import train_step
+from leapverify.train.losses_compiled import causal_attention
 from leapverify.train.models import build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.stacked import Stacked
-from leapverify.train.windows import make_batch
+from leapverify.train.optimizer import build_optimizer
 
 VOCABULARY, SEEDS = 40, 3
 

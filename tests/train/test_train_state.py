@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.storage import Damaged
+from leapverify.io.storage import Damaged
+from leapverify.train.batches import Windows, batch_indices
 from leapverify.train.loop import train_step
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
+from leapverify.train.optimizer import build_optimizer
 from leapverify.train.state import (
     capture_rng,
     load_snapshot,
@@ -21,7 +22,6 @@ from leapverify.train.state import (
     snapshot_path,
     snapshot_steps,
 )
-from leapverify.train.windows import Windows, batch_indices
 
 FAMILIES = ("gpt2", "qwen2")
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from leapverify.train.batches import Batch, make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.losses import mean_loss
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.windows import Batch, make_batch
+from leapverify.train.optimizer import build_optimizer
 
 
 def small_model() -> nn.Module:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.train import survival
+from leapverify.train import update_survival as survival
+from leapverify.train.batches import Batch, make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.models import ModelSpec, build_model
-from leapverify.train.optim import build_optimizer
-from leapverify.train.survival import Survival, UpdateSample
-from leapverify.train.windows import Batch, make_batch
+from leapverify.train.optimizer import build_optimizer
+from leapverify.train.update_survival import Survival, UpdateSample
 
 KINDS = {
     "float32": (torch.float32, "nearest"),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapverify.train.windows import Windows, batch_indices, make_batch
+from leapverify.train.batches import Windows, batch_indices, make_batch
 
 SIZES = st.integers(1, 40)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.surroundings import Gradients, Selection
+from leapverify.trajectory.context import Gradients, Selection
 from leapverify.verify.selection import GRADIENT_PASSES, BatchGradients, HeldoutSelection, standing_in
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from leapverify.ranks import Apart, Ranks, ranks_of_world
-from leapverify.shards import local, reshard
+from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.shards import local, reshard
 from leapverify.verify import Exhausted, FreshBatches, Verifier, compare
+from leapverify.verify.distributed import DealtBatches, DealtRows, SharedLoss
 from leapverify.verify.selection import BatchGradients, HeldoutSelection
-from leapverify.verify.together import DealtBatches, DealtRows, SharedLoss
 from processes import run_ranks
 
 TEXT = torch.randint(0, 11, (40, 6), generator=torch.Generator().manual_seed(2))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, TypeVar
 
-from leapverify.statistics import Interval, Spread, bootstrap_interval, mean_std_cov
+from leapverify.core.statistics import Interval, Spread, bootstrap_interval, mean_std_cov
 
 Group = TypeVar("Group")
 
@@ -50,7 +50,7 @@ class Bootstrap:
     def interval(
         self, groups: Sequence[Group], statistic: Callable[[Sequence[Group]], float | None]
     ) -> Interval | None:
-        """The interval of a statistic over groups, as `leapverify.statistics.bootstrap_interval` draws it."""
+        """The interval of a statistic over groups, as `leapverify.core.statistics.bootstrap_interval` draws it."""
         return bootstrap_interval(groups, statistic, seed=self.seed, level=self.level, draws=self.draws)
 
 

@@ -8,10 +8,9 @@ from leapverify.audit.files import check_files
 from leapverify.audit.finding import Finding, Tell, quiet
 from leapverify.audit.heldout import Looked
 from leapverify.audit.product import check_product, is_product
-from leapverify.audit.race import check_race
-from leapverify.audit.study import check_study
-from leapverify.manifest import NAME, runs_below
-from leapverify.study.config import ConfigError
+from leapverify.audit.study import check_race, check_study
+from leapverify.errors import ConfigError
+from leapverify.io.manifest import NAME, runs_below
 
 __all__ = ["Finding", "audit"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.audit.finding import Finding
+from leapverify.io.storage import PLACE, Damaged, read_json
 from leapverify.predict.learnt import NETWORKS, load_learnt
-from leapverify.storage import PLACE, Damaged, read_json
 
 _REMEDY = "put back a copy, or give the command in its card again"
 

@@ -10,17 +10,20 @@ from safetensors import SafetensorError
 
 from leapverify.audit.finding import Finding, Tell, remedy_for
 from leapverify.audit.heldout import Looked, Text, check_text
-from leapverify.audit.lineage import check_lineage
-from leapverify.audit.rows import check_rows, key_of
-from leapverify.audit.seed import KINDS, SeedAudit, read_rows
-from leapverify.audit.tensors import nonfinite
-from leapverify.records import Benched, Prediction, SeedMeasure
-from leapverify.storage import Damaged, read_json
-from leapverify.study.config import StudyConfig
+from leapverify.audit.lineage import check_lineage, nonfinite
+from leapverify.audit.seed import KINDS, SeedAudit, check_rows, key_of, read_rows
+from leapverify.config.overrides import identity_of, load_config
+from leapverify.config.resolved import effective
+from leapverify.config.study import StudyConfig
+from leapverify.io.records import Benched, Prediction, RacePoint, RaceRun, SeedMeasure
+from leapverify.io.storage import Damaged, read_json
+from leapverify.race.config import RaceConfig
+from leapverify.race.overrides import load_config as load_race_config
+from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES
 from leapverify.study.folder import CHECKPOINTS, CURVE, DONE, PREDICTIONS, SEEDS
-from leapverify.study.settings import effective, identity_of, load_config
 
 CONFIG = "config.yaml"
+RACE_CONFIG = "race/config.yaml"
 
 
 def check_study(run: Path, damaged: set[str], tell: Tell, looked: Looked) -> Iterator[Finding]:
@@ -146,3 +149,45 @@ def check_tensors(run: Path, damaged: set[str], tell: Tell) -> Iterator[Finding]
             text = f"holds {found[1]:,} values that are not finite, in {found[0]}"
             remedy = "go back to a snapshot before, and begin a study with a lower training.lr if it comes again"
             yield Finding(name, "nonfinite", text, remedy)
+
+
+def check_race(run: Path, damaged: set[str], looked: Looked) -> Iterator[Finding]:
+    """What is wrong with the race of a run folder beyond its files' sums."""
+    for name, kind in {"race/runs.parquet": RaceRun, "race/curve.parquet": RacePoint}.items():
+        rows = read_rows(run, name, kind, damaged)
+        if isinstance(rows, Finding):
+            yield rows
+        elif rows is None:
+            if name not in damaged and (run / "report.html").is_file():
+                yield Finding(name, "gap", "is missing", remedy_for(name, run))
+        else:
+            yield from check_rows(name, rows, remedy_for(name, run))
+    for path in sorted((run / "race" / "units").glob("*.json")):
+        name = path.relative_to(run).as_posix()
+        if name not in damaged and not _is_unit(path):
+            yield Finding(name, "schema", "is no unit of a race", remedy_for(name, run))
+    if RACE_CONFIG in damaged:
+        return
+    try:
+        config = load_race_config(run / RACE_CONFIG)
+    except ValueError as error:
+        yield Finding(RACE_CONFIG, "config", " ".join(str(error).split()), remedy_for(RACE_CONFIG, run))
+        return
+    for text in _texts(config):
+        yield from check_text(text, RACE_CONFIG, looked)
+
+
+def _is_unit(path: Path) -> bool:
+    try:
+        found: Any = read_json(path)
+        return isinstance(found["content"]["runs"], list)
+    except (Damaged, KeyError, TypeError):
+        return False
+
+
+def _texts(config: RaceConfig) -> Iterator[Text]:
+    chosen = {*config.tasks}
+    if chosen & {"pretrain", "finetune", "lora"}:
+        yield Text(config.text.source, config.text.tokenizer, PRETRAIN_SHARES)
+    if chosen & {"finetune", "lora"}:
+        yield Text(config.data, config.text.tokenizer, FINETUNE_SHARES)

@@ -7,15 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leapverify.bench.cost import CountedLoss, Meter
+from leapverify.bench.measures import CountedLoss, Meter, Persistence, share_left
 from leapverify.bench.options import BenchOptions
-from leapverify.bench.persist import Persistence, share_left
-from leapverify.leap.cost import copies, network_tokens
-from leapverify.leap.ledger import PASS_TOKENS
+from leapverify.io.records import Benched, Prediction
+from leapverify.leap.ledger import PASS_TOKENS, copies, network_tokens
 from leapverify.predict import Predictor, predictor
-from leapverify.records import Benched, Prediction
-from leapverify.study.aside import WayBack
-from leapverify.study.setup import Apparatus
+from leapverify.study.apparatus import Apparatus
+from leapverify.study.restore import WayBack
 from leapverify.study.sweep import Sweeper, SweepPoint
 
 

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapverify.bench.choice import Choice, choose
-from leapverify.bench.options import BenchOptions, chosen_seeds, configured, task_of
-from leapverify.bench.store import claim, join
-from leapverify.manifest import Manifest
+from leapverify.bench.options import BenchOptions, Choice, choose, chosen_seeds, configured, task_of
+from leapverify.bench.results import claim, join
+from leapverify.config.overrides import load_config
+from leapverify.config.resolved import effective
+from leapverify.config.study import StudyConfig
+from leapverify.io.manifest import Manifest
 from leapverify.report import build_report
-from leapverify.study.claim import threads_of_seeds
-from leapverify.study.config import StudyConfig
-from leapverify.study.environment import describe, resolve_device
-from leapverify.study.executor import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive
+from leapverify.runs import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive
+from leapverify.runs.driver import raise_failures
+from leapverify.runs.environment import describe, resolve_device
+from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import SeedFolder
-from leapverify.study.progress import Watcher, ignore
+from leapverify.study.preflight import threads_of_seeds
 from leapverify.study.run import deadline_of
-from leapverify.study.settings import effective, load_config
-from leapverify.study.several import raise_failures
 
 
 def bench_predictors(
@@ -78,7 +78,7 @@ def bench_predictors(
     }
     gpus = int(device == "cuda")
     tasks = [
-        Task(seed, "leapverify.bench.calls:bench", {**shared, "seed": seed}, deadline, threads=threads, gpus=gpus)
+        Task(seed, "leapverify.bench.entry:bench", {**shared, "seed": seed}, deadline, threads=threads, gpus=gpus)
         for seed in chosen
     ]
     workers = execution.side_by_side(len(tasks), threads, device)

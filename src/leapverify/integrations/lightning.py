@@ -26,7 +26,7 @@ from leapverify.integrations.wiring import (
     refuse_plugin,
     refuse_processes,
 )
-from leapverify.leap.leaper import LeapVerify
+from leapverify.leap.api import LeapVerify
 from leapverify.verify.heldout import LossFunction
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from leapverify.guard.tensors import check_torch_file
 from leapverify.integrations.losses import causal_losses
 from leapverify.integrations.wiring import (
     checked,
@@ -32,9 +31,10 @@ from leapverify.integrations.wiring import (
     refuse_plugin,
     refuse_processes,
 )
-from leapverify.leap.leaper import LeapVerify
-from leapverify.leap.spread import telling
-from leapverify.storage import Damaged, NotWritten, read_json, read_marked, replace_marked
+from leapverify.io.storage import Damaged, NotWritten, read_json, read_marked, replace_marked
+from leapverify.io.untrusted.tensors import check_torch_file
+from leapverify.leap.api import LeapVerify
+from leapverify.leap.parallel import telling
 from leapverify.verify.heldout import LossFunction
 
 try:

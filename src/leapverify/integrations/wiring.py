@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from leapverify.core.ranks import Ranks
+from leapverify.leap.api import LeapVerify
 from leapverify.leap.event import LeapEvent
-from leapverify.leap.leaper import LeapVerify
-from leapverify.ranks import Ranks
 
 BY_THE_FRAMEWORK = ("self", "model", "optimizer", "scheduler")
 """Arguments of LeapVerify that the callback finds for itself."""

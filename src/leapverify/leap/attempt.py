@@ -10,20 +10,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leapverify.history import History, OptimizerState
-from leapverify.leap.beside import Drawn
-from leapverify.leap.cost import copies, network_tokens
-from leapverify.leap.ledger import Ledger
-from leapverify.leap.policy import Proposal
-from leapverify.leap.trajectory import Trajectory
+from leapverify.core.weights import all_finite, block_size, blocks, copy_
+from leapverify.leap.ledger import Ledger, copies, network_tokens
+from leapverify.leap.parameters import Trajectory
+from leapverify.leap.policy.base import Proposal
+from leapverify.leap.predictor_context import Drawn
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
 from leapverify.predict import Declined, Needs, Predictor, missing, predictor
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
-from leapverify.verify.fresh import Exhausted
+from leapverify.verify.distributed import SharedLoss
 from leapverify.verify.heldout import LossFunction
+from leapverify.verify.sampling import Exhausted
 from leapverify.verify.sequential import MINIMUM
-from leapverify.verify.together import SharedLoss
-from leapverify.weights import all_finite, block_size, blocks, copy_
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from leapverify.leap.counter import StepCounter
+from leapverify.core.undisturbed import random_streams
+from leapverify.leap.commit import check_first_leap
 from leapverify.leap.engine import Engine
 from leapverify.leap.event import LeapEvent
-from leapverify.leap.resume import engine_state, restore_engine
-from leapverify.leap.settling import check_first_leap
-from leapverify.leap.spread import said
-from leapverify.leap.teller import Teller
-from leapverify.undisturbed import random_streams
+from leapverify.leap.loggers import Teller
+from leapverify.leap.parallel import said
+from leapverify.leap.state import engine_state, restore_engine
+from leapverify.leap.step_counter import StepCounter
 
 logger = logging.getLogger(__name__)
 

@@ -11,26 +11,25 @@ from typing import Any, cast
 from torch import nn
 from torch.optim import Optimizer
 
-from leapverify.history import OptimizerState
+from leapverify.core.ranks import Ranks
+from leapverify.core.weights import all_finite
 from leapverify.leap.alerts import Alert, Alerts
-from leapverify.leap.annealing import Annealing
+from leapverify.leap.anneal.live import Annealing
 from leapverify.leap.attempt import Attempter, Unit
+from leapverify.leap.commit import First, Trial, settle
+from leapverify.leap.config import Options
 from leapverify.leap.event import LeapEvent, Status
+from leapverify.leap.leakage import Overlap
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
 from leapverify.leap.optimizers import adam_state
-from leapverify.leap.options import Options
-from leapverify.leap.overlap import Overlap
-from leapverify.leap.parts import First, Trial
-from leapverify.leap.policy import Outcome, Policy, Proposal, Situation
-from leapverify.leap.settling import settle
+from leapverify.leap.parameters import Trajectory
+from leapverify.leap.policy.base import Outcome, Policy, Proposal, Situation
 from leapverify.leap.shadow import Pending
-from leapverify.leap.trajectory import Trajectory
-from leapverify.ranks import Ranks
-from leapverify.verify.fresh import Exhausted, FreshBatches
+from leapverify.trajectory.history import OptimizerState
+from leapverify.verify.distributed import DealtBatches
+from leapverify.verify.sampling import Exhausted, FreshBatches
 from leapverify.verify.sequential import MINIMUM
-from leapverify.verify.together import DealtBatches
-from leapverify.weights import all_finite
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from leapverify.leap.alerts import Alert
-from leapverify.leap.policy import Proposal
+from leapverify.leap.policy.base import Proposal
 from leapverify.verify.comparison import Comparison
 
 Status = Literal["observed", "skipped", "declined", "nonfinite", "rejected", "accepted", "actual", "off"]

@@ -12,22 +12,21 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from leapverify.ranks import Ranks
+from leapverify.core.ranks import Ranks
+from leapverify.predict import Needs, Predictor
+from leapverify.trajectory.history import History
 
 Clock = Literal["wall", "tokens"]
 PARTS = (
     "snapshot", "recent", "finite", "observe", "straightness", "watch", "predict", "verify", "restore", "average",
     "anneal", "schedule", "log", "other",
 )  # fmt: skip
-
 PASS_TOKENS = 8.0
 """A copy of all weights counts as so many forward tokens: 8 bytes for each weight against 2 operations for each weight
 and token, on a CPU that computes two operations for each byte that it moves. On an accelerator it is several hundred,
 which only the clock `wall` knows."""
-
 PACES = 16
 """Intervals over which the pace of training is taken."""
-
 REINVESTED = 0.5
 """Share of the time that leaps have saved that may be spent on further attempts."""
 
@@ -234,3 +233,29 @@ class Ledger:
         self.saved, self.steps, self._pace = state["saved"], state["steps"], state["pace"]
         self.train_s, self._paces = state["train_s"], deque(state["paces"], maxlen=PACES)
         self._own, self._settled = dict.fromkeys(PARTS, 0.0), False
+
+
+def copies(needs: Needs, history: History) -> float:
+    """Copies of all weights that a prediction takes about: each is one read and one write of all of them.
+
+    It reads its snapshots, moments and whatever else it asks for, writes once, and is read once for NaN.
+
+    Args:
+        needs: of the predictor.
+        history: from which it predicts; as many snapshots count as it holds.
+    """
+    read = min(needs.reach, len(history)) + 2 * needs.optimizer_state + needs.recent + len(needs.milestones)
+    read += len(history.averages.states) if needs.averages and history.averages is not None else 0
+    return (read + 2) / 2
+
+
+def network_tokens(method: Predictor, history: History, parameters: int) -> float:
+    """The cost of the network that a predictor runs on each weight, if it has one that says its operations.
+
+    Args:
+        method: the predictor; one with a network has a method `operations(history)`.
+        history: from which it predicts.
+        parameters: all of the model's, frozen ones too; a forward token takes two operations for each.
+    """
+    operations = getattr(method, "operations", None)
+    return 0.0 if operations is None else float(operations(history)) / (2.0 * parameters)

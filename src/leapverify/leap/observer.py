@@ -9,11 +9,11 @@ from typing import Any
 from torch.optim import Optimizer
 
 from leapverify.leap.ledger import Ledger
-from leapverify.leap.outlook import Outlook
-from leapverify.leap.pace import Pace
+from leapverify.leap.parameters import Trajectory
 from leapverify.leap.recognizer import Recognizer, Seen
-from leapverify.leap.schedule import Ahead, Moved, advance, look_ahead, movable, steps_left, unwrapped_optimizer
-from leapverify.leap.trajectory import Trajectory
+from leapverify.leap.schedule.advance import Ahead, Moved, advance, look_ahead, movable, steps_left, unwrapped_optimizer
+from leapverify.leap.schedule.lookahead import Outlook
+from leapverify.leap.schedule.step_rate import Pace
 from leapverify.observe.signals import straightness
 
 OBSERVING_SHARE = 0.25

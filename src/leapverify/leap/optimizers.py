@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leapverify.history import OptimizerState
-from leapverify.optimizer_state import Rate
-from leapverify.ranks import Ranks
+from leapverify.core.ranks import Ranks
+from leapverify.trajectory.history import OptimizerState
+from leapverify.trajectory.optimizer_state import Rate
 
 MASTER_COPIES = (
     "_amp_stash",

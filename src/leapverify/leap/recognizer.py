@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapverify.forms import cut, tensors_in
+from leapverify.core.batch_tree import cut, tensors_in
+from leapverify.core.undisturbed import WrittenError, unwritten
 from leapverify.observe import Fingerprinter, ProbeSet, Thresholds, classify_regimes, similarity
 from leapverify.observe.batches import BatchFingerprinter, Run, said
 from leapverify.observe.capture import is_transformers, unwrapped
-from leapverify.undisturbed import WrittenError, unwritten
 
 REMEMBERED = 512
 """Similarities that the thresholds may look back on."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapverify.leap.policy import Proposal
+from leapverify.leap.policy.base import Proposal
 from leapverify.verify.comparison import Comparison
 
 logger = logging.getLogger(__name__)

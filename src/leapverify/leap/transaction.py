@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from leapverify.history import History
-from leapverify.weights import copy_
+from leapverify.core.weights import copy_
+from leapverify.trajectory.history import History
 
 
 class Transaction:

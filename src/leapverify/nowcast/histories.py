@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapverify.study.config import ConfigError
+from leapverify.config.overrides import dump_config
+from leapverify.config.resolved import effective
+from leapverify.errors import ConfigError
+from leapverify.study.apparatus import build, open_corpus, threads_of
 from leapverify.study.folder import Study
-from leapverify.study.settings import dump_config, effective
-from leapverify.study.setup import build, open_corpus, threads_of
-from leapverify.train.parts import share_text
+from leapverify.train.documents import share_text
 from leapverify.train.state import load_snapshot
 
 PER_TENSOR = 1021

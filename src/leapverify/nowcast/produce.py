@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leapverify.nowcast.fit import Fitted, Options, fit
+from leapverify.errors import ConfigError
+from leapverify.nowcast.fit import Fitted, Options, Score, best_slope, fit, score
 from leapverify.nowcast.histories import PER_TENSOR, Histories, open_studies, read_histories, require_apart
 from leapverify.nowcast.pairs import Pairs, joined, pairs_of
-from leapverify.nowcast.score import Score, best_slope, score
 from leapverify.predict.learnt import NETWORKS, save_learnt
-from leapverify.study.config import ConfigError
-from leapverify.study.environment import versions
-from leapverify.study.setup import threads_of
+from leapverify.runs.environment import versions
+from leapverify.study.apparatus import threads_of
 
 AHEAD = 2
 """Intervals from the newest state that `wnn` reads to its target."""

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from leapverify.forms import mapped, rows_of, tensors_in
+from leapverify.core.batch_tree import mapped, rows_of, tensors_in
+from leapverify.core.undisturbed import repeated_streams, undisturbed
 from leapverify.observe import capture
-from leapverify.undisturbed import repeated_streams, undisturbed
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from leapverify.core.shards import reshard
+from leapverify.core.undisturbed import undisturbed
 from leapverify.observe import capture, packing
 from leapverify.observe.packing import Batch
 from leapverify.observe.probes import ProbeSet
-from leapverify.shards import reshard
-from leapverify.undisturbed import undisturbed
 
 Pooling = Literal["mean", "last"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from leapverify.guard import limits
-from leapverify.guard.paths import named
-from leapverify.guard.plain import parse_json, read_bounded
+from leapverify.io.untrusted import limits
+from leapverify.io.untrusted.paths import named
+from leapverify.io.untrusted.text import parse_json, read_bounded
 from leapverify.observe.probe_texts import ARITHMETIC, FACTUAL, LINGUISTIC, RANDOM
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from leapverify.shards import Shards
+from leapverify.core.shards import Shards
 
 _BLOCK = 1 << 20
 """Elements converted to float64 at a time, so that no whole tensor is copied."""

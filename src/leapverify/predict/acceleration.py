@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.gram import WINDOW, combine_each, grams
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.surroundings import Selection
-from leapverify.weights import Tensors
+from leapverify.trajectory.context import Selection
+from leapverify.trajectory.history import History
 
 REGULARISATION = 1e-5
 """lambda, the source's."""

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapverify.history import History, OptimizerState
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Kernel, Workspace, apply
 from leapverify.predict.predictor import Needs, require_moments, require_request
 from leapverify.predict.quadrature import compress
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History, OptimizerState
 
 NEEDS = Needs(1, optimizer_state=True)
 DIRECT_TERMS = 3

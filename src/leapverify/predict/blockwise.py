@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from leapverify.core.weights import block_size, blocks
 from leapverify.predict.predictor import Request
-from leapverify.weights import block_size, blocks
 
 Kernel: TypeAlias = Callable[[Tensor, Sequence[Tensor], "Workspace"], None]
 """Writes its first argument from float32 blocks of the same shape; may use the workspace's."""

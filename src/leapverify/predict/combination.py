@@ -24,11 +24,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from leapverify.history import History, Snapshot
-from leapverify.pinned import copy_ahead
+from leapverify.core.pinned import copy_ahead
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Kernel, Workspace, apply
 from leapverify.predict.predictor import Needs, Request, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History, Snapshot
 
 Coefficients: TypeAlias = Callable[[Sequence[int], int], Sequence[float]]
 """(lags 0, t - t_1, ..., in steps; K) -> c_1, c_2, ..., one at least."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leapverify.history import Snapshot
 from leapverify.predict.combination import Combination
 from leapverify.predict.polynomial import lagrange
 from leapverify.predict.predictor import Needs, Request
+from leapverify.trajectory.history import Snapshot
 
 
 def plp() -> Combination:

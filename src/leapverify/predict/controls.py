@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leapverify.history import History
-from leapverify.pinned import copy_ahead
+from leapverify.core.pinned import copy_ahead
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Workspace, apply, reduce
 from leapverify.predict.predictor import Needs, Request, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 SIGN_BIT = -(2**31)
 """The sign of a float32, as the int32 that has no other bit."""

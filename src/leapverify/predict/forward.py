@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.acceleration import measured
 from leapverify.predict.gram import combine_each
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 MOST_STEPS = 256
 """tau at most."""

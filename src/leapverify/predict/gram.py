@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from leapverify.core.weights import Tensors, block_size, blocks
 from leapverify.predict.blockwise import Kernel, Workspace, apply
 from leapverify.predict.predictor import Declined, Request
-from leapverify.weights import Tensors, block_size, blocks
 
 WINDOW = 16
 """Snapshots that are read at most: m = 15 differences, Scieur's window."""

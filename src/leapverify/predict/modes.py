@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.combination import of_displacements
 from leapverify.predict.gram import WINDOW, combine_each, eigen, grams
 from leapverify.predict.predictor import Needs, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 BEYOND = 2
 """Snapshots that `dmd-r` reads beyond the r + 2 that it needs."""

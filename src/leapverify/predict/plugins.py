@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.predictor import Needs, Predictor, Prepares
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 GROUP = "leapverify.predictors"
 """Each entry is a name and a function that makes the predictor of that name."""

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Workspace, apply, reduce
 from leapverify.predict.combination import Combination, chained, combination
 from leapverify.predict.predictor import Needs, Request, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 
 @dataclass(frozen=True)

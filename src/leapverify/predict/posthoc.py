@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from leapverify.averages import Profile, exponent, mixture
-from leapverify.history import History
-from leapverify.pinned import copy_ahead
+from leapverify.core.pinned import copy_ahead
+from leapverify.core.weights import Tensors
 from leapverify.predict.combination import chained, combine
 from leapverify.predict.predictor import Declined, Needs, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.averages import Profile, exponent, mixture
+from leapverify.trajectory.history import History
 
 
 @dataclass(frozen=True)

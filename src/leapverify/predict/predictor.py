@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from leapverify.history import History, OptimizerState, Snapshot
-from leapverify.shards import Shards
-from leapverify.weights import Tensors, require_same_shapes
+from leapverify.core.shards import Shards
+from leapverify.core.weights import Tensors, require_same_shapes
+from leapverify.trajectory.history import History, OptimizerState, Snapshot
 
 
 class Declined(Exception):

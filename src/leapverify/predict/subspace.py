@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Workspace, reduce
 from leapverify.predict.combination import of_displacements
 from leapverify.predict.gram import combine_each, eigen, grams
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 DISPLACEMENTS = 4
 """m."""

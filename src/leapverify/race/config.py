@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from leapverify.config.run import Positive, Section
 from leapverify.predict import names, predictor
 from leapverify.race.optimizers import OPTIMIZERS
-from leapverify.study.section import Positive, Section
 from leapverify.train.models import ModelSpec
 
 TaskName = Literal["pretrain", "finetune", "lora", "convex", "noise"]

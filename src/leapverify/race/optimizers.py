@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from leapverify.train.optim import build_optimizer
-from leapverify.weights import trainable
+from leapverify.core.weights import trainable
+from leapverify.train.optimizer import build_optimizer
 
 OPTIMIZERS = ("adamw", "muon", "sgd")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import (
     FIRST_DECAY,
     SHORTENED,
@@ -21,7 +22,6 @@ from leapverify.race.arms import (
 )
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks import Task
-from leapverify.records import RacePoint, RaceRun
 
 TUNE, RACE = "tune", "race"
 TUNED, USUAL = "tuned", "usual"

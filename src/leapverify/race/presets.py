@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 
+from leapverify.errors import ConfigError
 from leapverify.race.config import Length, RaceConfig, TextConfig, TextLength
-from leapverify.study.config import ConfigError
 from leapverify.train.models import ModelSpec, gpt2_124m_spec
 
 _CONVEX = Length(steps=2000, warmup_steps=20, eval_every=25, interval=50)

@@ -8,31 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leapverify import records
-from leapverify.analysis.race import verdicts
-from leapverify.leftovers import sweep_leftovers
-from leapverify.manifest import Manifest
+from leapverify.analysis.race.api import verdicts
+from leapverify.errors import ConfigError
+from leapverify.io import records
+from leapverify.io.manifest import Manifest, sweep_leftovers
+from leapverify.io.records import RacePoint, RaceRun
+from leapverify.io.storage import Damaged, NotWritten, read_json, write_json, write_sealed
 from leapverify.race.arms import SCHEDULE_FREE_MISSING, has_schedule_free, with_needs
-from leapverify.race.calls import choices_as_json, rates_as_json, targets_as_json
 from leapverify.race.config import RaceConfig
+from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
+from leapverify.race.overrides import differences, dump_config, left_out, load_config, with_settings
+from leapverify.race.parallel import PARALLEL, require_spreadable
 from leapverify.race.plan import Case, Choice, Result, Unit, cases, digest, first_round, second_round
 from leapverify.race.presets import preset as preset_named
-from leapverify.race.settings import differences, dump_config, left_out, load_config, with_settings
-from leapverify.race.spread import PARALLEL, require_spreadable
-from leapverify.race.store import Store
+from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES, Reader
 from leapverify.race.tune import best_wsd_rates, choose_all, edges, state_targets
 from leapverify.race.worker import results_of
-from leapverify.records import RacePoint, RaceRun
 from leapverify.report import build_report
-from leapverify.storage import Damaged, NotWritten, read_json, write_json, write_sealed
-from leapverify.study.config import ConfigError
-from leapverify.study.environment import cpu_count, describe, resolve_device
-from leapverify.study.executor import AUTOMATIC, Execution, Executor, Failure, Task, by_seed, exclusive
-from leapverify.study.executor.world import present
-from leapverify.study.progress import Watcher, ignore
-from leapverify.study.several import raise_failures
+from leapverify.runs import AUTOMATIC, Execution, Executor, Failure, Task, by_seed, exclusive
+from leapverify.runs.driver import raise_failures
+from leapverify.runs.environment import cpu_count, describe, resolve_device
+from leapverify.runs.progress import Watcher, ignore
+from leapverify.runs.world import present
 
 FOLDER = "race"
 """Of a run folder: a race may lie in a study's, whose report then shows it."""
@@ -215,7 +214,7 @@ class _Race:
         tasks = [
             Task(
                 seed,
-                f"leapverify.race.calls:{work}",
+                f"leapverify.race.entry:{work}",
                 {**place, **arguments, "seed": seed},
                 threads=self.threads,
                 gpus=gpus,

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapverify.io.records import RaceRun
+from leapverify.io.storage import Damaged, read_json, write_json
 from leapverify.race.arms import BASELINE, arm_named, setting_of, values_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import TUNED, Case, Choice, Result, arms_in, cases, label
 from leapverify.race.tasks import Task
-from leapverify.records import RaceRun
-from leapverify.storage import Damaged, read_json, write_json
-from leapverify.study.executor import StudyError
+from leapverify.runs import StudyError
 
 TARGET_SHARE = 0.9
 """The target is what the tuned baseline reports after this share of its steps."""

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import arm_named
-from leapverify.race.arms_reading import Reading
-from leapverify.race.averaging import swapped
-from leapverify.race.build import Apparatus, assemble
+from leapverify.race.assemble import Apparatus, assemble
+from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
+from leapverify.race.parallel import seed_on, spread
 from leapverify.race.plan import RACE, Result, Unit
-from leapverify.race.spread import seed_on, spread
+from leapverify.race.readouts import Reading
 from leapverify.race.tasks import Material, Task
-from leapverify.records import RacePoint, RaceRun
-from leapverify.study.executor.world import present
+from leapverify.runs.world import present
 from leapverify.verify.comparison import mean_loss_of
 
 WARM_STEPS = 8

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from leapverify.core.collective import each, led
+from leapverify.io.storage import Damaged
 from leapverify.race.arms import controls_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import (
@@ -25,16 +27,13 @@ from leapverify.race.plan import (
     race_units,
     second_round,
 )
-from leapverify.race.progress import RaceProgress
-from leapverify.race.store import Store
+from leapverify.race.results import Store
 from leapverify.race.tasks import Task, build_tasks
 from leapverify.race.unit import run_unit, warm_up
-from leapverify.storage import Damaged
-from leapverify.study.executor import require_leave
-from leapverify.study.executor.world import present
-from leapverify.study.progress import Watcher
-from leapverify.study.setup import threads_of
-from leapverify.train.agreed import each, led
+from leapverify.runs import require_leave
+from leapverify.runs.progress import RaceProgress, Watcher
+from leapverify.runs.world import present
+from leapverify.study.apparatus import threads_of
 
 
 @dataclass(frozen=True)

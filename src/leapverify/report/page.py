@@ -11,23 +11,22 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from leapverify.content import as_written
-from leapverify.guard.words import inert, inert_json
-from leapverify.report.analysis import Analysis
-from leapverify.report.bench import BenchReport, bench_finding, bench_report, bench_sections
-from leapverify.report.figures import build_figures, write_figures
-from leapverify.report.legend import swatch, variables
-from leapverify.report.page_race import RaceReport, race_finding, race_page, race_report, race_section
-from leapverify.report.panels import Figure
-from leapverify.report.run import Run, load_race, load_run
-from leapverify.report.section import Page, Section, colophon, commands, facts, hardware, machine
-from leapverify.report.summary import findings, tiles
-from leapverify.report.table import Table, write_tables
-from leapverify.report.tables import tables_of_runs
-from leapverify.report.tables_more import further_tables, ladder
-from leapverify.report.tables_predict import tables_of_predictions
-from leapverify.report.theme import DARK, LIGHT
-from leapverify.storage import write_text
+from leapverify.io.storage import write_text
+from leapverify.io.untrusted.escape import inert, inert_json
+from leapverify.io.yaml_file import as_written
+from leapverify.report.bench.page import BenchReport, bench_finding, bench_report, bench_sections
+from leapverify.report.kit.panels import Figure, swatch, variables
+from leapverify.report.kit.run import Run, load_race, load_run
+from leapverify.report.kit.section import Page, Section, colophon, commands, facts, hardware, machine
+from leapverify.report.kit.table import Table, write_tables
+from leapverify.report.kit.theme import DARK, LIGHT
+from leapverify.report.race.page import RaceReport, race_finding, race_page, race_report, race_section
+from leapverify.report.study.analysis import Analysis
+from leapverify.report.study.figures import build_figures, write_figures
+from leapverify.report.study.summary import findings, tiles
+from leapverify.report.study.tables import tables_of_runs
+from leapverify.report.study.tables_more import further_tables, ladder
+from leapverify.report.study.tables_predict import tables_of_predictions
 
 SHORT = {
     "regimes": "Regimes", "similarity": "Similarity", "losses": "Losses", "acceptance": "Acceptance", "gain": "Gain",

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leapverify.history import History, OptimizerState
+from leapverify.config.study import CascadeConfig
+from leapverify.core.weights import all_finite, distance, norm
+from leapverify.io.records import CascadeLink, LossPoint
 from leapverify.predict import Declined, Predictor, predictor
-from leapverify.records import CascadeLink, LossPoint
-from leapverify.study.aside import WayBack
-from leapverify.study.branch import Standing
-from leapverify.study.config import CascadeConfig
+from leapverify.study.restore import Standing, WayBack
+from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
-from leapverify.weights import all_finite, distance, norm
 
 TrainSteps = Callable[[int, int, int], None]
 """(first batch's step number, first effective step, how many): train so many real steps on the model."""

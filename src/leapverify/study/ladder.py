@@ -9,19 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leapverify.analysis.acceptance import acceptance, averages
 from leapverify.analysis.over_seeds import OverSeeds, summarise
-from leapverify.guard import words
-from leapverify.manifest import Manifest
+from leapverify.analysis.study.acceptance import acceptance, averages
+from leapverify.config.overrides import with_settings
+from leapverify.config.study import SWITCH_SETTINGS, StudyConfig
+from leapverify.errors import ConfigError
+from leapverify.io.manifest import Manifest
+from leapverify.io.storage import replace_marked, write_text
+from leapverify.io.untrusted import escape as words
 from leapverify.report import build_report
-from leapverify.storage import replace_marked, write_text
-from leapverify.study.config import SWITCH_SETTINGS, ConfigError, StudyConfig
-from leapverify.study.executor import AUTOMATIC, Execution, exclusive
+from leapverify.runs import AUTOMATIC, Execution, exclusive
+from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Study
-from leapverify.study.progress import Watcher, ignore
-from leapverify.study.run import deadline_of
-from leapverify.study.settings import with_settings
-from leapverify.study.side_by_side import in_words, run_each
+from leapverify.study.run import deadline_of, in_words, run_each
 
 BASE, ALL = "none", "all"
 MOMENTUM = ("momentum", "adam", "adam-constant")

@@ -12,29 +12,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leapverify.leftovers import sweep_leftovers
+from leapverify.config.resolved import SAMPLED, curve_steps, effective
+from leapverify.config.study import StudyConfig
+from leapverify.core.collective import each, led
+from leapverify.io.manifest import sweep_leftovers
+from leapverify.io.records import Checkpoint, LossPoint
+from leapverify.io.storage import write_json
+from leapverify.landscape.lyapunov import Shadow
 from leapverify.observe import Thresholds, classify_regimes, loss_curvature, similarity, straightness
 from leapverify.observe.similarity import Kind
-from leapverify.records import Checkpoint, LossPoint
-from leapverify.storage import write_json
-from leapverify.study import stopping
+from leapverify.runs import Deadline, Paused, StudyError, exclusive, require_leave, stopping
+from leapverify.runs.progress import Progress, Watcher
+from leapverify.runs.world import present
+from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
 from leapverify.study.cascade import Cascader, Start
+from leapverify.study.checkpointing import Saver
 from leapverify.study.clock import PARTS, Clock
-from leapverify.study.config import StudyConfig
-from leapverify.study.derived import SAMPLED
-from leapverify.study.executor import Deadline, Paused, StudyError, exclusive, require_leave
-from leapverify.study.executor.world import present
 from leapverify.study.folder import Rows, SeedFolder
-from leapverify.study.lyapunov import Shadow
-from leapverify.study.progress import Progress, Watcher
-from leapverify.study.saving import Saver
-from leapverify.study.settings import effective
-from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
-from leapverify.study.spread import shards_of
-from leapverify.study.sweep import Sweeper, SweepPoint, curve_steps
-from leapverify.train.agreed import each, led
-from leapverify.train.shard_folder import sweep_parts
-from leapverify.train.survival import Survival, UpdateSample
+from leapverify.study.parallel import shards_of
+from leapverify.study.sweep import Sweeper, SweepPoint
+from leapverify.train.sharded_folder import sweep_parts
+from leapverify.train.update_survival import Survival, UpdateSample
 from leapverify.verify import Passes, recent_sigma
 
 logger = logging.getLogger(__name__)

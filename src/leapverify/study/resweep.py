@@ -8,26 +8,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leapverify.history import OptimizerState
-from leapverify.manifest import Manifest
-from leapverify.records import Checkpoint, Prediction
+from leapverify.config.overrides import load_config, with_settings
+from leapverify.config.resolved import effective
+from leapverify.config.study import StudyConfig
+from leapverify.core.weights import copy_
+from leapverify.io.manifest import Manifest
+from leapverify.io.records import Checkpoint, Prediction
+from leapverify.io.storage import Damaged
 from leapverify.report import build_report
-from leapverify.storage import Damaged
-from leapverify.study.claim import threads_of_seeds
-from leapverify.study.config import StudyConfig
-from leapverify.study.environment import resolve_device
-from leapverify.study.executor import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive, require_leave
+from leapverify.runs import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive, require_leave
+from leapverify.runs.driver import raise_failures
+from leapverify.runs.environment import resolve_device
+from leapverify.runs.progress import Progress, Watcher, ignore
+from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
 from leapverify.study.folder import Rows, SeedFolder, Study
-from leapverify.study.joining import write_predictions
-from leapverify.study.progress import Progress, Watcher, ignore
-from leapverify.study.settings import effective, load_config, with_settings
-from leapverify.study.setup import Apparatus, build, open_corpus, threads_of
-from leapverify.study.several import raise_failures
+from leapverify.study.preflight import threads_of_seeds
+from leapverify.study.run_many import write_predictions
 from leapverify.study.sweep import Sweeper, SweepPoint
-from leapverify.train.shard_folder import holds
+from leapverify.train.sharded_folder import holds
 from leapverify.train.state import load_snapshot, load_state, snapshot_path
+from leapverify.trajectory.history import OptimizerState
 from leapverify.verify import recent_sigma
-from leapverify.weights import copy_
 
 
 def sweep_study(
@@ -68,7 +69,7 @@ def sweep_study(
     tasks = [
         Task(
             seed,
-            "leapverify.study.calls:resweep",
+            "leapverify.study.entry:resweep",
             {**arguments, "seed": seed},
             threads=threads,
             gpus=int(device == "cuda"),

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.config.study import SweepConfig
+from leapverify.core.weights import finite
+from leapverify.io.records import LossPoint, Prediction
 from leapverify.predict import Declined, Predictor, predictor, prepare
-from leapverify.records import LossPoint, Prediction
-from leapverify.study.aside import WayBack
-from leapverify.study.config import CascadeConfig, SweepConfig
-from leapverify.study.stopwatch import Stopwatch
+from leapverify.study.clock import Stopwatch
+from leapverify.study.restore import WayBack
+from leapverify.trajectory.history import History
 from leapverify.verify import Measured, Passes, Trial, Verdict, Verifier, fetch, gain_fraction, steps_gained
-from leapverify.weights import finite
 
 
 @dataclass(frozen=True)
@@ -264,17 +264,3 @@ def _completed(
             gain_fraction=None if actual is None else gain_fraction(row.loss_now, predicted, actual),
             steps_gained=steps_gained(row.step, row.loss_now, predicted, steps, ordered),
         )
-
-
-def curve_steps(total_steps: int, interval: int, settings: SweepConfig, cascade: CascadeConfig) -> frozenset[int]:
-    """The steps at which the held-out loss is measured: checkpoints, every t + K, the resolution asked for, and the
-    steps that links of cascades are compared with."""
-    starts = range(interval, total_steps + 1, interval)
-    shapes = cascade.shapes if cascade.kinds else ()
-    # A trained link claims twice the steps that it spends.
-    links = {link * length * claim for depth, length in shapes for link in range(1, depth + 1) for claim in (1, 2)}
-    ahead = {0, *settings.horizons, *links}
-    wanted = {start + steps for start in starts for steps in ahead}
-    if settings.curve_every_steps:
-        wanted |= set(range(settings.curve_every_steps, total_steps + 1, settings.curve_every_steps))
-    return frozenset(step for step in wanted if step <= total_steps)

@@ -15,18 +15,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.content import as_written
-from leapverify.storage import Damaged, read_json, replace_file, sha256_of, write_json
-from leapverify.train.sources import Document, load_documents
-from leapverify.train.tokenizers import Tokenizer
-from leapverify.train.windows import Windows
+from leapverify.io.storage import Damaged, read_json, replace_file, sha256_of, write_json
+from leapverify.io.yaml_file import as_written
+from leapverify.train.batches import Batch, Windows, batch_indices, make_batch
+from leapverify.train.documents import Document, load_documents
+from leapverify.train.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
-
 SPLITS = ("train", "heldout", "val")
 FORMAT = 1
 """Part of the cache key: raised when the bins change their layout."""
-
 _TYPES = {name: np.dtype(name) for name in ("uint16", "uint32")}
 _BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
 _SHORTEST_PASSAGE = 32
@@ -258,3 +256,22 @@ def _open(folder: Path, source: str, identity: str, tokenizer: Tokenizer) -> Cor
             passages = np.fromfile(folder / f"{split}.passages", dtype="<i8").reshape(-1, 2)
             sets[split] = TokenSet(source, split, tokens, documents, passages, tokenizer.pad_id)
     return Corpus(sets["train"], sets["heldout"], sets["val"], identity)
+
+
+__all__ = [
+    "Batch",
+    "ByteTokenizer",
+    "Corpus",
+    "Document",
+    "TokenSet",
+    "Tokenizer",
+    "Windows",
+    "batch_indices",
+    "cut_passages",
+    "default_cache",
+    "load_documents",
+    "load_tokenizer",
+    "make_batch",
+    "prepare",
+    "split_documents",
+]

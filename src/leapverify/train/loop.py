@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
+from leapverify.train.batches import Batch
 from leapverify.train.losses import mean_loss
-from leapverify.train.windows import Batch
 
 MeanLoss = Callable[[nn.Module, Batch], Tensor]
 

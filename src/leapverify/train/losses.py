@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
-from leapverify.train.windows import Batch
+from leapverify.train.batches import Batch
 
 LARGEST_LOGITS = 1 << 26
 """Logits held at once (256 MiB in float32); longer batches go through the head in parts."""

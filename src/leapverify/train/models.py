@@ -9,11 +9,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from leapverify.guard import limits
-from leapverify.guard.paths import named
-from leapverify.train.attention import causal_attention
-from leapverify.train.folders import NO_CODE, check_folder
+from leapverify.io.untrusted import limits
+from leapverify.io.untrusted.paths import named
 from leapverify.train.hub import first_line, hub
+from leapverify.train.losses_compiled import causal_attention
+from leapverify.train.model_folder import NO_CODE, check_folder
 
 
 class ModelSpec(BaseModel):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapverify.content import as_written
-from leapverify.storage import Damaged, save_tensors
-from leapverify.train.shard_folder import MARK, read_tensors
+from leapverify.io.storage import Damaged, save_tensors
+from leapverify.io.yaml_file import as_written
+from leapverify.train.sharded_folder import MARK, read_tensors
 
 log = logging.getLogger(__name__)
 

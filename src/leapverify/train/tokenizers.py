@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.guard.paths import named
-from leapverify.train.folders import NO_CODE, check_folder
+from leapverify.io.untrusted.paths import named
 from leapverify.train.hub import first_line, hub
+from leapverify.train.model_folder import NO_CODE, check_folder
 
 
 @runtime_checkable

@@ -2,11 +2,11 @@
 
 from leapverify.verify.comparison import Comparison, compare, losses_of, mean_loss_of, positions_of, require_criterion
 from leapverify.verify.criteria import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
-from leapverify.verify.fresh import Exhausted, FreshBatches
+from leapverify.verify.distributed import DealtBatches, DealtRows, SharedLoss
 from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.passes import Passes, Ran, fetch
+from leapverify.verify.sampling import Exhausted, FreshBatches
 from leapverify.verify.sequential import Decision, PairedTest, paired_test
-from leapverify.verify.together import DealtBatches, DealtRows, SharedLoss
 from leapverify.verify.verifier import Measured, Trial, Verdict, Verifier
 
 __all__ = [

@@ -19,10 +19,10 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leapverify.forms import tensors_in
-from leapverify.undisturbed import undisturbed
-from leapverify.verify.fresh import Exhausted
+from leapverify.core.batch_tree import tensors_in
+from leapverify.core.undisturbed import undisturbed
 from leapverify.verify.heldout import LossFunction, loss_rows
+from leapverify.verify.sampling import Exhausted
 from leapverify.verify.sequential import MINIMUM, Decision, PairedTest
 
 CRITERIA = ("paired", "strict", "always", "never")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
-from leapverify.undisturbed import random_streams, undisturbed
+from leapverify.core.undisturbed import random_streams, undisturbed
 from leapverify.verify.heldout import LossFunction, sequence_rows
 
 

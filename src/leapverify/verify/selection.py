@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapverify.shards import is_spread, local, reshard
-from leapverify.undisturbed import undisturbed
+from leapverify.core.shards import is_spread, local, reshard
+from leapverify.core.undisturbed import undisturbed
+from leapverify.core.weights import Tensors, copy_, require_same_shapes
 from leapverify.verify.comparison import positions_of
 from leapverify.verify.heldout import LossFunction
 from leapverify.verify.passes import fetch, forward
-from leapverify.weights import Tensors, copy_, require_same_shapes
 
 GRADIENT_PASSES = 3
 """Forward passes that a gradient costs as much as: its own, and a backward pass of two products for each of its one."""

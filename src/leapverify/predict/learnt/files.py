@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapverify.guard.paths import named
-from leapverify.guard.plain import first_line, parse_json
-from leapverify.guard.tensors import check_safetensors
-from leapverify.history import History
+from leapverify.io.storage import replace_file, write_json
+from leapverify.io.untrusted.paths import named
+from leapverify.io.untrusted.tensors import check_safetensors
+from leapverify.io.untrusted.text import first_line, parse_json
 from leapverify.predict.learnt.networks import NETWORKS
-from leapverify.storage import replace_file, write_json
+from leapverify.trajectory.history import History
 
 SHIPPED = Path(__file__).parent
 """Folder of the files that come with the package."""

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leapverify.history import History
-from leapverify.milestones import Milestone
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Workspace, apply, reduce
-from leapverify.predict.learnt.columns import Displacement, displaced, placed
 from leapverify.predict.learnt.files import Learnt, load_learnt
+from leapverify.predict.learnt.inputs import Displacement, displaced, placed
 from leapverify.predict.learnt.networks import Weights, forward_introspection, introspection_features
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
+from leapverify.trajectory.milestones import Milestone
 
 SHARES = (0.7, 0.4, 0.0)
 """Of t: the steps of the three older states."""

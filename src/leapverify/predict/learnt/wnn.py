@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Workspace, apply
-from leapverify.predict.learnt.columns import Displacement, displaced, placed
 from leapverify.predict.learnt.files import Learnt, load_learnt
+from leapverify.predict.learnt.inputs import Displacement, displaced, placed
 from leapverify.predict.learnt.networks import Weights, forward_wnn, wnn_features
 from leapverify.predict.predictor import Needs, require_request
-from leapverify.weights import Tensors
+from leapverify.trajectory.history import History
 
 
 @dataclass(frozen=True)

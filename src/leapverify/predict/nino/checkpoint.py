@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from leapverify.guard import limits
-from leapverify.guard.paths import named
-from leapverify.guard.tensors import check_torch_file
+from leapverify.io.untrusted import limits
+from leapverify.io.untrusted.paths import named
+from leapverify.io.untrusted.tensors import check_torch_file
 from leapverify.predict.nino.schedule import REACH
 
 Parameters: TypeAlias = dict[str, Tensor]

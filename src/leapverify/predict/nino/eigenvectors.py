@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leapverify.predict.nino.checkpoint import EIGENVECTORS
-from leapverify.predict.nino.wiring import Wiring
+from leapverify.predict.nino.neural_graph import Wiring
 
 
 def laplacian_eigenvectors(wiring: Wiring) -> Tensor:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leapverify.predict.nino.checkpoint import CONTEXT, FEATURES, Parameters
-from leapverify.predict.nino.dense import linear
-from leapverify.predict.nino.kinds import Kind
+from leapverify.predict.nino.edges import linear
+from leapverify.predict.nino.parameter_types import Kind
 from leapverify.predict.nino.schedule import REACH, columns
 
 ROUNDS = 2

@@ -11,21 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors
 from leapverify.predict.nino.checkpoint import read, require_file
 from leapverify.predict.nino.eigenvectors import laplacian_eigenvectors
 from leapverify.predict.nino.gnn import GraphNetwork, fold, on
-from leapverify.predict.nino.kinds import listed, say_once
+from leapverify.predict.nino.layerwise import Stream
 from leapverify.predict.nino.mlp import NEEDS as PER_PARAMETER
 from leapverify.predict.nino.mlp import Network, needs_with, parts_of, require_names, write
 from leapverify.predict.nino.mlp import fold as fold_mlp
+from leapverify.predict.nino.neural_graph import Wiring, wire
+from leapverify.predict.nino.parameter_types import listed, say_once
 from leapverify.predict.nino.scaling import scales
 from leapverify.predict.nino.schedule import ahead, require_k
-from leapverify.predict.nino.stream import Stream
-from leapverify.predict.nino.wiring import Wiring, wire
 from leapverify.predict.predictor import Needs, Request, require_request
-from leapverify.surroundings import Layout
-from leapverify.weights import Tensors
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History
 
 NEEDS = replace(PER_PARAMETER, whole=True)
 OPERATIONS = 115e3

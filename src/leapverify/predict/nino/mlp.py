@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leapverify.history import History
+from leapverify.core.weights import Tensors, blocks
 from leapverify.predict.nino.checkpoint import CONTEXT, Parameters, read, require_file
-from leapverify.predict.nino.dense import linear, rows_of
-from leapverify.predict.nino.kinds import Kind, Part, held, per_parameter
+from leapverify.predict.nino.edges import linear, rows_of
+from leapverify.predict.nino.parameter_types import Kind, Part, held, per_parameter
 from leapverify.predict.nino.scaling import scaled, scales, unscaled
 from leapverify.predict.nino.schedule import ahead, columns, require_k
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.surroundings import Layout
-from leapverify.weights import Tensors, blocks
+from leapverify.trajectory.context import Layout
+from leapverify.trajectory.history import History
 
 NEEDS = Needs(CONTEXT, even=True, layout=True)
 NEEDS_FIXED = Needs(CONTEXT, even=True, layout=True, horizon=False)

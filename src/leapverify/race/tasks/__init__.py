@@ -7,11 +7,18 @@ from dataclasses import replace
 
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks.convex import convex_task
-from leapverify.race.tasks.lora import lora_task
 from leapverify.race.tasks.noise import noise_task
 from leapverify.race.tasks.task import MadeTask, Material, Task
-from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES, Base, Reader, finetune_task, pretrain_task
-from leapverify.study.environment import resolve_device
+from leapverify.race.tasks.text import (
+    FINETUNE_SHARES,
+    PRETRAIN_SHARES,
+    Base,
+    Reader,
+    finetune_task,
+    lora_task,
+    pretrain_task,
+)
+from leapverify.runs.environment import resolve_device
 
 __all__ = ["Material", "Task", "build_tasks"]
 

@@ -10,30 +10,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from leapverify.content import as_written
+from leapverify.io.storage import Damaged, load_tensors, save_tensors
+from leapverify.io.yaml_file import as_written
 from leapverify.race.config import TextConfig, TextLength
 from leapverify.race.tasks.task import MadeTask, Material
-from leapverify.storage import Damaged, load_tensors, save_tensors
+from leapverify.train.adapters import with_adapters
+from leapverify.train.batches import Batch, Windows, batch_indices
 from leapverify.train.corpus import Corpus, TokenSet, prepare
 from leapverify.train.loop import train_step
 from leapverify.train.losses import mean_loss, sequence_losses
 from leapverify.train.models import build_model
-from leapverify.train.optim import build_optimizer
+from leapverify.train.optimizer import build_optimizer
 from leapverify.train.schedule import Schedule
 from leapverify.train.tokenizers import Tokenizer, load_tokenizer
-from leapverify.train.windows import Batch, Windows, batch_indices
 
 PRETRAIN_SHARES = (0.9, 0.05, 0.05)
 """Documents that are trained on, held out and reported."""
 FINETUNE_SHARES = (0.8, 0.1, 0.1)
 """Fine-tuning text is short: more of it is held out, lest the verifier meets the same sequences often."""
-
 HELDOUT_ORDER = 1 << 32
 """Added to a run's seed for the order of its held-out batches, which is then not that of its training batches."""
-
 VAL_BATCH = 64
 """Sequences that are run forward at once when the reported set is read, at least."""
-
 BASE_WARMUP = 0.05
 """Share of a base model's steps over which eta rises."""
 
@@ -200,5 +198,22 @@ def finetune_task(length: TextLength, reader: Reader, base: Base) -> MadeTask:
         optimizers=("adamw", "muon"),
         rates=("usual", "tuned"),
         make=lambda seed, folder: reader.material(base.load(seed, folder), seed),
+        ready=base.prepare,
+    )
+
+
+def lora_task(length: TextLength, reader: Reader, base: Base) -> MadeTask:
+    """The LoRA task, by AdamW alone: Muon is no common choice for low-rank factors."""
+
+    def make(seed: int, folder: Path) -> Material:
+        return reader.material(with_adapters(base.load(seed, folder), reader.text.model.family, seed), seed)
+
+    return MadeTask(
+        name="lora",
+        **length.model_dump(),
+        schedule="cosine",
+        optimizers=("adamw",),
+        rates=("usual", "tuned"),
+        make=make,
         ready=base.prepare,
     )

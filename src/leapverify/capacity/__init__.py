@@ -1,0 +1,1 @@
+"""What a study costs on a machine: memory, time, and whether it fits."""

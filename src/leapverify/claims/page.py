@@ -1,0 +1,178 @@
+"""The findings as Markdown, CSV and JSON, and put into a document between two marks."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leapverify.analysis.wording import counted
+from leapverify.claims.catalogue import decisive_intervals
+from leapverify.claims.rule import Finding, Quantity
+from leapverify.io.storage import write_json, write_text
+from leapverify.io.untrusted import escape as words
+
+BEGIN, END = "<!-- findings: begin, written by `leapverify findings --doc` -->", "<!-- findings: end -->"
+
+
+def verdict_lines(found: Sequence[Finding]) -> list[str]:
+    """One line a claim, for the terminal."""
+    width = max(len(finding.key) for finding in found)
+    return [f"{finding.key:{width}}  {finding.verdict:12}  {_measured(_decided(finding))}" for finding in found]
+
+
+def _decided(finding: Finding) -> Quantity:
+    """What decided: of a claim that falls the first condition that was missed, else the first of all."""
+    decided = [bar.quantity for bar in finding.bars if bar.verdict == finding.verdict]
+    return (decided or list(finding.measured))[0]
+
+
+def _brief(quantity: Quantity) -> str:
+    interval = f" ({quantity.interval})" if quantity.interval else ""
+    return f"{quantity.name}: {quantity.here}{interval}"
+
+
+def as_markdown(found: Sequence[Finding], about: Iterable[str] = (), level: int = 2) -> str:
+    """The table of verdicts first, then every claim with its rule and its numbers.
+
+    Args:
+        found: the findings.
+        about: paragraphs on what was run, after the table.
+        level: of the headings of claims.
+    """
+    lines = ["| claim | verdict here | measured (95 % over seeds) | decisive control | n |", "|---|---|---|---|---|"]
+    for finding in found:
+        decided = _decided(finding)
+        cells = (finding.claim, f"**{finding.verdict}**", _brief(decided), finding.control, decided.behind)
+        lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
+    lines += ["", multiplicity(found)]
+    for paragraph in about:
+        lines += ["", paragraph]
+    for number, finding in enumerate(found, 1):
+        lines += ["", f"{'#' * level} {number}. {finding.key}: {finding.verdict}", "", *_claim(finding)]
+    return "\n".join(lines) + "\n"
+
+
+def _claim(finding: Finding) -> list[str]:
+    lines = [f"**Claim** ({finding.source}). {finding.claim}", "", f"**Rule.** {finding.rule}", ""]
+    lines += [f"**Control.** {_sentence(finding.control)}", ""]
+    lines += ["| measured | here | 95 % over seeds | n | the claim needs |", "|---|---|---|---|---|"]
+    for bar in finding.bars:
+        lines.append(_line(bar.quantity, f"{bar.side}: **{bar.reading}**"))
+    lines += [_line(quantity, "") for quantity in finding.beside]
+    if finding.explains:
+        lines += ["", f"**What explains the difference.** {_sentence(finding.explains)}"]
+    if finding.notes:
+        lines += ["", " ".join(finding.notes)]
+    return lines
+
+
+def _line(quantity: Quantity, needed: str) -> str:
+    cells = (quantity.name, quantity.here, quantity.interval, quantity.behind, needed)
+    return "| " + " | ".join(_cell(text) for text in cells) + " |"
+
+
+def multiplicity(found: Sequence[Finding]) -> str:
+    """How many intervals and p-values stand behind the verdicts."""
+    decided = sum(finding.verdict != "not decided" for finding in found)
+    claims, intervals = counted(len(found), "claim"), decisive_intervals(list(found))
+    return (
+        f"{claims}, {decided} decided. The rules rest on {intervals} intervals over seeds at 95 %, not corrected for "
+        "their number: of twenty such intervals one misses by chance. The verdict that rests on p-values "
+        "(nothing-better) has Holm's. Shown is the first condition that made the verdict; the others are below, and so "
+        "are rows without a need, which are there to be read and decide nothing."
+    )
+
+
+def as_csv(found: Sequence[Finding]) -> str:
+    """Long form: one quantity a line, deciding ones with their line and reading."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["key", "verdict", "role", "quantity", "value", "low", "high", "seeds", "n", "of", "side", "line",
+                     "reading", "reason"])  # fmt: skip
+    for finding in found:
+        for bar in finding.bars:
+            side = "above" if bar.above else "below"
+            tail = [side, bar.line, bar.reading, bar.quantity.found.reason or ""]
+            row = [finding.key, finding.verdict, "decides", *_row(bar.quantity), *tail]
+            writer.writerow(map(words.field, row))
+        for quantity in finding.beside:
+            tail = ["", "", "", quantity.found.reason or ""]
+            row = [finding.key, finding.verdict, "beside", *_row(quantity), *tail]
+            writer.writerow(map(words.field, row))
+    return out.getvalue()
+
+
+def _row(quantity: Quantity) -> list[Any]:
+    e = quantity.found
+    numbers = ["" if value is None else value for value in (e.value, e.low, e.high)]
+    return [quantity.name, *numbers, e.seeds, e.n, quantity.of]
+
+
+def as_tree(found: Sequence[Finding], missing: Mapping[str, str]) -> dict[str, Any]:
+    """Everything as plain data."""
+    return {"findings": [_plain(finding) for finding in found], "missing": dict(missing)}
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    tree = dataclasses.asdict(finding)
+    for plain, bar in zip(tree["bars"], finding.bars, strict=True):
+        plain |= {"condition": bar.condition, "verdict": bar.verdict}
+    return json.loads(json.dumps(tree))
+
+
+def write_findings(
+    found: Sequence[Finding], folder: Path, *, about: Sequence[str], missing: Mapping[str, str], doc: Path | None = None
+) -> Path:
+    """Write findings.md, .csv and .json, and the marked part of a document if one is given.
+
+    Returns: the Markdown file.
+
+    Raises:
+        ValueError: the document is missing or has no marks.
+    """
+    if doc is not None:
+        require_marks(doc)
+    write_text(folder / "findings.csv", as_csv(found))
+    write_json(folder / "findings.json", as_tree(found, missing))
+    path = folder / "findings.md"
+    write_text(path, "# The findings\n\n" + as_markdown(found, about))
+    if doc is not None:
+        write_text(doc, filled(doc.read_text(encoding="utf-8"), as_markdown(found, about, level=3)))
+    return path
+
+
+def require_marks(doc: Path) -> None:
+    """Refuse a document that has no place for results, before hours are spent on them.
+
+    Raises:
+        ValueError: it is missing, or its marks are.
+    """
+    if not doc.is_file():
+        raise ValueError(f"--doc {doc} is no file: name a Markdown file that holds the two marks of the findings")
+    text = doc.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"--doc {doc} has no single place for results: write {BEGIN} and below it {END} into it")
+
+
+def filled(text: str, results: str) -> str:
+    """The document with the part between its marks replaced."""
+    head, rest = text.split(BEGIN, 1)
+    tail = rest.split(END, 1)[1]
+    return f"{head}{BEGIN}\n\n{results}\n{END}{tail}"
+
+
+def _measured(quantity: Quantity) -> str:
+    return f"{quantity.name}: {quantity.text}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _cell(text: str) -> str:
+    return words.markdown(text)

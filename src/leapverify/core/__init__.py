@@ -1,0 +1,1 @@
+"""Weights as lists of tensors, several ranks, statistics, and looking without a trace."""

@@ -1,0 +1,68 @@
+"""Work that one rank does for all, or each for itself, and that succeeds on all ranks or fails alike on all."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from leapverify.core.ranks import Apart, Ranks
+
+Value = TypeVar("Value")
+ON_ALL = "on_all_ranks"
+"""Attribute of an error that every rank raises at this point."""
+
+
+def led(ranks: Ranks, place: str, work: Callable[[], Value]) -> Value:
+    """What rank 0's work gave, on every rank; the others wait.
+
+    Args:
+        ranks: who meets.
+        place: of the meeting.
+        work: called on rank 0 alone; what it returns must pickle.
+
+    Raises:
+        Exception: what the work raised, on every rank.
+    """
+    found: Value = each(ranks, place, work if ranks.rank == 0 else _nothing)[0]
+    return found
+
+
+def each(ranks: Ranks, place: str, work: Callable[[], Value]) -> list[Value]:
+    """What every rank's own work gave, by rank.
+
+    Args:
+        ranks: who meets.
+        place: of the meeting.
+        work: called on every rank; what it returns must pickle.
+
+    Raises:
+        Exception: the error of the lowest rank that had one, on every rank.
+    """
+    if ranks.alone:
+        return [work()]
+    try:
+        outcome: tuple[Value | None, Exception | None] = work(), None
+    except Apart:
+        raise
+    except Exception as error:
+        outcome = None, as_sent(error)
+    outcomes = ranks.meet(place, outcome)
+    for _, failure in outcomes:
+        if failure is not None:
+            failure.__dict__[ON_ALL] = True
+            raise failure
+    return [value for value, _ in outcomes]  # type: ignore[misc]
+
+
+def _nothing() -> Any:
+    return None
+
+
+def as_sent(error: Exception) -> Exception:
+    """The error itself if it travels, else its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,1 @@
+"""The weights after a decay, predicted at a constant learning rate."""

@@ -1,0 +1,1 @@
+"""When to leap, with which predictor, and how far."""

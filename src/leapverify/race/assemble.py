@@ -1,0 +1,140 @@
+"""The parts of one training run: optimizers, schedules and readings, as its arm says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from leapverify.core.weights import trainable
+from leapverify.leap.anneal.averages import AnnealMemory
+from leapverify.leap.api import LeapVerify
+from leapverify.race.arms import (
+    ANNEAL_STATES,
+    LAWA_STATES,
+    LOOKAHEAD_ALPHA,
+    LOOKAHEAD_STEPS,
+    SCHEDULE_FREE_MISSING,
+    Arm,
+    arm_named,
+    setting_of,
+    span,
+)
+from leapverify.race.averages import EMA, LAWA, Average, Lookahead
+from leapverify.race.config import RaceConfig
+from leapverify.race.optimizers import make_optimizers
+from leapverify.race.plan import Unit
+from leapverify.race.readouts import Annealing, Averaged, Leaping, Plain, Reading, ScheduleFree
+from leapverify.race.tasks import Material, Task
+from leapverify.train.schedule import Schedule
+
+WEIGHT_DECAY = 0.01
+
+
+@dataclass
+class Apparatus:
+    """What trains and reads one run."""
+
+    parameters: list[torch.nn.Parameter]
+    """Those that are trained."""
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[LambdaLR]
+    readings: list[Reading] = field(default_factory=list)
+    """The unit's own arm first."""
+    leaps: list[LeapVerify] = field(default_factory=list)
+    """The engines at work."""
+
+
+def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> Apparatus:
+    """Everything for one run, before its first step."""
+    arm = arm_named(unit.arm)
+    optimizers = _optimizers(unit, task, arm, material)
+    schedulers = [] if arm.schedule == "none" else [_scheduler(schedule_of(unit, task), each) for each in optimizers]
+    parts = Apparatus(list(trainable(material.model).values()), optimizers, schedulers)
+    for name, value in ((unit.arm, unit.value), *unit.also):
+        parts.readings.append(_reading(name, value, unit, task, config, material, parts))
+    return parts
+
+
+def schedule_of(unit: Unit, task: Task) -> Schedule:
+    """eta of every step of a unit: the task's own shape, WSD with the chosen share of decay, or constant."""
+    kind = arm_named(unit.arm).schedule
+    decay = None if kind != "wsd" else span(unit.value, unit.steps)
+    shape: Any = task.schedule if kind == "task" else kind
+    return Schedule(shape, unit.lr, min(task.warmup_steps, unit.steps - 1), unit.steps, decay_steps=decay)
+
+
+def _scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer) -> LambdaLR:
+    # The rate of step i is set after step i - 1; the first one on construction.
+    return LambdaLR(optimizer, lambda done: schedule(done + 1) / schedule.peak)
+
+
+def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[torch.optim.Optimizer]:
+    if arm.read != "schedule-free":
+        return make_optimizers(unit.case.optimizer, material.model, unit.lr, WEIGHT_DECAY)
+    try:
+        from schedulefree import AdamWScheduleFree
+    except ImportError as error:
+        raise ValueError(SCHEDULE_FREE_MISSING) from error
+    chosen = trainable(material.model).values()
+    return [AdamWScheduleFree(chosen, lr=unit.lr, weight_decay=WEIGHT_DECAY, warmup_steps=task.warmup_steps)]
+
+
+def _reading(
+    name: str, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: Apparatus
+) -> Reading:
+    arm, setting = arm_named(name), setting_of(name, value, unit.steps, task.interval)
+    tensors: list[Tensor] = list(parts.parameters)
+    if arm.read in ("ema", "lawa", "lookahead"):
+        return Averaged(name, setting, tensors, _average(arm, value, unit.steps, tensors))
+    if arm.read == "schedule-free":
+        return ScheduleFree(name, setting, tensors, parts.optimizers[0])
+    if arm.read == "plain":
+        return Plain(name, setting)
+    parts.leaps.append(_leap(arm, value, unit, task, config, material, parts))
+    if arm.read == "anneal":
+        return Annealing(name, setting, parts.leaps[-1], list(trainable(material.model)), material.shares)
+    return Leaping(name, setting, parts.leaps[-1], material.shares)
+
+
+def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> Average:
+    if arm.read == "lookahead":
+        return Lookahead(tensors, LOOKAHEAD_STEPS, LOOKAHEAD_ALPHA)
+    window = span(value, steps)
+    return EMA(tensors, window) if arm.read == "ema" else LAWA(tensors, _apart(window, LAWA_STATES), LAWA_STATES)
+
+
+def _apart(window: int, states: int) -> int:
+    """Steps from one state to the next so that so many span a window."""
+    return max(1, round(window / states))
+
+
+def _leap(
+    arm: Arm, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: Apparatus
+) -> LeapVerify:
+    wishes: dict[str, Any] = {"interval": task.interval, "scheduler": parts.schedulers, **arm.leap}
+    if arm.leap.get("policy") == "auto":
+        wishes["budget"] = config.overhead
+    if arm.read == "anneal":
+        # Asked for at each reading, not at checkpoints of the engine's own: it observes nothing, nor pays for it.
+        memory = AnnealMemory(ANNEAL_STATES, _apart(span(value, unit.steps), ANNEAL_STATES))
+        wishes |= {"mode": "monitor", "anneal": memory, "interval": unit.steps + 1}
+    return LeapVerify(
+        material.model,
+        parts.optimizers,
+        heldout=material.heldout,
+        loss=material.losses,
+        probes=material.probes,
+        layer=material.layer,
+        alpha=config.alpha,
+        sequences=config.sequences,
+        total_steps=unit.steps,
+        seed=unit.seed,
+        clock="tokens",
+        step_tokens=3.0 * material.step_positions,
+        **wishes,
+    )

@@ -1,0 +1,205 @@
+"""The bench of a run: its records, tables and figures, and its section on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from leapverify.analysis.bench.rows import Bench, bench_of
+from leapverify.analysis.bench.values import FEWEST_SEEDS, Place, leaderboard
+from leapverify.analysis.bench.verdicts import FAILS, HOLDS, OPEN, Judged, Raced, judge_claims, raced
+from leapverify.analysis.wording import Finding, counted, listed, verdict
+from leapverify.io import records
+from leapverify.io.records import Benched, Prediction, RaceRun
+from leapverify.io.storage import Damaged, read_json
+from leapverify.io.yaml_file import as_written
+from leapverify.report.bench.figures import bench_figures
+from leapverify.report.bench.tables import cells_table, claims_table, leaderboard_table, regimes_table
+from leapverify.report.kit.panels import Figure
+from leapverify.report.kit.run import Run, lookup
+from leapverify.report.kit.section import Section
+from leapverify.report.kit.table import Table
+
+FOLDER = "bench"
+STEP_PASSES = 3.0
+"""A training step costs three times its positions: forward, and backward twice as much."""
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything that is shown of one bench, each made once."""
+
+    bench: Bench
+    about: Mapping[str, Any]
+    """bench.json."""
+    races: Mapping[str, Raced] = field(default_factory=dict)
+    """What a race of the same task says of each predictor."""
+
+    @cached_property
+    def places(self) -> Sequence[Place]:
+        """The leaderboard."""
+        return leaderboard(self.bench)
+
+    @cached_property
+    def judged(self) -> Sequence[Judged]:
+        """The published claims."""
+        return judge_claims(self.bench, self.races)
+
+    @cached_property
+    def figures(self) -> Mapping[str, Figure]:
+        """The figures by name."""
+        return bench_figures(self.bench, self.places)
+
+    @cached_property
+    def shown(self) -> Sequence[Table]:
+        """The tables that are open: the leaderboard, and the claims."""
+        return [leaderboard_table(self.bench, self.places), claims_table(self.bench, self.judged)]
+
+    @cached_property
+    def folded(self) -> Sequence[Table]:
+        """The table folded under the leaderboard."""
+        return [regimes_table(self.bench, self.places)]
+
+    @cached_property
+    def tables(self) -> Sequence[Table]:
+        """All tables, the one of every cell included, which is too long for the page."""
+        return [*self.shown, *self.folded, cells_table(self.bench, self.places)]
+
+
+def load_bench(path: Path, config: Mapping[str, Any], label: str | None = None) -> BenchReport | None:
+    """Read the bench of a run folder; None where it has no bench/predictions.parquet.
+
+    Args:
+        path: the run folder.
+        config: its configuration, which says what a training step costs and what Delta is.
+        label: what the bench is called; by default its task and preset.
+
+    Raises:
+        ValueError: no predictions, or a file that is damaged or says too little; the message names it.
+    """
+    folder = path / FOLDER
+    if not (folder / "predictions.parquet").is_file():
+        return None
+    about = read_json(folder / "bench.json")
+    if not isinstance(about, dict):
+        raise Damaged(f"{folder / 'bench.json'} is damaged: it holds no mapping; give the bench again")
+    task, interval = str(about.get("task", "pretrain")), _interval(folder, about, config)
+    step_tokens = _step_tokens(folder, about, config)
+    predictions = records.read(folder / "predictions.parquet", Prediction)
+    benched = records.read(folder / "benched.parquet", Benched)
+    named = label or ", ".join(filter(None, [task, str(about.get("preset") or config.get("preset") or "")]))
+    with as_written(folder, "give the bench again"):
+        bench = bench_of(named, task, predictions, benched, interval_steps=interval, step_tokens=step_tokens)
+    runs = path / "race" / "runs.parquet"
+    return BenchReport(bench, about, raced(records.read(runs, RaceRun), task) if runs.is_file() else {})
+
+
+def _interval(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    found = about.get("persist_steps") or lookup(config, "observe.interval_steps")
+    if type(found) is not int or found < 1:
+        raise ValueError(f"{folder / 'bench.json'} does not say persist_steps, which is Delta: give the bench again")
+    return found
+
+
+def _step_tokens(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    """Forward-token equivalents of one training step."""
+    told = about.get("step_tokens")
+    if isinstance(told, (int, float)):
+        return float(told)
+    batch, length = (lookup(config, f"training.{key}") for key in ("batch_size", "sequence_length"))
+    if not isinstance(batch, int) or not isinstance(length, int):
+        raise ValueError(f"{folder.parent / 'config.yaml'} says no training.batch_size and training.sequence_length")
+    return STEP_PASSES * batch * length
+
+
+def bench_report(run: Run) -> BenchReport | None:
+    """The bench of a study's run; None where there is none."""
+    return load_bench(run.path, run.config)
+
+
+def bench_sections(report: BenchReport) -> list[Section]:
+    """The sections of a study's report: the bench, and the published claims against it."""
+    made = lookup(report.about, "environment.command") or report.about.get("command")
+    first, second = report.figures.values()
+    board, claims = report.shown
+    bench = Section(
+        "bench",
+        "Bench",
+        "Predictors on the bench",
+        findings=[*findings(report), *_left_out(report.about)],
+        figures=[first],
+        tables=[board],
+        folded=report.folded,
+        folded_label="Regime by regime",
+        code=[str(made)] if made else (),
+    )
+    return [
+        bench,
+        Section("bench-reach", "Reach", second.title, figures=[second]),
+        Section("claims", "Claims", "What the authors claim, and what the bench says", tables=[claims]),
+    ]
+
+
+def bench_finding(report: BenchReport) -> Finding:
+    """One sentence for the summary of a study's report."""
+    return Finding("Bench", _pays(report))
+
+
+def findings(report: BenchReport) -> list[Finding]:
+    """What the bench shows, in a few sentences."""
+    return [
+        Finding("Worth", _pays(report)),
+        Finding("Acceptance", _answers(report, "beats_random", "Accepted by paired more often than random")),
+        Finding("Persistence", _answers(report, "persists", "Most of the gain still there after R more steps")),
+        Finding("Unverified", _answers(report, "lowers", "Lower loss at once where it is applied at every checkpoint")),
+    ]
+
+
+def _pays(report: BenchReport) -> str:
+    bench = report.bench
+    rows = [place.headline for place in report.places if not place.headline.control]
+    said = {row.predictor: verdict(*_ends(row), row.verified_value.seeds) for row in rows}
+    above, below = ([name for name, word in said.items() if word == side] for side in ("above", "below"))
+    unsure = len(rows) - len(above) - len(below)
+    text = (
+        f"{bench.label}, K = {bench.headline_steps}: under verification {_named(above)} of "
+        f"{counted(len(rows), 'predictor')} gained more than was spent on it, {len(below)} less, and {unsure} cannot "
+        "be told from 0"
+    )
+    first = next(iter(rows), None)
+    if first is None or first.verified_value.mean is None:
+        return f"{text}."
+    found = first.verified_value
+    low, high = _ends(first)
+    interval = "one seed, no interval" if low is None else f"95 % {low:+.2f} to {high:+.2f}"
+    few = f" Fewer than {FEWEST_SEEDS} seeds bear no verdict." if len(bench.seeds) < FEWEST_SEEDS else ""
+    return (
+        f"{text}. First is {first.predictor} with {found.mean:+.2f} steps an attempt ({interval}, n = {found.n}, "
+        f"{counted(found.seeds, 'seed')}).{few}"
+    )
+
+
+def _ends(row: Any) -> tuple[float | None, float | None]:
+    return row.verified_value.low, row.verified_value.high
+
+
+def _answers(report: BenchReport, question: str, text: str) -> str:
+    words = {row.predictor: getattr(row, question).word for row in report.judged}
+    holds = [name for name, word in words.items() if word == HOLDS]
+    fails, undecided = (sum(word == kind for word in words.values()) for kind in (FAILS, OPEN))
+    return f"{text}: {_named(holds)} of {len(words)}; {fails} clearly not; {undecided} not decided."
+
+
+def _named(names: Sequence[str]) -> str:
+    """'none', or how many and which."""
+    return f"{len(names)} ({listed(names)})" if names else "none"
+
+
+def _left_out(about: Mapping[str, Any]) -> list[Finding]:
+    found = about.get("left_out")
+    if not isinstance(found, Mapping) or not found:
+        return []
+    return [Finding("Left out", "; ".join(f"{name}: {str(why).rstrip('.')}" for name, why in found.items()) + ".")]

@@ -1,0 +1,1 @@
+"""Tables, figures and summary of a study."""

@@ -1,0 +1,102 @@
+"""A few early states of a run, kept so that one lies near every share of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leapverify.core.weights import Tensors, copy_
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """The weights after one step; the tensors belong to the archive and must not be written."""
+
+    step: int
+    tensors: tuple[Tensor, ...]
+
+
+class Milestones:
+    """The first state and later ones, thinned so that they lie about evenly over the steps so far.
+
+    Of `count` states the first and the newest always stay. Where room is needed, the state goes whose neighbours are
+    nearest to one another. A gap made so is at most 2 / (count - 1) of all steps at that time, the mean over its
+    choices: where states are pushed at least so often, one is kept within t / (count - 1) steps of every share of t.
+
+    Args:
+        count: states kept at most, at least 3.
+
+    Raises:
+        ValueError: fewer than 3.
+    """
+
+    def __init__(self, count: int = 12) -> None:
+        if count < 3:
+            raise ValueError(f"{count} milestones cannot be thinned: keep at least 3")
+        self._count = count
+        self._kept: list[Milestone] = []
+        self._spare: list[tuple[Tensor, ...]] = []
+        self._storages: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Milestone]:
+        return iter(self._kept)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Of the kept states, oldest first."""
+        return tuple(each.step for each in self._kept)
+
+    def push(self, step: int, tensors: Tensors, like: Sequence[Tensor] | None = None) -> None:
+        """Copy a state in.
+
+        Args:
+            step: above the newest one's.
+            tensors: the weights.
+            like: tensors in whose type and on whose devices the copy is kept; None for those of the weights.
+
+        Raises:
+            ValueError: the step does not increase.
+        """
+        if self._kept and step <= self._kept[-1].step:
+            raise ValueError(f"step {step} does not follow step {self._kept[-1].step}: push increasing steps")
+        if len(self._kept) == self._count:
+            self._thin(step)
+        buffers = self._spare.pop() if self._spare else self._allocate(like or tensors)
+        copy_(buffers, tensors)
+        self._kept.append(Milestone(step, buffers))
+
+    def nearest(self, step: float) -> Milestone:
+        """The kept state whose step is nearest.
+
+        Raises:
+            ValueError: none is kept.
+        """
+        if not self._kept:
+            raise ValueError("no milestone has been kept so far: push one first")
+        return min(self._kept, key=lambda each: abs(each.step - step))
+
+    def reset(self) -> None:
+        """Forget all states, keep the buffers."""
+        self._spare.extend(each.tensors for each in self._kept)
+        self._kept.clear()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor shares memory with a kept state."""
+        return tensor.untyped_storage().data_ptr() in self._storages
+
+    def _thin(self, step: int) -> None:
+        """Let the state go whose neighbours are nearest, that of the coming step being the newest one's."""
+        steps = [*self.steps, step]
+        gone = min(range(1, len(self._kept)), key=lambda i: steps[i + 1] - steps[i - 1])
+        self._spare.append(self._kept.pop(gone).tensors)
+
+    def _allocate(self, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        buffers = tuple(torch.empty_like(each, requires_grad=False) for each in like)
+        self._storages |= {place for each in buffers if (place := each.untyped_storage().data_ptr())}
+        return buffers
