@@ -118,10 +118,10 @@ def met(*nothing: Any) -> dict[str, float]:
     del nothing
     ranks = ranks_of_world()
     for _ in range(20):
-        ranks.meet("warm up", None)
+        ranks.all_gather("warm up", None)
     start = time.perf_counter()
     for _ in range(MEETINGS):
-        ranks.meet("nothing", None)
+        ranks.all_gather("nothing", None)
     return {"meeting": (time.perf_counter() - start) / MEETINGS}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leapverify.audit import Finding, audit
+from leapverify.audit import AuditIssue, audit
 from leapverify.config.study import StudyConfig
 from leapverify.runs import execution
 from leapverify.runs.progress import Watcher, ignore
@@ -30,6 +30,6 @@ def flip(path: Path, at: int | None = None, bit: int = 1) -> None:
     put(path, bytes(content))
 
 
-def problems(folder: Path) -> list[Finding]:
+def problems(folder: Path) -> list[AuditIssue]:
     """What an audit calls wrong."""
     return [each for each in audit(folder) if each.problem]

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from leapverify.core.ranks import Apart
+from leapverify.core.ranks import RanksDivergedError
 from leapverify.core.shards import local, reshard
 from leapverify.leap.api import LeapVerify
 
@@ -211,6 +211,6 @@ def said(events: list[Any]) -> list[dict[str, Any]]:
 
 def refused(make: Callable[[], Any]) -> str:
     """The one sentence in which something is refused."""
-    with pytest.raises((ValueError, Apart), match=r"^[^\n]+$") as error:
+    with pytest.raises((ValueError, RanksDivergedError), match=r"^[^\n]+$") as error:
         make()
     return str(error.value)

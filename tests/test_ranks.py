@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.core.shards import Shards, local, reshard
 from processes import run_ranks
 
@@ -22,11 +22,11 @@ from processes import run_ranks
 def test_one_process_meets_nobody() -> None:
     alone = Ranks()
     assert alone.alone
-    assert alone.meet("anywhere", 3) == [3]
-    assert alone.first("anywhere", 3) == 3
+    assert alone.all_gather("anywhere", 3) == [3]
+    assert alone.broadcast("anywhere", 3) == 3
     assert torch.equal(alone.sum("anywhere", torch.ones(2)), torch.ones(2, dtype=torch.float64))
     alone.fail("whatever")
-    assert alone.meet("anywhere", 4) == [4]
+    assert alone.all_gather("anywhere", 4) == [4]
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -34,7 +34,12 @@ def test_all_know_what_all_brought(size: int) -> None:
     def work() -> Any:
         ranks = ranks_of_world()
         total = ranks.sum("sum", torch.full((2, 2), 0.1 * (ranks.rank + 1)))
-        return ranks.meet("all", ranks.rank), ranks.first("vote", f"of {ranks.rank}"), total.tolist(), ranks.shares
+        return (
+            ranks.all_gather("all", ranks.rank),
+            ranks.broadcast("vote", f"of {ranks.rank}"),
+            total.tolist(),
+            ranks.shares,
+        )
 
     found = run_ranks(size, work)
     expected = sum(float(torch.tensor(0.1 * (rank + 1)).double()) for rank in range(size))
@@ -43,7 +48,7 @@ def test_all_know_what_all_brought(size: int) -> None:
 
 def _said(call: Any) -> str:
     start = time.monotonic()
-    with pytest.raises(Apart) as caught:
+    with pytest.raises(RanksDivergedError) as caught:
         call()
     assert time.monotonic() - start < 30.0
     return str(caught.value)
@@ -53,11 +58,11 @@ def _said(call: Any) -> str:
 def test_the_failure_of_one_is_told_to_all_at_their_next_meeting() -> None:
     def work() -> str:
         ranks = ranks_of_world()
-        ranks.meet("before", 0)
+        ranks.all_gather("before", 0)
         if ranks.rank == 1:
             ranks.fail("out of memory")
-            return _said(lambda: ranks.meet("whatever", 0))
-        return _said(lambda: ranks.meet("elsewhere", 0))
+            return _said(lambda: ranks.all_gather("whatever", 0))
+        return _said(lambda: ranks.all_gather("elsewhere", 0))
 
     assert run_ranks(3, work) == ["rank 1: out of memory"] * 3
 
@@ -66,7 +71,7 @@ def test_the_failure_of_one_is_told_to_all_at_their_next_meeting() -> None:
 def test_ranks_at_different_places_all_get_the_same_error() -> None:
     def work() -> str:
         ranks = ranks_of_world()
-        return _said(lambda: ranks.meet("predict" if ranks.rank else "verify", 0))
+        return _said(lambda: ranks.all_gather("predict" if ranks.rank else "verify", 0))
 
     one, other = run_ranks(2, work)
     assert one == other
@@ -80,7 +85,7 @@ def test_a_rank_that_never_comes_is_waited_for_only_so_long() -> None:
         if ranks.rank == 1:
             time.sleep(6.0)
             return None
-        return _said(lambda: ranks.meet("there", 0))
+        return _said(lambda: ranks.all_gather("there", 0))
 
     told, _ = run_ranks(2, work)
     assert told is not None
@@ -90,8 +95,8 @@ def test_a_rank_that_never_comes_is_waited_for_only_so_long() -> None:
 def test_a_value_that_differs_is_named() -> None:
     def work() -> str:
         ranks = ranks_of_world()
-        ranks.same("alike", 7, "the number")
-        return _said(lambda: ranks.same("interval", 50 + ranks.rank, "interval"))
+        ranks.assert_same("alike", 7, "the number")
+        return _said(lambda: ranks.assert_same("interval", 50 + ranks.rank, "interval"))
 
     assert set(run_ranks(2, work)) == {
         "interval differs between ranks (50 on rank 0, 51 on rank 1): give every rank the same"
@@ -102,7 +107,7 @@ def test_ranks_of_one_tensor_parallel_group_run_the_same_share() -> None:
     def work() -> Any:
         rank = dist.get_rank()
         ranks = ranks_of_world(data_group=[rank // 2 * 2, rank // 2 * 2 + 1])
-        return ranks.share, ranks.shares, ranks.led("losses", 10 * rank)
+        return ranks.share, ranks.shares, ranks.gather_shares("losses", 10 * rank)
 
     assert run_ranks(4, work) == [(0, 2, [0, 20]), (0, 2, [0, 20]), (1, 2, [0, 20]), (1, 2, [0, 20])]
 

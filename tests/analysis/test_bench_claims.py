@@ -13,8 +13,8 @@ from leapverify.analysis.bench.verdicts import (
     NOT_RACED,
     OPEN,
     Judged,
+    PublishedVerdict,
     Raced,
-    Verdict,
     judge_claims,
     raced,
 )
@@ -80,7 +80,7 @@ def rates(accepted: int, times: int, seeds: int = 4) -> Bench:
 
 def test_seeds_that_agree_to_rounding_make_no_interval_of_no_width():
     # 1 of 30 in each of four seeds, against none: an interval over seeds that is a rounding error wide says nothing.
-    assert judged(rates(1, 30)).beats_random == Verdict(OPEN, "1 to 8 % against 0 to 3 %; n = 120, 4 seeds")
+    assert judged(rates(1, 30)).beats_random == PublishedVerdict(OPEN, "1 to 8 % against 0 to 3 %; n = 120, 4 seeds")
     assert judged(rates(8, 30)).beats_random.word == HOLDS
     assert judged(rates(8, 30, seeds=2)).beats_random.word == OPEN
 
@@ -92,7 +92,7 @@ def test_a_gain_after_which_training_diverges_does_not_persist():
     lost = [replace(cost, loss_leapt=None, persistence=None) if cost.seed == 2 and cost.persist_steps else cost
             for cost in costs]  # fmt: skip
     found = judged(bench_of("a", "pretrain", rows, lost, interval_steps=DELTA, step_tokens=STEP_TOKENS))
-    assert found.persists == Verdict(FAILS, "after most of its leaps training diverged on 1 of 4 seeds")
+    assert found.persists == PublishedVerdict(FAILS, "after most of its leaps training diverged on 1 of 4 seeds")
 
 
 def test_one_prediction_that_is_not_finite_breaks_what_is_applied_unverified():
@@ -100,14 +100,14 @@ def test_one_prediction_that_is_not_finite_breaks_what_is_applied_unverified():
     rows = [tried.prediction for tried in good.tried] + [without("lawa-5", "nonfinite", "not finite", step=400)]
     costs = [beside(found, 0.8 if found.strict else None) for found in rows]
     found = judged(bench_of("a", "pretrain", rows, costs, interval_steps=DELTA, step_tokens=STEP_TOKENS))
-    assert found.lowers == Verdict(FAILS, "1 of 25 predictions not finite")
+    assert found.lowers == PublishedVerdict(FAILS, "1 of 25 predictions not finite")
     assert found.beats_random.word == HOLDS
 
 
 def test_without_a_control_nothing_is_said_of_skill():
     found = row("linear")
     alone = bench_of("a", "lora", [found], [beside(found)], interval_steps=DELTA, step_tokens=STEP_TOKENS)
-    assert judged(alone).beats_random == Verdict(OPEN, "random was not tried")
+    assert judged(alone).beats_random == PublishedVerdict(OPEN, "random was not tried")
 
 
 def test_a_claim_of_fewer_steps_is_decided_by_the_race_alone():
@@ -129,8 +129,8 @@ def test_a_race_without_its_control_or_that_diverged_is_said():
     arms += of_arm("shortened:always:nino:/models/nino.pt", [2.2] * 3, real_steps=300)
     arms += of_arm("leap:nino:/models/nino.pt", [2.2, 2.1, 2.2], real_steps=300)
     found = raced(arms, "pretrain")["nino"]
-    assert found.unconditional == Verdict(FAILS, "1 of 3 seeds ended without a finite loss")
-    assert found.verified == Verdict(OPEN, "its control was not run on 3 of 3 seeds")
+    assert found.unconditional == PublishedVerdict(FAILS, "1 of 3 seeds ended without a finite loss")
+    assert found.verified == PublishedVerdict(OPEN, "its control was not run on 3 of 3 seeds")
     assert judged(bench("nino"), {"nino": found}).verdict == found.unconditional
 
 
@@ -141,7 +141,7 @@ def test_a_claim_of_a_lower_end_is_decided_against_the_baseline():
 
 def test_a_claim_of_something_else_stays_open():
     assert judged(bench("xgrad")).verdict.why == "of something not measured here"
-    assert judged(bench("subspace")).verdict == Verdict(OPEN, "nothing was claimed")
+    assert judged(bench("subspace")).verdict == PublishedVerdict(OPEN, "nothing was claimed")
 
 
 @pytest.mark.parametrize("name", names())

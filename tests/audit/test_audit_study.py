@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from audit_runs import problems
-from leapverify.audit import Finding, audit
+from leapverify.audit import AuditIssue, audit
 from leapverify.audit.heldout import Text, check_text, contained
 from leapverify.audit.lineage import nonfinite
 from leapverify.io import records
@@ -46,7 +46,7 @@ def with_rows(
     sealed(run)
 
 
-def said(run: Path, check: str) -> list[Finding]:
+def said(run: Path, check: str) -> list[AuditIssue]:
     found = problems(run)
     assert all(each.remedy for each in found)
     return [each for each in found if each.check == check]

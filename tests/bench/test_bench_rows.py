@@ -23,7 +23,7 @@ from leapverify.predict import CATALOGUE, Needs, require_request
 from leapverify.runs.progress import Progress
 from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import load_study
-from leapverify.study.restore import WayBack
+from leapverify.study.restore import WeightRestorer
 from leapverify.study.run import run_study
 from leapverify.train.state import load_snapshot, save_snapshot
 from leapverify.trajectory.history import History
@@ -104,7 +104,7 @@ def test_training_on_from_the_present_state_is_the_run_itself_and_leaves_no_trac
     tensors = list(apparatus.moved.values())
     apparatus.train(1, 1, 20)
     apparatus.history.push(20, tensors)
-    persistence = Persistence(apparatus, WayBack(tensors, apparatus.history))
+    persistence = Persistence(apparatus, WeightRestorer(tensors, apparatus.history))
     persistence.keep()
     before = [each.clone() for each in tensors], [s["exp_avg_sq"].clone() for s in apparatus.optimizer.state.values()]
     leapt = [persistence.loss_after(CATALOGUE["hold"](), 5, 20, 10) for _ in range(2)]

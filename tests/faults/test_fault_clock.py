@@ -11,7 +11,7 @@ import pytest
 from leapverify import load_study, run_study
 from leapverify.runs import StudyError, exclusive
 from leapverify.runs import deadline as moment
-from leapverify.runs.deadline import Moment
+from leapverify.runs.deadline import Deadline
 from leapverify.study.run import deadline_of, minutes_until
 from micro import MICRO, same_numbers
 from small_text import write_documents
@@ -64,15 +64,15 @@ def test_a_deadline_is_as_far_off_as_before(unbroken, wall, hours):
 
 @pytest.mark.parametrize("hours", [-5, 5])
 def test_it_arrives_in_another_process_of_this_machine(wall, hours):
-    sent = pickle.dumps(Moment.after(600))
+    sent = pickle.dumps(Deadline.after(600))
     wall(hours * HOUR_S)
     arrived = pickle.loads(sent)
-    assert isinstance(arrived, Moment)
+    assert isinstance(arrived, Deadline)
     assert arrived.left_s == pytest.approx(600, abs=60)
 
 
 def test_on_another_machine_it_is_found_again_by_the_wall_clocks(monkeypatch):
-    sent = pickle.dumps(Moment.after(600))
+    sent = pickle.dumps(Deadline.after(600))
     monkeypatch.setattr(moment, "machine_id", lambda: "another boot")
     monkeypatch.setattr(time, "monotonic", lambda real=time.monotonic: real() - 7777)
     arrived = pickle.loads(sent)

@@ -15,7 +15,7 @@ from leap_loops import STEPS, Loop, fingerprint_of, ids, make, next_token
 from leapverify.leap.attempt import copies
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy.auto import Auto
-from leapverify.leap.predictor_context import Drawn, Wanted
+from leapverify.leap.predictor_context import HeldoutSampler, Wanted
 from leapverify.predict import CATALOGUE, Declined, Needs, require_request
 from leapverify.trajectory.history import History
 from leapverify.verify.sampling import Exhausted
@@ -247,7 +247,7 @@ def test_a_prediction_without_a_fresh_batch_left_is_declined(curious: Curious) -
         raise Exhausted("none")
 
     loop = make("mlp")
-    drawn = Drawn(loop.model, list(loop.model.parameters()), loop.losses, draw)
+    drawn = HeldoutSampler(loop.model, list(loop.model.parameters()), loop.losses, draw)
     for ask in (lambda: drawn.loss([]), lambda: drawn.gradient([], 0)):
         with pytest.raises(Declined, match="needs a fresh held-out batch, this checkpoint has used all that it may"):
             ask()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapverify.leap.policy.auto import Auto
-from leapverify.leap.policy.base import BackOff, Choice, Outcome, Policy, Proposal, Situation
+from leapverify.leap.policy.base import BackOff, LeapChoice, Outcome, Policy, Proposal, Situation
 from leapverify.leap.policy.fixed import Fixed
 from leapverify.leap.policy.line_search import LineSearch
 from leapverify.leap.policy.registry import NAMES, make_policy
@@ -108,7 +108,7 @@ def test_fixed_proposes_at_every_checkpoint_whatever_came_of_the_last() -> None:
     policy = Fixed("quadratic", 30)
     for status in ("rejected", "accepted", "nonfinite", "declined"):
         choice = policy.choose(replace(HERE, regime="chaotic"), no_probe)
-        assert choice == Choice(Proposal("quadratic", 30), "at every checkpoint")
+        assert choice == LeapChoice(Proposal("quadratic", 30), "at every checkpoint")
         policy.learn(ended(choice.proposal, status))
     assert policy.choose(replace(HERE, snapshots=2), no_probe).reason == "3 snapshots are needed, 2 held"
     assert policy.choose(replace(HERE, remaining=30), no_probe).proposal is not None

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from leap_ranks import INTERVAL, Run, batch, losses, said, way, whole
-from leapverify.core.ranks import Apart
+from leapverify.core.ranks import RanksDivergedError
 from leapverify.core.shards import reshard
 from processes import run_ranks
 
@@ -214,7 +214,7 @@ def test_an_error_while_annealing_reaches_every_rank() -> None:
         run.train(STEPS, leap)
         before = run.trace()
         failing.append(1)
-        with pytest.raises((RuntimeError, Apart)) as error:
+        with pytest.raises((RuntimeError, RanksDivergedError)) as error:
             leap.anneal()
         assert run.trace() == before
         run.train(INTERVAL, leap)

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from leapverify.core import weights
-from leapverify.core.ranks import Apart, ranks_of_world
+from leapverify.core.ranks import RanksDivergedError, ranks_of_world
 from leapverify.core.shards import Shards, local
 from leapverify.predict import CATALOGUE, Declined, Predictor, predictor, prepare
 from leapverify.trajectory.context import Layout
@@ -206,7 +206,7 @@ def test_ranks_that_ask_for_different_predictions_are_all_told(catalogue: dict[s
     def work() -> str:
         cut, shards, _ = cutting(2)
         history = trajectory(cut, shards)
-        with pytest.raises(Apart) as caught:
+        with pytest.raises(RanksDivergedError) as caught:
             catalogue["random" if shards.ranks.rank else "rre"].predict(history, HORIZON)
         return str(caught.value)
 

@@ -15,7 +15,7 @@ from leapverify.analysis.race.arms import ARMS as ORDER
 from leapverify.race.arms import ARMS, CONTROLS, arm_named, arms_for, setting_of, values_of, with_needs
 from leapverify.race.assemble import assemble, schedule_of
 from leapverify.race.averages import EMA, LAWA, Lookahead, swapped
-from leapverify.race.plan import Case, Choice, Result, Unit, control, controls_of
+from leapverify.race.plan import Case, Result, TunedChoice, Unit, control, controls_of
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, trained, unit_of
 from race_records import race_run
@@ -175,7 +175,7 @@ def test_a_shortened_schedule_is_the_baselines_squeezed():
 
 
 CASE = Case("noise", "adamw", "usual")
-CHOICES = {("noise", "adamw", arm): Choice(1e-3, 0.2 if arm == "wsd" else None) for arm in ("baseline", "wsd")}
+CHOICES = {("noise", "adamw", arm): TunedChoice(1e-3, 0.2 if arm == "wsd" else None) for arm in ("baseline", "wsd")}
 
 
 def result(**changes: object) -> Result:

@@ -16,14 +16,14 @@ from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, is_o
 from leapverify.race.config import every_predictor
 from leapverify.race.dry_run import outline
 from leapverify.race.overrides import left_out, with_settings
-from leapverify.race.plan import Case, Choice, Result, Unit, controls, digest
+from leapverify.race.plan import Case, Result, TunedChoice, Unit, controls, digest
 from leapverify.race.race import run_race
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, timeless, trained, unit_of, words
 from race_records import race_run
 
 CASE = Case("noise", "adamw", "usual")
-CHOICES = {("noise", "adamw", "baseline"): Choice(1e-3)}
+CHOICES = {("noise", "adamw", "baseline"): TunedChoice(1e-3)}
 
 
 @pytest.fixture(scope="module", autouse=True)

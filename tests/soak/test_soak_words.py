@@ -27,7 +27,7 @@ from hostile_names import (
     wrong_terminal,
 )
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.wording import Finding, Tile
+from leapverify.analysis.wording import SummaryLine, Tile
 from leapverify.cli.arguments import InertLines, say
 from leapverify.cli.progress import LiveRace, LiveView, PlainRace, PlainView
 from leapverify.io.untrusted.escape import inert
@@ -151,7 +151,7 @@ def page_of(names: Sequence[str]) -> str:
         Figure("drawn", names[0], names[-1], [view], controls, [Key(each, mark) for each in names]),
         Figure("empty", names[0], names[-1], why=names[0]),
     ]
-    findings = [Finding(each, each) for each in names]
+    findings = [SummaryLine(each, each) for each in names]
     sections = [
         Section(
             "one", names[0], names[-1], names[0], findings, figures, [table_of(names)], [table_of(names)],

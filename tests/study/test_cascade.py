@@ -15,7 +15,7 @@ from leapverify.config.study import CascadeConfig
 from leapverify.study import restore as aside
 from leapverify.study import restore as branch
 from leapverify.study.cascade import Cascader, Start
-from leapverify.study.restore import Aside, Standing, WayBack
+from leapverify.study.restore import OffloadBuffer, RestorePoint, WeightRestorer
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
 from micro import timeless
@@ -114,7 +114,7 @@ def assert_unchanged(before: list[Any], after: list[Any]) -> None:
     assert before[1] == after[1]
 
 
-class Late(Aside):
+class Late(OffloadBuffer):
     """An Aside whose copies run as late as they may: not before somebody waits for them."""
 
     def __init__(self) -> None:
@@ -224,7 +224,7 @@ def large(dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 
 def test_an_aside_holds_what_it_says_and_only_once() -> None:
-    tensors, keeper = large(), Aside()
+    tensors, keeper = large(), OffloadBuffer()
     size = sum(tensor.nbytes for tensor in tensors)
     assert keeper.nbytes == 0
     peak = allocated(lambda: keeper.save(tensors))
@@ -241,7 +241,7 @@ def test_an_aside_holds_what_it_says_and_only_once() -> None:
 
 
 def test_an_aside_brings_back_what_was_saved_last_any_number_of_times() -> None:
-    tensors, keeper = large(torch.bfloat16), Aside()
+    tensors, keeper = large(torch.bfloat16), OffloadBuffer()
     keeper.save([tensor.clone() for tensor in tensors])
     keeper.save(tensors)
     kept = [tensor.clone() for tensor in tensors]
@@ -309,7 +309,7 @@ def no_state(_: int) -> OptimizerState:
 
 def test_way_back_shares_one_copy_between_sweep_and_cascades() -> None:
     run = Run(torch.float16)
-    shared = WayBack(run.moved, run.history)
+    shared = WeightRestorer(run.moved, run.history)
     cascader = Cascader(
         run.model, run.optimizer, run.moved, run.history, run.verifier, run.train, run.state, BOTH, way_back=shared
     )
@@ -323,7 +323,7 @@ def test_way_back_shares_one_copy_between_sweep_and_cascades() -> None:
 
 def test_going_back_without_having_left_touches_nothing() -> None:
     run = Run()
-    standing = Standing(run.model, run.optimizer)
+    standing = RestorePoint(run.model, run.optimizer)
     standing.keep()
     versions = [tensor._version for tensor in every_tensor(run)]
     standing.go_back()

@@ -16,7 +16,7 @@ from leapverify.config.study import CascadeConfig
 from leapverify.io.records import LossPoint
 from leapverify.landscape.lyapunov import Shadow
 from leapverify.study.cascade import Cascader, Start, complete
-from leapverify.study.restore import Standing
+from leapverify.study.restore import RestorePoint
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
 
@@ -46,7 +46,7 @@ def a_run(steps: int = 3):
 def test_going_back_leaves_no_trace_of_steps_rates_and_modes():
     model, optimizer, step = a_run()
     before = everything(model, optimizer)
-    standing = Standing(model, optimizer)
+    standing = RestorePoint(model, optimizer)
     standing.keep()
     standing.leave()
     optimizer.param_groups[0]["lr"] = 7.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leapverify.train.corpus import prepare
-from leapverify.train.documents import Part, load_documents, share_text, split_part
+from leapverify.train.documents import SourcePart, load_documents, share_text, split_part
 from leapverify.train.tokenizers import load_tokenizer
 
 
@@ -71,7 +71,7 @@ def test_a_python_without_tests_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_parts_meet_exactly_where_a_number_belongs_to_both(n: int, m: int, data: st.DataObject) -> None:
-    one, other = Part(data.draw(st.integers(1, n)), n), Part(data.draw(st.integers(1, m)), m)
+    one, other = SourcePart(data.draw(st.integers(1, n)), n), SourcePart(data.draw(st.integers(1, m)), m)
     common = any(k % n == one.i - 1 and k % m == other.i - 1 for k in range(n * m))
     assert one.meets(other) == common
 
@@ -118,6 +118,6 @@ def _digest(text: str) -> bytes:
 
 
 def test_a_wrong_file_is_refused_at_once_in_parts_too(tmp_path: Path) -> None:
-    assert split_part("text:a#b") == ("text:a#b", Part(1, 1))
+    assert split_part("text:a#b") == ("text:a#b", SourcePart(1, 1))
     with pytest.raises(ValueError, match="does not exist"):
         load_documents(f"text:{tmp_path}/none#1/2")

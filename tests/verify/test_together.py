@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.core.shards import local, reshard
 from leapverify.verify import Exhausted, FreshBatches, Verifier, compare
 from leapverify.verify.distributed import DealtBatches, DealtRows, SharedLoss
@@ -128,7 +128,7 @@ def test_a_loss_that_fails_on_one_rank_ends_the_others_wait() -> None:
 
         try:
             SharedLoss(loss, ranks)(language_model(), TEXT[:2])
-        except Apart as apart:
+        except RanksDivergedError as apart:
             return str(apart)
         except MemoryError as error:
             ranks.fail(str(error))

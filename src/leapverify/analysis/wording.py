@@ -18,7 +18,7 @@ FEWEST_VALUES = 3
 
 
 @dataclass(frozen=True)
-class Finding:
+class SummaryLine:
     """One sentence or two on one question."""
 
     topic: str

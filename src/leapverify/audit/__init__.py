@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from leapverify.audit.files import check_files
-from leapverify.audit.finding import Finding, Tell, quiet
+from leapverify.audit.finding import AuditIssue, Tell, quiet
 from leapverify.audit.heldout import Looked
 from leapverify.audit.product import check_product, is_product
 from leapverify.audit.study import check_race, check_study
 from leapverify.errors import ConfigError
 from leapverify.io.manifest import NAME, runs_below
 
-__all__ = ["Finding", "audit"]
+__all__ = ["AuditIssue", "audit"]
 
 
-def audit(path: Path | str, tell: Tell = quiet) -> list[Finding]:
+def audit(path: Path | str, tell: Tell = quiet) -> list[AuditIssue]:
     """Look at everything in a run folder, and in the run folders below it.
 
     A study, a race, a bench in either, a ladder, findings, or a file that `nowcast train` wrote. Every file is read, a
@@ -49,7 +49,7 @@ def audit(path: Path | str, tell: Tell = quiet) -> list[Finding]:
     return found
 
 
-def _own(run: Path, tell: Tell, looked: Looked) -> list[Finding]:
+def _own(run: Path, tell: Tell, looked: Looked) -> list[AuditIssue]:
     """What lies in one run folder itself."""
     files = check_files(run, tell)
     found = files.findings

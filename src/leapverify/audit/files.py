@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leapverify.audit.finding import Finding, Tell, quiet, remedy_for
+from leapverify.audit.finding import AuditIssue, Tell, quiet, remedy_for
 from leapverify.io.checksum import SEAL, as_json
 from leapverify.io.manifest import DONE, LAST, MARKED, NAME, files_of, is_leftover, is_run, read_manifest
 from leapverify.io.storage import PLACE, Damaged, check_digest, read_json, read_sealed, require_place, sha256_of
@@ -22,14 +22,14 @@ TELL_EVERY_S = 0.5
 class Files:
     """What was found of the files of one run folder."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditIssue] = field(default_factory=list)
     damaged: set[str] = field(default_factory=set)
     """Files that must not be believed, as seen from the run folder."""
 
     def add(self, name: str, check: str, text: str, remedy: str) -> None:
         """Note a damaged file."""
         self.damaged.add(name)
-        self.findings.append(Finding(name, check, text, remedy))
+        self.findings.append(AuditIssue(name, check, text, remedy))
 
 
 def check_files(run: Path, tell: Tell = quiet) -> Files:
@@ -81,14 +81,14 @@ def _manifest(run: Path, found: Files) -> dict[str, dict[str, Any]] | None:
         text = "there is none, for this folder was written by an earlier version: files without a sha256 of their own "
         text += "are taken as they are"
         remedy = f"leapverify report {run} writes one"
-        found.findings.append(Finding(NAME, "manifest", text, remedy, problem=False))
+        found.findings.append(AuditIssue(NAME, "manifest", text, remedy, problem=False))
     elif done or not study:
         text = "is missing: it was deleted, or a command in this folder was stopped or is still at work"
         remedy = f"give that command again, or leapverify report {run}"
-        found.findings.append(Finding(NAME, "manifest", text, remedy))
+        found.findings.append(AuditIssue(NAME, "manifest", text, remedy))
     else:
         text = "there is none yet: the study has not finished"
-        found.findings.append(Finding(NAME, "manifest", text, remedy_for(DONE, run), problem=False))
+        found.findings.append(AuditIssue(NAME, "manifest", text, remedy_for(DONE, run), problem=False))
     return None
 
 
@@ -205,7 +205,7 @@ def _without(error: Exception, run: Path) -> str:
     return head or text
 
 
-def _leftovers(run: Path) -> Iterator[Finding]:
+def _leftovers(run: Path) -> Iterator[AuditIssue]:
     """What killed writers left; whoever goes on with the study sweeps it away."""
     for place, folders, names in os.walk(run):
         here = Path(place)
@@ -213,4 +213,4 @@ def _leftovers(run: Path) -> Iterator[Finding]:
         for name in sorted(names):
             if is_leftover(here / name):
                 text = "is what a killed writer left, and nothing reads it"
-                yield Finding((here / name).relative_to(run).as_posix(), "leftover", text, "delete it")
+                yield AuditIssue((here / name).relative_to(run).as_posix(), "leftover", text, "delete it")

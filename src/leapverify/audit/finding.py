@@ -13,7 +13,7 @@ Tell: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditIssue:
     """One line of an audit."""
 
     path: str
@@ -31,7 +31,7 @@ class Finding:
         """One line."""
         return f"{self.path}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
-    def below(self, folder: str) -> Finding:
+    def below(self, folder: str) -> AuditIssue:
         """The same, seen from a folder further up."""
         return dataclasses.replace(self, path=f"{folder}/{self.path}")
 

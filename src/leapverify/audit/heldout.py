@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.audit.finding import Finding
+from leapverify.audit.finding import AuditIssue
 from leapverify.train.corpus import Corpus, TokenSet, prepare
 from leapverify.train.tokenizers import load_tokenizer
 
@@ -102,7 +102,7 @@ class Text:
 Looked: TypeAlias = set[Text]
 
 
-def check_text(wanted: Text, name: str, looked: Looked) -> Iterator[Finding]:
+def check_text(wanted: Text, name: str, looked: Looked) -> Iterator[AuditIssue]:
     """Cut a source into its three sets again and look for sequences of one in another; the cache is left alone.
 
     Args:
@@ -119,12 +119,12 @@ def check_text(wanted: Text, name: str, looked: Looked) -> Iterator[Finding]:
         except (ValueError, OSError) as error:
             why = " ".join(str(error).split())
             text = f"whether held-out and reported text overlap was not looked at: the text is not at hand ({why})"
-            yield Finding(name, "heldout", text, "verify again where the text is", problem=False)
+            yield AuditIssue(name, "heldout", text, "verify again where the text is", problem=False)
             return
         yield from check_corpus(corpus, name, LENGTH_BYTES if wanted.tokenizer == "bytes" else LENGTH)
 
 
-def check_corpus(corpus: Corpus, name: str, length: int) -> Iterator[Finding]:
+def check_corpus(corpus: Corpus, name: str, length: int) -> Iterator[AuditIssue]:
     """Sequences of `length` tokens of held-out and reported text that stand in another set."""
     sets = {"heldout": corpus.heldout, "val": corpus.val, "train": corpus.train}
     for (small, a), (large, b) in itertools.combinations(sets.items(), 2):
@@ -135,7 +135,7 @@ def check_corpus(corpus: Corpus, name: str, length: int) -> Iterator[Finding]:
                 f"of the text that is {WORDS[small]}, {shared} of {tried} sequences of {length} tokens also stand in "
                 f"what is {WORDS[large]} ({100 * shared / tried:.1f} %; from {100 * LIMIT:.0f} % on it is a leak)"
             )
-            yield Finding(name, "heldout", text, _REMEDY if leaked else "", problem=leaked)
+            yield AuditIssue(name, "heldout", text, _REMEDY if leaked else "", problem=leaked)
 
 
 def shared_runs(a: TokenSet, b: TokenSet, length: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from leapverify.audit.finding import Finding
+from leapverify.audit.finding import AuditIssue
 from leapverify.config.study import StudyConfig
 from leapverify.train.state import snapshot_path, snapshot_steps
 
@@ -99,7 +99,7 @@ SAME = 0.99999
 """Correlation at the last state from which two seeds count as one run."""
 
 
-def check_lineage(run: Path, config: StudyConfig, seeds: Sequence[int], damaged: set[str]) -> Iterator[Finding]:
+def check_lineage(run: Path, config: StudyConfig, seeds: Sequence[int], damaged: set[str]) -> Iterator[AuditIssue]:
     """Compare seeds by pairs: by their first snapshots or, where those are gone, fingerprints of the untrained model.
 
     Args:
@@ -116,12 +116,12 @@ def check_lineage(run: Path, config: StudyConfig, seeds: Sequence[int], damaged:
         again += "same study command again"
         end, start = last.correlation(a, b), first.correlation(a, b)
         if end is not None and end > SAME:
-            yield Finding(
+            yield AuditIssue(
                 where, "lineage", f"is the run of seed {a} once more ({last.what}: correlation {end:.6f})", again
             )
         elif start is not None and start > SHARED and not meant:
             text = f"shares its initialisation with seed {a} ({first.what}: correlation {start:.3f}, from {SHARED} on)"
-            yield Finding(where, "lineage", text, again)
+            yield AuditIssue(where, "lineage", text, again)
 
 
 class _Sample:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leapverify.audit.finding import Finding
+from leapverify.audit.finding import AuditIssue
 from leapverify.io.storage import PLACE, Damaged, read_json
 from leapverify.predict.learnt import NETWORKS, load_learnt
 
@@ -27,30 +27,30 @@ def is_product(path: Path) -> bool:
     return not (isinstance(found, dict) and PLACE in found)
 
 
-def check_product(path: Path) -> Iterator[Finding]:
+def check_product(path: Path) -> Iterator[AuditIssue]:
     """What is wrong with weights that `nowcast train` wrote."""
     try:
         card = read_json(path.with_suffix(".json"))
         kind = card["kind"]
     except (Damaged, KeyError, TypeError) as error:
         text = str(error).partition(" is damaged: ")[2].partition(";")[0] or "it names no kind of network"
-        yield Finding(path.with_suffix(".json").name, "hash", f"is damaged: {text}", _REMEDY)
+        yield AuditIssue(path.with_suffix(".json").name, "hash", f"is damaged: {text}", _REMEDY)
         return
     if kind not in NETWORKS:
-        yield Finding(path.with_suffix(".json").name, "schema", f"is of {kind!r}, which is no network", _REMEDY)
+        yield AuditIssue(path.with_suffix(".json").name, "schema", f"is of {kind!r}, which is no network", _REMEDY)
         return
     try:
         inside = load_learnt(kind, path).card
     except ValueError as error:
-        yield Finding(path.name, "hash", str(error).removeprefix(f"{path} ").partition(";")[0], _REMEDY)
+        yield AuditIssue(path.name, "hash", str(error).removeprefix(f"{path} ").partition(";")[0], _REMEDY)
         return
     if dict(inside) != card:
         text = "is not the card that stands in the weights"
-        yield Finding(path.with_suffix(".json").name, "hash", text, _REMEDY)
+        yield AuditIssue(path.with_suffix(".json").name, "hash", text, _REMEDY)
     yield from _groups(path.name, inside.get("histories", {}))
 
 
-def _groups(name: str, histories: Mapping[str, Any]) -> Iterator[Finding]:
+def _groups(name: str, histories: Mapping[str, Any]) -> Iterator[AuditIssue]:
     """Runs to learn from, to choose by and to test on may share neither seeds nor text."""
     remedy = "learn it again from runs that share neither seeds nor text"
     for (a, left), (b, right) in itertools.combinations(histories.items(), 2):
@@ -58,7 +58,7 @@ def _groups(name: str, histories: Mapping[str, Any]) -> Iterator[Finding]:
             mine, yours = (_all(group, values) for group in (left, right))
             if both := sorted(map(str, mine & yours)):
                 text = f"learnt from runs whose groups {a} and {b} share the {what} {both[0]}"
-                yield Finding(name, "heldout", text, remedy)
+                yield AuditIssue(name, "heldout", text, remedy)
 
 
 def _all(group: Any, key: str) -> set[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapverify.audit.finding import Finding, remedy_for
+from leapverify.audit.finding import AuditIssue, remedy_for
 from leapverify.config.resolved import curve_steps, history_length
 from leapverify.config.retention import needed_to_resume
 from leapverify.config.study import StudyConfig
@@ -48,7 +48,7 @@ def key_of(row: Any) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in KEYS[type(row)])
 
 
-def check_rows(name: str, rows: Sequence[Any], remedy: str) -> Iterator[Finding]:
+def check_rows(name: str, rows: Sequence[Any], remedy: str) -> Iterator[AuditIssue]:
     """Duplicates, numbers that are not finite, and seconds below nothing.
 
     Args:
@@ -59,24 +59,24 @@ def check_rows(name: str, rows: Sequence[Any], remedy: str) -> Iterator[Finding]
     twice = [key for key, count in Counter(map(key_of, rows)).items() if count > 1]
     if twice:
         told = ", ".join(f"{field} {value}" for field, value in zip(KEYS[type(rows[0])], twice[0], strict=True))
-        yield Finding(name, "duplicate", f"holds {len(twice)} rows more than once, the first of {told}", remedy)
+        yield AuditIssue(name, "duplicate", f"holds {len(twice)} rows more than once, the first of {told}", remedy)
     for row in rows[:1]:
         for field in dataclasses.fields(row):
             yield from _check_column(name, field.name, rows, remedy)
 
 
-def _check_column(name: str, column: str, rows: Sequence[Any], remedy: str) -> Iterator[Finding]:
+def _check_column(name: str, column: str, rows: Sequence[Any], remedy: str) -> Iterator[AuditIssue]:
     values = [(row, getattr(row, column)) for row in rows]
     wrong = [(row, value) for row, value in values if isinstance(value, float) and not math.isfinite(value)]
     if wrong:
         row, value = wrong[0]
         text = f"{len(wrong)} of {len(rows)} values of {column} are not finite, the first ({value}) at {_at(row)}"
-        yield Finding(name, "nonfinite", text, remedy)
+        yield AuditIssue(name, "nonfinite", text, remedy)
     if column.endswith(SECONDS):
         early = [row for row, value in values if value is not None and value < 0]
         if early:
             text = f"{len(early)} values of {column} are below 0, the first at {_at(early[0])}: the clock was set back"
-            yield Finding(name, "clock", text, "the times of this run say nothing; everything else stands")
+            yield AuditIssue(name, "clock", text, "the times of this run say nothing; everything else stands")
 
 
 def _at(row: Any) -> str:
@@ -111,13 +111,13 @@ class SeedAudit:
         self.rows: Rows | None = None
         """What it recorded; None where that cannot be read."""
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[AuditIssue]:
         """Everything that is wrong with it."""
         found: dict[str, list[Any]] = {}
         for name, kind in KINDS.items():
             path = f"{self._name}/records/{name}"
             rows = read_rows(self._run, path, kind, self._damaged)
-            if isinstance(rows, Finding):
+            if isinstance(rows, AuditIssue):
                 yield rows
             elif rows is not None:
                 yield from check_rows(path, rows, self._remedy)
@@ -132,15 +132,15 @@ class SeedAudit:
         yield from self._kept([row.step for row in self.rows.checkpoints])
         yield from self._end(self.rows)
 
-    def _found(self, name: str, check: str, text: str, remedy: str = "", *, problem: bool = True) -> Finding:
-        return Finding(f"{self._name}/{name}".rstrip("/"), check, text, remedy or self._remedy, problem)
+    def _found(self, name: str, check: str, text: str, remedy: str = "", *, problem: bool = True) -> AuditIssue:
+        return AuditIssue(f"{self._name}/{name}".rstrip("/"), check, text, remedy or self._remedy, problem)
 
-    def _foreign(self, path: str, rows: list[Any]) -> Iterator[Finding]:
+    def _foreign(self, path: str, rows: list[Any]) -> Iterator[AuditIssue]:
         others = sorted({row.seed for row in rows} - {self._seed})
         if others:
-            yield Finding(path, "config", f"holds rows of seed {others[0]}", self._remedy)
+            yield AuditIssue(path, "config", f"holds rows of seed {others[0]}", self._remedy)
 
-    def _gone(self, found: dict[str, list[Any]]) -> Iterator[Finding]:
+    def _gone(self, found: dict[str, list[Any]]) -> Iterator[AuditIssue]:
         """Records that are not there and that nothing named."""
         lacking = [name for name in KINDS if name not in found and f"{self._name}/records/{name}" not in self._damaged]
         if not found and not self._folder.done:
@@ -150,7 +150,7 @@ class SeedAudit:
             for name in lacking:
                 yield self._found(f"records/{name}", "gap", "is missing")
 
-    def _checkpoints(self, rows: Rows) -> Iterator[Finding]:
+    def _checkpoints(self, rows: Rows) -> Iterator[AuditIssue]:
         t, path = self._config.training, f"records/{CHECKPOINTS}"
         steps, wanted = [row.step for row in rows.checkpoints], list(self._config.checkpoint_steps)
         if steps != wanted[: len(steps)]:
@@ -173,7 +173,7 @@ class SeedAudit:
                 yield self._found(path, "clock", text, remedy)
                 break
 
-    def _between(self, rows: Rows) -> Iterator[Finding]:
+    def _between(self, rows: Rows) -> Iterator[AuditIssue]:
         """The loss curve and the sweep's rows of every checkpoint."""
         c = self._config
         interval, last = c.observe.interval_steps, max((row.step for row in rows.checkpoints), default=0)
@@ -192,7 +192,7 @@ class SeedAudit:
             text = f"lacks links of {len(broken)} cascades, the first from step {broken[0][0]} by {broken[0][2]}"
             yield self._found(f"records/{CASCADES}", "gap", text)
 
-    def _sweep(self, predictions: list[Prediction], swept: set[int]) -> Iterator[Finding]:
+    def _sweep(self, predictions: list[Prediction], swept: set[int]) -> Iterator[AuditIssue]:
         path = f"records/{PREDICTIONS}"
         tried = {(row.predictor, row.horizon) for row in predictions}
         at = defaultdict(set)
@@ -204,7 +204,7 @@ class SeedAudit:
             text = f"lacks rows at {len(lacking)} of {len(swept)} swept checkpoints, the first at step {lacking[0]}"
             yield self._found(path, "gap", text)
 
-    def _kept(self, steps: list[int]) -> Iterator[Finding]:
+    def _kept(self, steps: list[int]) -> Iterator[AuditIssue]:
         """The snapshots and states that the configuration keeps, and none of a later step."""
         c = self._config
         snapshots, states = needed_to_resume(steps, history_length(c), c.snapshots.every)
@@ -227,7 +227,7 @@ class SeedAudit:
     def _is_named(self, begin: str) -> bool:
         return any(name.startswith(f"{self._name}/{begin}") for name in self._damaged)
 
-    def _end(self, rows: Rows) -> Iterator[Finding]:
+    def _end(self, rows: Rows) -> Iterator[AuditIssue]:
         steps = self._config.training.steps
         last = max((row.step for row in rows.checkpoints), default=0)
         end = max(self._config.checkpoint_steps, default=0)
@@ -249,7 +249,7 @@ class SeedAudit:
             yield self._found("done.json", "done", text, "delete it and give the same study command again")
 
 
-def read_rows(run: Path, name: str, kind: type, damaged: set[str]) -> list[Any] | Finding | None:
+def read_rows(run: Path, name: str, kind: type, damaged: set[str]) -> list[Any] | AuditIssue | None:
     """The rows of a file; a finding where they cannot be read, None where it is missing or named already."""
     path = run / name
     if name in damaged or name.replace(".parquet", ".json") in damaged or not path.is_file():
@@ -258,7 +258,7 @@ def read_rows(run: Path, name: str, kind: type, damaged: set[str]) -> list[Any] 
         return records.read(path, kind)
     except ValueError as error:
         text = " ".join(str(error).split()).removeprefix(f"{path} ").rpartition(";")[0]
-        return Finding(name, "schema", text, remedy_for(name, run))
+        return AuditIssue(name, "schema", text, remedy_for(name, run))
 
 
 def _steps_in(folder: Path) -> set[int]:

@@ -13,7 +13,7 @@ from leapverify.io.records import Benched, Prediction
 from leapverify.leap.ledger import PASS_TOKENS, copies, network_tokens
 from leapverify.predict import Predictor, predictor
 from leapverify.study.apparatus import Apparatus
-from leapverify.study.restore import WayBack
+from leapverify.study.restore import WeightRestorer
 from leapverify.study.sweep import Sweeper, SweepPoint
 
 
@@ -59,7 +59,7 @@ class Bench:
         apparatus.verifier.loss = self._counted
         self._parameters = sum(each.numel() for each in apparatus.model.parameters())
         tensors = list(apparatus.moved.values())
-        self._way_back = WayBack(tensors, apparatus.history)
+        self._way_back = WeightRestorer(tensors, apparatus.history)
         self._persistence = Persistence(apparatus, self._way_back)
         self._entries = [self._entry(label, name) for label, name in options.labels.items()]
 

@@ -22,7 +22,7 @@ def bench(
     seed: int,
     device: str,
     threads: int,
-    deadline: Deadline = None,
+    deadline: Deadline | None = None,
 ) -> None:
     """`bench_seed`, with a configuration and options as JSON."""
     bench_seed(

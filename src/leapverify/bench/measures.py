@@ -10,7 +10,7 @@ from torch import nn
 
 from leapverify.predict import Predictor
 from leapverify.study.apparatus import Apparatus
-from leapverify.study.restore import Standing, WayBack
+from leapverify.study.restore import RestorePoint, WeightRestorer
 from leapverify.verify.comparison import positions_of
 from leapverify.verify.heldout import LossFunction
 
@@ -53,10 +53,10 @@ class Persistence:
         way_back: theta_t's.
     """
 
-    def __init__(self, apparatus: Apparatus, way_back: WayBack) -> None:
+    def __init__(self, apparatus: Apparatus, way_back: WeightRestorer) -> None:
         self._a, self._way_back = apparatus, way_back
         self._tensors = list(apparatus.moved.values())
-        self._standing = Standing(apparatus.model, apparatus.optimizer, apart=self._tensors)
+        self._standing = RestorePoint(apparatus.model, apparatus.optimizer, apart=self._tensors)
 
     def keep(self) -> None:
         """Take note of where the run stands."""

@@ -93,7 +93,7 @@ NINO_FILES = {"nino-mlp": "nino_mlp.pt", "nino": "nino_no_posw.pt"}
 
 
 @dataclass(frozen=True)
-class Choice:
+class BenchChoice:
     """What is benched."""
 
     labels: Mapping[str, str]
@@ -108,7 +108,7 @@ class Choice:
         return {label: {"file": path.name, "sha256": sha256_of(path)} for label, path in paths.items()}
 
 
-def choose(asked: Sequence[str] | None, nino: Path | None) -> Choice:
+def choose(asked: Sequence[str] | None, nino: Path | None) -> BenchChoice:
     """The predictors that are asked for, or the whole catalogue and what other packages have registered.
 
     Args:
@@ -128,7 +128,7 @@ def choose(asked: Sequence[str] | None, nino: Path | None) -> Choice:
     found = [files.get(name, name) for name in listed]
     for name in found:
         predictor(name)
-    return Choice(_labels(found), left_out)
+    return BenchChoice(_labels(found), left_out)
 
 
 def _nino_files(folder: Path | None) -> dict[str, str]:

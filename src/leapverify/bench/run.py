@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapverify.bench.options import BenchOptions, Choice, choose, chosen_seeds, configured, task_of
+from leapverify.bench.options import BenchChoice, BenchOptions, choose, chosen_seeds, configured, task_of
 from leapverify.bench.results import claim, join
 from leapverify.config.overrides import load_config
 from leapverify.config.resolved import effective
@@ -34,7 +34,7 @@ def bench_predictors(
     watcher: Watcher = ignore,
     minutes: float | None = None,
     execution: Execution = AUTOMATIC,
-) -> Choice:
+) -> BenchChoice:
     """Bench predictors on a finished study that kept its snapshots, or go on with a bench that was stopped.
 
     At every checkpoint, whatever its regime: each predictor x K verified by every criterion, what it costs, and what is
@@ -110,7 +110,9 @@ def _require_kept(run: Path, config: StudyConfig, seeds: Sequence[int]) -> None:
             raise StudyError(f"seed {seed} of {run} has not finished: give its study command again first")
 
 
-def _about(config: StudyConfig, options: BenchOptions, choice: Choice, environment: dict[str, Any]) -> dict[str, Any]:
+def _about(
+    config: StudyConfig, options: BenchOptions, choice: BenchChoice, environment: dict[str, Any]
+) -> dict[str, Any]:
     """What stands in bench.json before the first row."""
     return {
         "task": task_of(config),

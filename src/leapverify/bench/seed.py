@@ -117,7 +117,7 @@ def bench_seed(
     seed: int,
     device: str,
     threads: int,
-    deadline: Deadline = None,
+    deadline: Deadline | None = None,
 ) -> None:
     """Bench one seed, but for the checkpoints of which every row is there.
 
@@ -159,7 +159,7 @@ class SeedBench:
         part: BenchSeed,
         rows: BenchRows,
         watcher: Watcher,
-        deadline: Deadline = None,
+        deadline: Deadline | None = None,
     ) -> None:
         self._a, self._options, self._part, self._rows = apparatus, options, part, rows
         self._watcher, self._deadline = watcher, deadline

@@ -66,7 +66,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryItem:
     """Tensors that come and go together."""
 
     name: str
@@ -81,7 +81,7 @@ class Part:
 class MemoryPlan:
     """What `memory_plan` gives."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryItem, ...]
     room: Room
     ring_places: tuple[Place, ...]
     """Where the snapshots of each moved tensor lie."""
@@ -139,7 +139,7 @@ class MemoryPlan:
         return [*found, f"  {self.problem or 'it fits'}"]
 
 
-def peak_at(parts: Iterable[Part], place: Place, moment: str) -> int:
+def peak_at(parts: Iterable[MemoryItem], place: Place, moment: str) -> int:
     """Bytes that are alive in a place at a moment."""
     return sum(part.nbytes for part in parts if part.place == place and moment in part.moments)
 
@@ -158,7 +158,7 @@ def memory_plan(config: StudyConfig, shapes: Shapes, room: Room) -> MemoryPlan:
     return MemoryPlan(parts, room, places, problem_of(config, shapes, room, parts), parts[-1].name == IN_FLIGHT)
 
 
-def planned(config: StudyConfig, shapes: Shapes, room: Room) -> tuple[tuple[Part, ...], tuple[Place, ...]]:
+def planned(config: StudyConfig, shapes: Shapes, room: Room) -> tuple[tuple[MemoryItem, ...], tuple[Place, ...]]:
     """The parts of a plan, fitting or not, and the places of the ring's tensors."""
     sizes = _Sizes(config, shapes, room)
     parts = sizes.parts()
@@ -167,7 +167,7 @@ def planned(config: StudyConfig, shapes: Shapes, room: Room) -> tuple[tuple[Part
     return found[1 if over(found[0], room) else 0], places
 
 
-def over(parts: Sequence[Part], room: Room) -> dict[Place, int]:
+def over(parts: Sequence[MemoryItem], room: Room) -> dict[Place, int]:
     """Place -> bytes of its peak, for every place where they do not fit."""
     places: tuple[Place, ...] = ("host",) if room.device_bytes is None else ("device", "host")
     moments = [moment for each in PHASES.values() for moment in each]
@@ -175,7 +175,7 @@ def over(parts: Sequence[Part], room: Room) -> dict[Place, int]:
     return {place: peak for place, peak in peaks.items() if peak > room.of(place)}
 
 
-def _ring_places(config: StudyConfig, sizes: _Sizes, room: Room, parts: Sequence[Part]) -> tuple[Place, ...]:
+def _ring_places(config: StudyConfig, sizes: _Sizes, room: Room, parts: Sequence[MemoryItem]) -> tuple[Place, ...]:
     """auto: the largest tensors first, each on the device while its snapshots still fit there."""
     count = len(sizes.shapes.moved)
     if room.device_bytes is None or config.sweep.ring == "host":
@@ -211,11 +211,11 @@ class _Sizes:
         self.needs = needs_of(config)
         self.theta = shapes.total * self.weight
 
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[MemoryItem, ...]:
         """Everything but the ring."""
         return (*self._lasting(), *self._training(), *self._checkpoint(), *self._host_only())
 
-    def ring(self, places: Sequence[Place]) -> tuple[Part, ...]:
+    def ring(self, places: Sequence[Place]) -> tuple[MemoryItem, ...]:
         """The snapshots and what else is kept beside them, by place."""
         moved, found = self.shapes.moved, []
         for each in self.kept:
@@ -224,7 +224,7 @@ class _Sizes:
                 nbytes = self._hosted(sizes, each.itemsize) if place == "host" else sum(sizes) * each.itemsize
                 share = "" if len(set(places)) == 1 else f" of {len(sizes)} of {len(moved)} tensors"
                 name, text = f"{each.name} on {place}", each.reason + share
-                found.append(Part(name, each.copies * nbytes, place, _RUNNING, text))
+                found.append(MemoryItem(name, each.copies * nbytes, place, _RUNNING, text))
         return tuple(found)
 
     def _hosted(self, elements: Sequence[int], itemsize: int) -> int:
@@ -232,10 +232,10 @@ class _Sizes:
         kind = torch.float32 if itemsize == FLOAT else torch.bfloat16
         return host_bytes([torch.empty(count, device="meta") for count in elements], kind, locked=self.cuda)
 
-    def _part(self, name: str, nbytes: int, moments: Iterable[str], reason: str) -> Part:
-        return Part(name, nbytes, self.place, frozenset(moments), reason)
+    def _part(self, name: str, nbytes: int, moments: Iterable[str], reason: str) -> MemoryItem:
+        return MemoryItem(name, nbytes, self.place, frozenset(moments), reason)
 
-    def _lasting(self) -> Iterable[Part]:
+    def _lasting(self) -> Iterable[MemoryItem]:
         """What is there from the first step on."""
         v, kind = self.config.verify, f"{8 * self.weight}-bit"
         whole = self.shapes.whole
@@ -253,7 +253,7 @@ class _Sizes:
         if self.config.observe.lyapunov:
             yield self._part("perturbed copy", 3 * self.theta, _RUNNING, "weights and moments, for observe.lyapunov")
 
-    def _training(self) -> Iterable[Part]:
+    def _training(self) -> Iterable[MemoryItem]:
         """What comes and goes in a training step, of the run or of a trained cascade."""
         t, passes = self.config.training, self.passes
         tokens = t.batch_size * t.sequence_length
@@ -281,7 +281,7 @@ class _Sizes:
     def _block(self) -> int:
         return ACCELERATOR_BLOCK if self.cuda else CPU_BLOCK
 
-    def _checkpoint(self) -> Iterable[Part]:
+    def _checkpoint(self) -> Iterable[MemoryItem]:
         """What comes and goes in looking, predicting and verifying."""
         v, t, passes = self.config.verify, self.config.training, self.passes
         rows = min(v.batch_sequences, max(v.budget, v.val_sequences))
@@ -316,33 +316,33 @@ class _Sizes:
         block = min(self._block, max(self.shapes.moved))
         return block * max(FLOAT * (loaded + 2), 3 * 2 * FLOAT)
 
-    def _host_only(self) -> Iterable[Part]:
+    def _host_only(self) -> Iterable[MemoryItem]:
         """What lies in host memory wherever the run is."""
         moved = sum(self.shapes.moved)
         if "trained" in self.config.cascade.kinds:
             # Memory that was locked once is kept for the next time.
             kept = 2 * self.shapes.total + self.shapes.total - moved
             nbytes = self._hosted([kept], self.weight)
-            yield Part("set aside", nbytes, "host", _RUNNING, "the moments, for trained cascades to come back to")
+            yield MemoryItem("set aside", nbytes, "host", _RUNNING, "the moments, for trained cascades to come back to")
         if not self.exact:
             nbytes = self._hosted([moved], self.weight)
-            yield Part("theta_t", nbytes, "host", _RUNNING, "set aside, since the history rounds it")
+            yield MemoryItem("theta_t", nbytes, "host", _RUNNING, "set aside, since the history rounds it")
         # A head that is tied later to the embedding, or the largest weight's rounded form beside its float32 one.
         head = FLOAT * self.shapes.embedding if self.shapes.tied else 0
         rounded = self.weight * max(self.shapes.parameters) if self.weight < FLOAT else 0
         build = FLOAT * self.shapes.whole + max(head, rounded)
-        yield Part("initial weights", build, "host", frozenset({"build"}), "drawn in float32")
+        yield MemoryItem("initial weights", build, "host", frozenset({"build"}), "drawn in float32")
         fingerprints = len(self.config.checkpoint_steps) + 1
         nbytes = 100 * FLOAT * self.shapes.hidden * fingerprints
-        yield Part("fingerprints", nbytes, "host", _RUNNING, f"{fingerprints} of 100 probes")
+        yield MemoryItem("fingerprints", nbytes, "host", _RUNNING, f"{fingerprints} of 100 probes")
 
-    def saving(self, overlap: bool) -> Part:
+    def saving(self, overlap: bool) -> MemoryItem:
         """The copies that are written: while training goes on, or while it waits."""
         if overlap:
             nbytes = copied_bytes(self.config, self.shapes, self.weight, self.kept, self._hosted)
-            return Part(IN_FLIGHT, nbytes, "host", _RUNNING, "copies, written meanwhile")
+            return MemoryItem(IN_FLIGHT, nbytes, "host", _RUNNING, "copies, written meanwhile")
         nbytes = written_bytes(self.config, self.shapes, self.weight) if self.cuda else 0
-        return Part("files", nbytes, "host", frozenset({"save"}), "copies of what is written to disk")
+        return MemoryItem("files", nbytes, "host", frozenset({"save"}), "copies of what is written to disk")
 
 
 def _with_cascades(*moments: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from leapverify.capacity.activations import Shapes, model_shapes
 from leapverify.capacity.machine import machine
-from leapverify.capacity.memory import GB, MemoryPlan, Part, Place, Room, memory_plan, over, planned
+from leapverify.capacity.memory import GB, MemoryItem, MemoryPlan, Place, Room, memory_plan, over, planned
 from leapverify.config.overrides import flat, with_settings
 from leapverify.config.resolved import effective
 from leapverify.config.study import StudyConfig
@@ -70,7 +70,7 @@ def precision(config: StudyConfig, room: Room) -> str:
     return "float32, bf16 compute" if half else "float32"
 
 
-def problem_of(config: StudyConfig, shapes: Shapes, room: Room, parts: Sequence[Part]) -> str | None:
+def problem_of(config: StudyConfig, shapes: Shapes, room: Room, parts: Sequence[MemoryItem]) -> str | None:
     """Why parts do not fit and what would help, in one sentence; None if they fit."""
     short = over(parts, room)
     if not short:

@@ -10,12 +10,12 @@ from leapverify.claims.evidence import Evidence
 from leapverify.claims.horizon import horizon_findings
 from leapverify.claims.prediction import predict_findings
 from leapverify.claims.regimes import regime_findings
-from leapverify.claims.rule import Finding
+from leapverify.claims.rule import ClaimResult
 from leapverify.claims.seeds import seed_findings
 from leapverify.claims.skill import skill_findings
 
 
-def judge_findings(evidence: Evidence) -> list[Finding]:
+def judge_findings(evidence: Evidence) -> list[ClaimResult]:
     """Every claim in the order of the paper.
 
     Args:
@@ -30,6 +30,6 @@ def judge_findings(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def decisive_intervals(findings: list[Finding]) -> int:
+def decisive_intervals(findings: list[ClaimResult]) -> int:
     """How many intervals the verdicts rest on: of so many at 95 %, one in twenty may miss by chance."""
     return sum(len(finding.bars) for finding in findings)

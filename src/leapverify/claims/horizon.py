@@ -11,8 +11,8 @@ from leapverify.claims.evidence import BASE, BFLOAT16, PAPER_RATE, STOCHASTIC, E
 from leapverify.claims.prediction import MARGIN, Contrast, against, minus, points, strict
 from leapverify.claims.rule import (
     Bar,
+    ClaimResult,
     Estimate,
-    Finding,
     Quantity,
     finding,
     mean_over_seeds,
@@ -20,7 +20,7 @@ from leapverify.claims.rule import (
 )
 
 
-def horizon_findings(evidence: Evidence) -> list[Finding]:
+def horizon_findings(evidence: Evidence) -> list[ClaimResult]:
     """Table 8's two readings."""
     return [depth_is_free(evidence), not_rounding(evidence)]
 
@@ -39,7 +39,7 @@ def over_horizons(study: Records, predictor: str, regime: str | None = None) -> 
     return {seed: float(np.mean(own)) for seed, own in found.items()}, sum(map(len, found.values()))
 
 
-def depth_is_free(evidence: Evidence) -> Finding:
+def depth_is_free(evidence: Evidence) -> ClaimResult:
     """Table 8, as a property of the trajectory."""
     base, why = evidence.get(BASE), evidence.why(BASE) or "no stable checkpoint was swept at two horizons"
     none: Contrast = ({}, 0)
@@ -79,7 +79,7 @@ def _named(what: str, study: Records | None) -> str:
     return f"{what}, K = {ends[0]} less K = {ends[1]}"
 
 
-def not_rounding(evidence: Evidence) -> Finding:
+def not_rounding(evidence: Evidence) -> ClaimResult:
     """Table 8, as a property of the precision."""
     full, half = evidence.get(PAPER_RATE), evidence.get(BFLOAT16)
     why = evidence.why(PAPER_RATE, BFLOAT16) or "no seed has both"

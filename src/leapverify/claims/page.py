@@ -12,20 +12,20 @@ from typing import Any
 
 from leapverify.analysis.wording import counted
 from leapverify.claims.catalogue import decisive_intervals
-from leapverify.claims.rule import Finding, Quantity
+from leapverify.claims.rule import ClaimResult, Quantity
 from leapverify.io.storage import write_json, write_text
 from leapverify.io.untrusted import escape as words
 
 BEGIN, END = "<!-- findings: begin, written by `leapverify findings --doc` -->", "<!-- findings: end -->"
 
 
-def verdict_lines(found: Sequence[Finding]) -> list[str]:
+def verdict_lines(found: Sequence[ClaimResult]) -> list[str]:
     """One line a claim, for the terminal."""
     width = max(len(finding.key) for finding in found)
     return [f"{finding.key:{width}}  {finding.verdict:12}  {_measured(_decided(finding))}" for finding in found]
 
 
-def _decided(finding: Finding) -> Quantity:
+def _decided(finding: ClaimResult) -> Quantity:
     """What decided: of a claim that falls the first condition that was missed, else the first of all."""
     decided = [bar.quantity for bar in finding.bars if bar.verdict == finding.verdict]
     return (decided or list(finding.measured))[0]
@@ -36,7 +36,7 @@ def _brief(quantity: Quantity) -> str:
     return f"{quantity.name}: {quantity.here}{interval}"
 
 
-def as_markdown(found: Sequence[Finding], about: Iterable[str] = (), level: int = 2) -> str:
+def as_markdown(found: Sequence[ClaimResult], about: Iterable[str] = (), level: int = 2) -> str:
     """The table of verdicts first, then every claim with its rule and its numbers.
 
     Args:
@@ -57,7 +57,7 @@ def as_markdown(found: Sequence[Finding], about: Iterable[str] = (), level: int 
     return "\n".join(lines) + "\n"
 
 
-def _claim(finding: Finding) -> list[str]:
+def _claim(finding: ClaimResult) -> list[str]:
     lines = [f"**Claim** ({finding.source}). {finding.claim}", "", f"**Rule.** {finding.rule}", ""]
     lines += [f"**Control.** {_sentence(finding.control)}", ""]
     lines += ["| measured | here | 95 % over seeds | n | the claim needs |", "|---|---|---|---|---|"]
@@ -76,7 +76,7 @@ def _line(quantity: Quantity, needed: str) -> str:
     return "| " + " | ".join(_cell(text) for text in cells) + " |"
 
 
-def multiplicity(found: Sequence[Finding]) -> str:
+def multiplicity(found: Sequence[ClaimResult]) -> str:
     """How many intervals and p-values stand behind the verdicts."""
     decided = sum(finding.verdict != "not decided" for finding in found)
     claims, intervals = counted(len(found), "claim"), decisive_intervals(list(found))
@@ -88,7 +88,7 @@ def multiplicity(found: Sequence[Finding]) -> str:
     )
 
 
-def as_csv(found: Sequence[Finding]) -> str:
+def as_csv(found: Sequence[ClaimResult]) -> str:
     """Long form: one quantity a line, deciding ones with their line and reading."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -113,12 +113,12 @@ def _row(quantity: Quantity) -> list[Any]:
     return [quantity.name, *numbers, e.seeds, e.n, quantity.of]
 
 
-def as_tree(found: Sequence[Finding], missing: Mapping[str, str]) -> dict[str, Any]:
+def as_tree(found: Sequence[ClaimResult], missing: Mapping[str, str]) -> dict[str, Any]:
     """Everything as plain data."""
     return {"findings": [_plain(finding) for finding in found], "missing": dict(missing)}
 
 
-def _plain(finding: Finding) -> dict[str, Any]:
+def _plain(finding: ClaimResult) -> dict[str, Any]:
     tree = dataclasses.asdict(finding)
     for plain, bar in zip(tree["bars"], finding.bars, strict=True):
         plain |= {"condition": bar.condition, "verdict": bar.verdict}
@@ -126,7 +126,12 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 
 def write_findings(
-    found: Sequence[Finding], folder: Path, *, about: Sequence[str], missing: Mapping[str, str], doc: Path | None = None
+    found: Sequence[ClaimResult],
+    folder: Path,
+    *,
+    about: Sequence[str],
+    missing: Mapping[str, str],
+    doc: Path | None = None,
 ) -> Path:
     """Write findings.md, .csv and .json, and the marked part of a document if one is given.
 

@@ -11,8 +11,8 @@ import numpy as np
 from leapverify.claims.evidence import BASE, CONSTANT, HALF_MOMENTS, Evidence, Records, common_seeds
 from leapverify.claims.rule import (
     Bar,
+    ClaimResult,
     Estimate,
-    Finding,
     Quantity,
     finding,
     mean_over_seeds,
@@ -43,7 +43,7 @@ def proximity(row: Prediction) -> bool | None:
     return False if row.status == "nonfinite" else row.proximity
 
 
-def predict_findings(evidence: Evidence) -> list[Finding]:
+def predict_findings(evidence: Evidence) -> list[ClaimResult]:
     """The claims of section 5, but for precision and recognizers."""
     return [
         momentum_explodes(evidence),
@@ -54,7 +54,7 @@ def predict_findings(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def momentum_explodes(evidence: Evidence) -> Finding:
+def momentum_explodes(evidence: Evidence) -> ClaimResult:
     """Table 6."""
     base, why = evidence.get(BASE), evidence.why(BASE)
     every = base.horizons if base and base.horizons else _ends(base)
@@ -69,7 +69,7 @@ def momentum_explodes(evidence: Evidence) -> Finding:
     )
 
 
-def state_is_unsuitable(evidence: Evidence) -> Finding:
+def state_is_unsuitable(evidence: Evidence) -> ClaimResult:
     """Section 5.1: "fundamentally unsuitable"."""
     base, half = evidence.get(BASE), evidence.get(HALF_MOMENTS)
     why = evidence.why(BASE)
@@ -177,7 +177,7 @@ def points(name: str, contrast: Contrast, why: str) -> Quantity:
     return Quantity(name, found, "predictions", "+.1f", 100, " points")
 
 
-def stable_is_predictable(evidence: Evidence) -> Finding:
+def stable_is_predictable(evidence: Evidence) -> ClaimResult:
     """Tables 7 and 8."""
     base, why = evidence.get(BASE), evidence.why(BASE)
     none: Contrast = ({}, 0)
@@ -219,7 +219,7 @@ def stable_is_predictable(evidence: Evidence) -> Finding:
     )  # fmt: skip
 
 
-def regime_beyond_rate(evidence: Evidence) -> Finding:
+def regime_beyond_rate(evidence: Evidence) -> ClaimResult:
     """Is acceptance in `stable` more than a small learning rate?"""
     studies = evidence.those((BASE, *RATES))
     why = evidence.why(BASE, *RATES) or "no seed has stable and other checkpoints"
@@ -297,7 +297,7 @@ def against(
     return {seed: float(np.mean(of_seed)) for seed, of_seed in found.items()}, n
 
 
-def proximity_tells(evidence: Evidence) -> Finding:
+def proximity_tells(evidence: Evidence) -> ClaimResult:
     """Table 9."""
     base, why = evidence.get(BASE), evidence.why(BASE)
     none: Contrast = ({}, 0)

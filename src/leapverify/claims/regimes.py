@@ -23,8 +23,8 @@ from leapverify.claims.evidence import (
 )
 from leapverify.claims.rule import (
     Bar,
+    ClaimResult,
     Estimate,
-    Finding,
     Quantity,
     finding,
     mean_over_seeds,
@@ -45,12 +45,12 @@ STRONG_READING = (
 """What the claims about landscapes are up against."""
 
 
-def regime_findings(evidence: Evidence) -> list[Finding]:
+def regime_findings(evidence: Evidence) -> list[ClaimResult]:
     """The three claims of sections 3.1 and 3.2."""
     return [survival(evidence), standing_rate(evidence), scaling(evidence)]
 
 
-def survival(evidence: Evidence) -> Finding:
+def survival(evidence: Evidence) -> ClaimResult:
     """Does a checkpoint keep its label when only eta or Delta changes?"""
     base, changed = evidence.get(BASE), evidence.those(RATES_AND_INTERVALS)
     right = label_accuracy(base, changed) if base and changed else {}
@@ -198,7 +198,7 @@ def _fit(y: NDArray[np.float64], *columns: NDArray[np.float64]) -> tuple[NDArray
     return solution[:-1].astype(np.float64), 1.0 - rest / total if total > 0 else math.nan
 
 
-def standing_rate(evidence: Evidence) -> Finding:
+def standing_rate(evidence: Evidence) -> ClaimResult:
     """How much of the slowing-down is left when the rate stands still?"""
     base, constant = evidence.get(BASE), evidence.those(CONSTANT)
     why = evidence.why(BASE, *CONSTANT)
@@ -285,7 +285,7 @@ def regime_shares(study: Records) -> dict[int, dict[str, float]]:
     return {seed: {regime: own.count(regime) / len(own) for regime in REGIMES} for seed, own in labels.items()}
 
 
-def scaling(evidence: Evidence) -> Finding:
+def scaling(evidence: Evidence) -> ClaimResult:
     """Table 2's opposing trends, between two sizes."""
     base, larger = evidence.get(BASE), evidence.get(LARGER)
     why = evidence.why(BASE, LARGER) or "no seed is ever in that regime in both sizes"

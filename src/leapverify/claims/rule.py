@@ -192,7 +192,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ClaimResult:
     """One claim of the paper, judged."""
 
     key: str
@@ -252,7 +252,7 @@ def finding(
     beside: Sequence[Quantity] = (),
     notes: Sequence[str] = (),
     falls_if: str = "any",
-) -> Finding:
+) -> ClaimResult:
     """A finding whose verdict follows from its conditions.
 
     Args:
@@ -272,7 +272,7 @@ def finding(
         missed = [bar.verdict == FALLS for bar in bars]
         explains = "; ".join(dict.fromkeys(itertools.compress(explains, missed)))
     said = explains if verdict == FALLS else ""
-    return Finding(
+    return ClaimResult(
         key, claim, source, rule_text(bars, falls_if), control, verdict, tuple(bars), tuple(beside), said, tuple(notes)
     )
 

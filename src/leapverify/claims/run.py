@@ -10,7 +10,7 @@ from typing import Any
 from leapverify.claims.catalogue import judge_findings
 from leapverify.claims.evidence import Evidence
 from leapverify.claims.page import require_marks, verdict_lines, write_findings
-from leapverify.claims.rule import Finding
+from leapverify.claims.rule import ClaimResult
 from leapverify.claims.variations import Variation, as_lines, base_config, chosen, run_variations, variations
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
@@ -36,7 +36,7 @@ class Plan:
 class Judged:
     """The findings and where they are written."""
 
-    findings: Sequence[Finding]
+    findings: Sequence[ClaimResult]
     path: Path
     """findings.md, beside findings.csv and findings.json."""
     failed: Mapping[str, str]

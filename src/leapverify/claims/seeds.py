@@ -23,8 +23,8 @@ from leapverify.claims.evidence import (
 from leapverify.claims.regimes import STRONG_READING
 from leapverify.claims.rule import (
     Bar,
+    ClaimResult,
     Estimate,
-    Finding,
     Quantity,
     estimate,
     finding,
@@ -43,7 +43,7 @@ STD_OF_THE_PAPER = 50.0
 ENTERED = ("transition", "stable")
 
 
-def seed_findings(evidence: Evidence) -> list[Finding]:
+def seed_findings(evidence: Evidence) -> list[ClaimResult]:
     """The claims of section 4."""
     return [
         loss_converges(evidence),
@@ -54,7 +54,7 @@ def seed_findings(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def loss_converges(evidence: Evidence) -> Finding:
+def loss_converges(evidence: Evidence) -> ClaimResult:
     """Table 3."""
     cv = _cv(evidence.get(BASE), -1, evidence.why(BASE))
     shared = _cv(evidence.get(SHARED_INIT), -1, evidence.why(SHARED_INIT))
@@ -89,7 +89,7 @@ def _passed_before(first: Estimate) -> Iterator[str]:
         )
 
 
-def ensemble_collapses(evidence: Evidence) -> Finding:
+def ensemble_collapses(evidence: Evidence) -> ClaimResult:
     """Section 4.4."""
     base, why = evidence.get(BASE), evidence.why(BASE)
     ratio = nothing(why)
@@ -159,7 +159,7 @@ def plain(row: SeedMeasure) -> float | None:
     return row.value
 
 
-def representations_converge(evidence: Evidence) -> Finding:
+def representations_converge(evidence: Evidence) -> ClaimResult:
     """The paper's open question, and what its section 1 says of it."""
     base, shared = evidence.get(BASE), evidence.get(SHARED_INIT)
 
@@ -229,7 +229,7 @@ def _over_pairs(study: Records | None, measure: str, of: Of, why: str) -> Estima
     return estimate(seeds, mean, len(values)).through(lambda value: min(1.0, value)) if seeds else nothing(why)
 
 
-def boundaries_coincide(evidence: Evidence) -> Finding:
+def boundaries_coincide(evidence: Evidence) -> ClaimResult:
     """Table 4."""
     base, why = evidence.get(BASE), evidence.why(BASE)
     bars, beside = [], []
@@ -257,7 +257,7 @@ def boundaries_coincide(evidence: Evidence) -> Finding:
     )
 
 
-def boundaries_stay(evidence: Evidence) -> Finding:
+def boundaries_stay(evidence: Evidence) -> ClaimResult:
     """Do the boundaries stay where they are when the schedule's length is another?"""
     studies = list(evidence.those((BASE, *LENGTHS)).values())
     why = evidence.why(BASE, *LENGTHS) or "no seed enters the regime in three lengths"

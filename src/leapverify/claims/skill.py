@@ -16,8 +16,8 @@ from leapverify.claims.rule import (
     OPEN,
     STANDS,
     Bar,
+    ClaimResult,
     Estimate,
-    Finding,
     Quantity,
     finding,
     holm,
@@ -48,7 +48,7 @@ Cells = Mapping[int, Mapping[tuple[str, int], float]]
 """Seed -> (predictor, horizon) -> AUC."""
 
 
-def skill_findings(evidence: Evidence) -> list[Finding]:
+def skill_findings(evidence: Evidence) -> list[ClaimResult]:
     """The claim of section 2.3 and the question that it leaves."""
     return [similarity_recognizes(evidence), nothing_better(evidence)]
 
@@ -109,7 +109,7 @@ def _shown(name: str, values: Mapping[int, float], n: int, why: str, form: str =
     return Quantity(name, mean_over_seeds(values, n, why), "areas", form)
 
 
-def similarity_recognizes(evidence: Evidence) -> Finding:
+def similarity_recognizes(evidence: Evidence) -> ClaimResult:
     """Section 2.3: "it predicts correctly"."""
     base, why = evidence.get(BASE), evidence.why(BASE) or _NO_CELL
     found = skills(base) if base else {}
@@ -135,7 +135,7 @@ def similarity_recognizes(evidence: Evidence) -> Finding:
     )  # fmt: skip
 
 
-def nothing_better(evidence: Evidence) -> Finding:
+def nothing_better(evidence: Evidence) -> ClaimResult:
     """Does any recorded signal rank better than similarity?"""
     base, why = evidence.get(BASE), evidence.why(BASE) or _NO_CELL
     found = skills(base) if base else {}
@@ -161,7 +161,7 @@ def nothing_better(evidence: Evidence) -> Finding:
         if which in estimates:
             p = f"Holm p = {adjusted[which]:.3f} of {len(ahead)} rivals"
             beside.append(Quantity(f"AUC of {words} less similarity's ({p})", estimates[which], "areas", "+.2f"))
-    return Finding(
+    return ClaimResult(
         key="nothing-better",
         claim="Of the cheap signals, fingerprint similarity ranks checkpoints best by how predictable they are (our "
         "question: the paper does not claim it).",

@@ -201,7 +201,7 @@ def run_variations(
     *,
     device: str,
     watcher: Watcher,
-    deadline: Deadline = None,
+    deadline: Deadline | None = None,
     execution: Execution = AUTOMATIC,
 ) -> Evidence:
     """Run the wanted variations below `folder`, and read those that an earlier call finished there.

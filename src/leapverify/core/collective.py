@@ -6,14 +6,14 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from leapverify.core.ranks import Apart, Ranks
+from leapverify.core.ranks import Ranks, RanksDivergedError
 
 Value = TypeVar("Value")
 ON_ALL = "on_all_ranks"
 """Attribute of an error that every rank raises at this point."""
 
 
-def led(ranks: Ranks, place: str, work: Callable[[], Value]) -> Value:
+def on_rank0(ranks: Ranks, place: str, work: Callable[[], Value]) -> Value:
     """What rank 0's work gave, on every rank; the others wait.
 
     Args:
@@ -24,11 +24,11 @@ def led(ranks: Ranks, place: str, work: Callable[[], Value]) -> Value:
     Raises:
         Exception: what the work raised, on every rank.
     """
-    found: Value = each(ranks, place, work if ranks.rank == 0 else _nothing)[0]
+    found: Value = on_all_ranks(ranks, place, work if ranks.rank == 0 else _nothing)[0]
     return found
 
 
-def each(ranks: Ranks, place: str, work: Callable[[], Value]) -> list[Value]:
+def on_all_ranks(ranks: Ranks, place: str, work: Callable[[], Value]) -> list[Value]:
     """What every rank's own work gave, by rank.
 
     Args:
@@ -43,11 +43,11 @@ def each(ranks: Ranks, place: str, work: Callable[[], Value]) -> list[Value]:
         return [work()]
     try:
         outcome: tuple[Value | None, Exception | None] = work(), None
-    except Apart:
+    except RanksDivergedError:
         raise
     except Exception as error:
         outcome = None, as_sent(error)
-    outcomes = ranks.meet(place, outcome)
+    outcomes = ranks.all_gather(place, outcome)
     for _, failure in outcomes:
         if failure is not None:
             failure.__dict__[ON_ALL] = True

@@ -1,7 +1,7 @@
 """Processes that train one model together: they meet, decide once, and fail together.
 
-Everything that all ranks must know alike goes through one primitive, `Ranks.meet`: each rank brings the name of the
-place it stands at and a value, and gets the values of all. A rank that has failed brings that instead, once, wherever
+Everything that all ranks must know alike goes through one primitive, `Ranks.all_gather`: each rank brings the name of
+the place it stands at and a value, and gets the values of all. A rank that has failed brings that instead, once, wherever
 the others stand; they learn of it at this very meeting. So no rank ever waits for one that has left, but for those
 that are dead or hang inside a collective of the model, and for these a time limit holds.
 
@@ -25,7 +25,7 @@ PATIENCE_S = 600.0
 """How long a rank waits for the others at a meeting, unless told otherwise: they may be saving, or evaluating."""
 
 
-class Apart(RuntimeError):
+class RanksDivergedError(RuntimeError):
     """The ranks cannot go on together: one failed, is at another place, or did not come. Every rank is told."""
 
 
@@ -71,7 +71,7 @@ class Ranks:
         """Into how many shares held-out data are dealt."""
         return len(self.leaders)
 
-    def meet(self, place: str, value: Value) -> list[Value]:
+    def all_gather(self, place: str, value: Value) -> list[Value]:
         """The values of all ranks, by rank; the ranks must all come to the same place.
 
         Args:
@@ -84,7 +84,7 @@ class Ranks:
         if self.alone:
             return [value]
         if self.over is not None:
-            raise Apart(self.over)
+            raise RanksDivergedError(self.over)
         words = self._gathered(_Word(place, value))
         if failures := _failures(words):
             raise self._end(failures)
@@ -94,24 +94,24 @@ class Ranks:
             raise self._end(f"the ranks have come apart ({stand}): give every rank the same settings and calls")
         return [word.value for word in words]
 
-    def first(self, place: str, value: Value) -> Value:
+    def broadcast(self, place: str, value: Value) -> Value:
         """Rank 0's value: its vote is everybody's decision."""
-        return self.meet(place, value)[0]
+        return self.all_gather(place, value)[0]
 
-    def led(self, place: str, value: Value) -> list[Value]:
+    def gather_shares(self, place: str, value: Value) -> list[Value]:
         """The values of the leaders: one for each share of the held-out data, in order of the shares."""
-        values = self.meet(place, value)
+        values = self.all_gather(place, value)
         return [values[rank] for rank in self.leaders]
 
     def any(self, place: str, value: bool) -> bool:
         """Whether it is so on any rank."""
-        return any(self.meet(place, bool(value)))
+        return any(self.all_gather(place, bool(value)))
 
     def sum(self, place: str, values: Tensor) -> Tensor:
         """The sum over all ranks in float64, added up in the order of the ranks, so that each has the same bits.
 
         Args:
-            place: as for `meet`.
+            place: as for `all_gather`.
             values: of one shape on all ranks.
 
         Returns:
@@ -120,24 +120,24 @@ class Ranks:
         wide = values.detach().double()
         if self.alone:
             return wide
-        found = self.meet(place, wide.cpu().numpy())
+        found = self.all_gather(place, wide.cpu().numpy())
         total = torch.from_numpy(found[0].copy())
         for each in found[1:]:
             total += torch.from_numpy(each)
         return total.to(values.device)
 
-    def same(self, place: str, value: Any, what: str) -> None:
+    def assert_same(self, place: str, value: Any, what: str) -> None:
         """Make sure that a value is the same on every rank.
 
         Args:
-            place: as for `meet`.
+            place: as for `all_gather`.
             value: compared by ==.
             what: the words for it in the message.
 
         Raises:
             Apart: it differs; the message is the same everywhere.
         """
-        values = self.meet(place, value)
+        values = self.all_gather(place, value)
         other = next((rank for rank, each in enumerate(values) if each != values[0]), None)
         if other is not None:
             raise self._end(
@@ -148,7 +148,8 @@ class Ranks:
     def fail(self, reason: str) -> str:
         """Tell the others, at the meeting that they come to next, that this rank cannot go on; never raises.
 
-        To be called once for an error of this rank's own; after `Apart` everybody knows already and it does nothing.
+        To be called once for an error of this rank's own; after `RanksDivergedError` everybody knows already and it does
+        nothing.
 
         Returns:
             What all ranks are told, the same sentence everywhere.
@@ -158,7 +159,7 @@ class Ranks:
         self.over = reason
         try:
             self.over = _failures(self._gathered(_Word("failure", None, reason)))
-        except Apart as apart:
+        except RanksDivergedError as apart:
             return str(apart)
         return self.over
 
@@ -178,9 +179,9 @@ class Ranks:
                 "ended or hangs"
             ) from error
 
-    def _end(self, reason: str) -> Apart:
+    def _end(self, reason: str) -> RanksDivergedError:
         self.over = reason
-        return Apart(reason)
+        return RanksDivergedError(reason)
 
 
 def _failures(words: Sequence[_Word]) -> str:
@@ -221,7 +222,7 @@ def ranks_of_world(
 
     ranks = Ranks(rank, size, gather=gather, release=lambda: dist.destroy_process_group(own))
     alike = sorted(data_group) if data_group is not None else [rank]
-    groups = ranks.meet("data groups", alike)
+    groups = ranks.all_gather("data groups", alike)
     leaders = sorted({each[0] for each in groups})
     if any(rank not in each or groups[each[0]] != each for rank, each in enumerate(groups)):
         raise ranks._end(f"the ranks that run the same data do not fit together ({groups}): give one mesh to all ranks")

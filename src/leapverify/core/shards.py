@@ -72,8 +72,8 @@ class Shards:
                     f"tensor {position} of shape {tuple(each.shape)} holds partial sums ({each.placements}): shard or "
                     "replicate parameters"
                 )
-        ranks.same("shapes", [tuple(each.shape) for each in tensors], "the list of parameters and their shapes")
-        lowest = ranks.meet("meshes", [_lowest_rank(each) for each in tensors])
+        ranks.assert_same("shapes", [tuple(each.shape) for each in tensors], "the list of parameters and their shapes")
+        lowest = ranks.all_gather("meshes", [_lowest_rank(each) for each in tensors])
         counted = tuple(
             _lowest_rank(each) == min(at[position] for at in lowest) and _is_first_copy(each, ranks.rank)
             for position, each in enumerate(tensors)

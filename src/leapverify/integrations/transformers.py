@@ -174,7 +174,7 @@ class LeapCallback(TrainerCallback):
         folder = next((each for each in self._candidates(args, state) if _is_of(each, state)), None)
         there = folder is not None and (folder / FILE).exists()
         ranks = ranks_met_by(self.leap)
-        if folder is None or not all(ranks.meet("a saved state of the callback", there)):
+        if folder is None or not all(ranks.all_gather("a saved state of the callback", there)):
             log.warning(
                 "training goes on at step %d without the state of LeapCallback, which is not in %s: its history begins "
                 "anew and steps leapt before count as none; pass resume_from=FOLDER if another checkpoint holds it",

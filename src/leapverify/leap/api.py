@@ -197,7 +197,7 @@ class LeapVerify:
             )
             logger.info("%s", memory_sentence(engine))
             self._driver = Driver(engine, self._counter, self._teller)
-            ranks.meet("the engine is built", None)
+            ranks.all_gather("the engine is built", None)
 
     @property
     def events(self) -> list[LeapEvent]:
@@ -268,7 +268,9 @@ class LeapVerify:
             engine.fresh.open_window()
             found = engine.annealing.anneal(self.real_step, self.options.sequences)
             engine.trajectory.before_writes()
-            engine.ranks.same("annealed", (found.accepted, found.window_steps, found.shape), "the verdict of anneal()")
+            engine.ranks.assert_same(
+                "annealed", (found.accepted, found.window_steps, found.shape), "the verdict of anneal()"
+            )
         held = engine.trajectory.parameters
         return replace(found, weights={name: like(held[name], part) for name, part in found.weights.items()})
 
@@ -322,7 +324,7 @@ class LeapVerify:
         if driver is not None:
             with telling(ranks):
                 self._driver.load_state_dict(driver)
-                ranks.meet("the state is loaded", None)
+                ranks.all_gather("the state is loaded", None)
 
     def close(self) -> None:
         """Take the hook out of the optimizer; the counts stay, on several ranks connections are given back."""

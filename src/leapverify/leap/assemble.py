@@ -87,7 +87,7 @@ def build_engine(
     elif fresh is not None and probes is None:
         first = fresh.draw()
     observed = same_probes(probes_of(first) if probes is None else probes, ranks)
-    run = loss if ranks.first("form of probes", probes is None or same_form(probes, first)) else None
+    run = loss if ranks.broadcast("form of probes", probes is None or same_form(probes, first)) else None
 
     def make_recognizer(some: Any = observed) -> Recognizer:
         return Recognizer(model, some, thresholds, tokenizer=tokenizer, layer=layer, run=run, run_first=probes is None)
@@ -212,7 +212,7 @@ def _dealt(fresh: FreshBatches, ranks: Ranks) -> FreshBatches | DealtBatches:
 
 def _least_left(engine: Engine) -> int | None:
     """Batches that a rank may still draw, on the rank that has the fewest."""
-    every = engine.ranks.meet("held-out batches left", engine.fresh.left if engine.fresh else None)
+    every = engine.ranks.all_gather("held-out batches left", engine.fresh.left if engine.fresh else None)
     return min((each for each in every if each is not None), default=None)
 
 
@@ -257,7 +257,7 @@ def _first_look(
     if not bool(torch.isfinite(losses).all()):
         raise ValueError("the loss of the first held-out batch is not finite: check the loss function and the data")
     positions = positions_of(batch)
-    unit = Unit(len(losses), sum(ledger.ranks.led("positions of a batch", positions)))
+    unit = Unit(len(losses), sum(ledger.ranks.gather_shares("positions of a batch", positions)))
     ledger.positions("verify", positions)
     ledger.pace(time.perf_counter() - start, unit.positions)
     return unit, batch

@@ -14,7 +14,7 @@ from leapverify.core.weights import all_finite, block_size, blocks, copy_
 from leapverify.leap.ledger import Ledger, copies, network_tokens
 from leapverify.leap.parameters import Trajectory
 from leapverify.leap.policy.base import Proposal
-from leapverify.leap.predictor_context import Drawn
+from leapverify.leap.predictor_context import HeldoutSampler
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
 from leapverify.predict import Declined, Needs, Predictor, missing, predictor
 from leapverify.trajectory.history import History, OptimizerState
@@ -195,10 +195,10 @@ class Attempter:
             history.selection = history.gradients = self._drawn(trajectory)
         return chosen
 
-    def _drawn(self, trajectory: Trajectory) -> Drawn:
+    def _drawn(self, trajectory: Trajectory) -> HeldoutSampler:
         """The same one until the next checkpoint."""
         return trajectory.history.derived(
-            "leap drawn", lambda: Drawn(self._model, trajectory.tensors, self._loss, self._draw)
+            "leap drawn", lambda: HeldoutSampler(self._model, trajectory.tensors, self._loss, self._draw)
         )
 
     def _kept(self, trajectory: Trajectory) -> Sequence[Any]:
@@ -243,7 +243,7 @@ class Attempter:
         """Rank 0's verdict; all have judged by the same numbers, so it is everybody's."""
         if self._ranks.alone:
             return found
-        accepted, decision = self._ranks.first("verdict", (found.accepted, found.decision))
+        accepted, decision = self._ranks.broadcast("verdict", (found.accepted, found.decision))
         return replace(found, accepted=accepted, decision=decision)
 
     def _predict(self, tried: _Tried) -> None:

@@ -59,7 +59,7 @@ def settle(engine: Engine, proposal: Proposal, attempt: Attempt) -> bool:
             sample.leapt(engine.trajectory.tensors)
         if engine.options.moments == "reset":
             reset_moments(engine.optimizers, engine.trajectory.whole, undo)
-        engine.ranks.meet("a leap is settled", None)
+        engine.ranks.all_gather("a leap is settled", None)
         undo.pop_all()
     saved = min(attempt.steps_credit or 0.0, proposal.horizon) * engine.ledger.step_cost
     engine.leapt += proposal.horizon

@@ -71,7 +71,7 @@ class Driver:
                 event = self._due()
                 self.engine.trajectory.before_writes()
                 # Whatever has failed on a rank in this turn, the others learn of here at the latest.
-                self.engine.ranks.meet("the end of a turn", None)
+                self.engine.ranks.all_gather("the end of a turn", None)
                 return event
             except Exception as error:
                 return self._fail(error)
@@ -174,7 +174,7 @@ class Driver:
             event = make()
         ledger.agree()
         event = event.costing(sum(ledger.seconds.values()) - seconds, sum(ledger.tokens.values()) - tokens)
-        event = self.engine.ranks.first("event", event)
+        event = self.engine.ranks.broadcast("event", event)
         with ledger.part("log"):
             self.teller.tell(event)
         return event

@@ -188,9 +188,9 @@ class Engine:
         if self.ledger.budget is not None and trial.attempter.affordable(trial.unit) < MINIMUM:
             return replace(event, status="skipped", reason=event.reason or "the budget does not cover an attempt yet")
         # All ranks choose from what rank 0 sees, so that they probe alike; what rank 0 has chosen is done.
-        situation = self.ranks.first("situation", self._situation(trial, event))
+        situation = self.ranks.broadcast("situation", self._situation(trial, event))
         choice = trial.policy.choose(situation, trial.attempter.probe(self.trajectory, self._adam))
-        choice = self.ranks.first("choice", choice)
+        choice = self.ranks.broadcast("choice", choice)
         if choice.proposal is None:
             return replace(event, status="skipped", reason=event.reason or choice.reason)
         return self._attempt(trial, event, choice.proposal)
@@ -309,7 +309,7 @@ class Engine:
             loss = math.nan if loss is None and event.verdict == "non-finite" else loss
             overhead, budget = self.ledger.overhead, self.ledger.budget
             found += self.alerts.look(self.real, event.regime, loss, finite, overhead, budget)
-        leak = next((each for each in self.ranks.meet("leaks", self.leak) if each is not None), None)
+        leak = next((each for each in self.ranks.all_gather("leaks", self.leak) if each is not None), None)
         if leak is not None:
             found.append(Alert("overlap", leak))
             self.leak = None

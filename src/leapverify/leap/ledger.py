@@ -83,7 +83,7 @@ class Ledger:
         """
         if self.ranks.alone or self._settled:
             return
-        words: list[Any] = self.ranks.meet(f"costs after step {self.steps}", (self._timed(), self._own))
+        words: list[Any] = self.ranks.all_gather(f"costs after step {self.steps}", (self._timed(), self._own))
         seconds, self.train_s, paces, self._pace = words[0][0]
         self.seconds.update(seconds)  # in place: whoever is timing a block holds it
         self._paces = deque(paces, maxlen=PACES)

@@ -63,7 +63,7 @@ class Observer:
         eta_sum = 0.5 * (lr + (lr if self.last_lr is None else self.last_lr)) * self._interval
         self.last_lr = lr
         with self._ledger.part("observe", self._trajectory.device):
-            seen = ranks.first("regime", self.recognizer.look(eta_sum))
+            seen = ranks.broadcast("regime", self.recognizer.look(eta_sum))
             self._trajectory.before_writes()
         self._ledger.positions("observe", positions)
         return seen

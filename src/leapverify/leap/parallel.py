@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from leapverify.core.batch_tree import mapped, tensors_in
-from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.core.shards import local, reshard
 from leapverify.verify.heldout import LossFunction, LossOutput
 
@@ -52,7 +52,7 @@ def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
     with telling(ranks):
         if isinstance(model, nn.Module):
             _refuse(model)
-        places = ranks.meet("places in the data-parallel mesh", _place(model, mesh, ranks.rank))
+        places = ranks.all_gather("places in the data-parallel mesh", _place(model, mesh, ranks.rank))
     alike = [rank for rank, place in enumerate(places) if place == places[ranks.rank]]
     return ranks_of_world(data_group=alike, group=group)
 
@@ -112,10 +112,10 @@ def same_options(ranks: Ranks, options: Mapping[str, Any]) -> None:
     Raises:
         Apart: an option differs; it is named, with both values.
     """
-    given = ranks.meet("options", dict(options))
+    given = ranks.all_gather("options", dict(options))
     for name in options:
         if any(each.get(name) != given[0].get(name) for each in given):
-            ranks.same(f"option {name}", options[name], name)
+            ranks.assert_same(f"option {name}", options[name], name)
 
 
 def same_probes(probes: Any, ranks: Ranks) -> Any:
@@ -127,7 +127,7 @@ def same_probes(probes: Any, ranks: Ranks) -> Any:
         return probes
     device = next((each.device for each in tensors_in(probes)), None)
     hosted = mapped(probes, lambda each: each.cpu()) if ranks.rank == 0 else None
-    found = ranks.first("probes", hosted)
+    found = ranks.broadcast("probes", hosted)
     return found if device is None else mapped(found, lambda each: each.to(device))
 
 
@@ -144,7 +144,7 @@ def telling(ranks: Ranks) -> Iterator[None]:
 def said(error: Exception) -> str:
     """An error in one sentence; the engine's own are sentences already."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError | Apart) and text else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ValueError | RanksDivergedError) and text else f"{type(error).__name__}: {text}"
 
 
 def resharding(loss: LossFunction, model: nn.Module) -> LossFunction:
@@ -185,7 +185,7 @@ def require_same_parameters(parameters: Mapping[str, Tensor], ranks: Ranks) -> N
     Raises:
         ValueError: they do; on every rank alike.
     """
-    every = ranks.meet("parameters", [(name, tuple(each.shape)) for name, each in parameters.items()])
+    every = ranks.all_gather("parameters", [(name, tuple(each.shape)) for name, each in parameters.items()])
     for rank, held in enumerate(every):
         if held != every[0]:
             one, other = next(

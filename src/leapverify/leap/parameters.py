@@ -132,7 +132,7 @@ class Trajectory:
         self.before_writes()
         self.parameters = self._look_up()
         signature = _signature(self.parameters)
-        changes = self.ranks.meet("changes of the model", _difference(self._signature, signature))
+        changes = self.ranks.all_gather("changes of the model", _difference(self._signature, signature))
         change = next((each for each in changes if each is not None), None)
         self._signature = signature
         if change is None:

@@ -57,7 +57,7 @@ class Wanted:
         return int(self.selection) + int(self.gradients)
 
 
-class Drawn:
+class HeldoutSampler:
     """Held-out losses and gradients of one checkpoint, on batches that are drawn when a predictor first asks for them.
 
     The batches come from the attempt's own draw, which gives none twice within a checkpoint: what a predictor has

@@ -106,7 +106,7 @@ def agreed_state(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
     except Exception as error:  # of whatever class: the others wait
         mistake = error
     moment = None if driver is None else (driver["engine"]["counts"], driver["until_next"], driver["pending"])
-    every = ranks.meet("states", (None if mistake is None else str(mistake), moment))
+    every = ranks.all_gather("states", (None if mistake is None else str(mistake), moment))
     if mistake is not None:
         raise mistake
     for rank, (text, other) in enumerate(every):
@@ -187,7 +187,7 @@ def _restore_waiting(engine: Engine, trial: Trial, state: Mapping[str, Any], fit
             lambda: trial.waiting.load_state_dict(waiting, device), "the shadow predictions that wait", engine.ranks
         )
         # What a rank could not save of its own batches is waited for by none.
-        dues = engine.ranks.meet("what waits", [(each.due, each.predictor) for each in trial.waiting])
+        dues = engine.ranks.all_gather("what waits", [(each.due, each.predictor) for each in trial.waiting])
         if not loaded or any(each != dues[0] for each in dues):
             trial.waiting.clear()
 

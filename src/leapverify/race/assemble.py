@@ -36,7 +36,7 @@ WEIGHT_DECAY = 0.01
 
 
 @dataclass
-class Apparatus:
+class RunSetup:
     """What trains and reads one run."""
 
     parameters: list[torch.nn.Parameter]
@@ -49,12 +49,12 @@ class Apparatus:
     """The engines at work."""
 
 
-def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> Apparatus:
+def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> RunSetup:
     """Everything for one run, before its first step."""
     arm = arm_named(unit.arm)
     optimizers = _optimizers(unit, task, arm, material)
     schedulers = [] if arm.schedule == "none" else [_scheduler(schedule_of(unit, task), each) for each in optimizers]
-    parts = Apparatus(list(trainable(material.model).values()), optimizers, schedulers)
+    parts = RunSetup(list(trainable(material.model).values()), optimizers, schedulers)
     for name, value in ((unit.arm, unit.value), *unit.also):
         parts.readings.append(_reading(name, value, unit, task, config, material, parts))
     return parts
@@ -85,7 +85,7 @@ def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[to
 
 
 def _reading(
-    name: str, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: Apparatus
+    name: str, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
 ) -> Reading:
     arm, setting = arm_named(name), setting_of(name, value, unit.steps, task.interval)
     tensors: list[Tensor] = list(parts.parameters)
@@ -114,7 +114,7 @@ def _apart(window: int, states: int) -> int:
 
 
 def _leap(
-    arm: Arm, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: Apparatus
+    arm: Arm, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
 ) -> LeapVerify:
     wishes: dict[str, Any] = {"interval": task.interval, "scheduler": parts.schedulers, **arm.leap}
     if arm.leap.get("policy") == "auto":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import Case, Choice, Choices
+from leapverify.race.plan import Case, Choices, TunedChoice
 from leapverify.race.worker import Place, race_seed, tune_seed
 from leapverify.runs.progress import Watcher
 
@@ -27,7 +27,7 @@ def race(
     watcher: Watcher, *, config: Mapping[str, Any], folder: str, threads: int, seed: int, choices: Rows, targets: Rows
 ) -> None:
     """`race_seed`, with everything as JSON."""
-    chosen = {(task, optimizer, arm): Choice(lr, value) for task, optimizer, arm, lr, value in choices}
+    chosen = {(task, optimizer, arm): TunedChoice(lr, value) for task, optimizer, arm, lr, value in choices}
     stated = {Case(task, optimizer, rate): loss for task, optimizer, rate, loss in targets}
     race_seed(watcher, place=_place(config, folder, threads), seed=seed, choices=chosen, targets=stated)
 

@@ -93,7 +93,7 @@ def _shared(material: Material, ranks: Ranks) -> Callable[[nn.Module, Any], Loss
         own = _own(batch, ranks)
         found = loss_rows(material.losses(model, _rows(batch, own or range(1))))
         sent = torch.stack([each.double() for each in found])[:, : len(own)].cpu()
-        every = torch.cat(ranks.led("reported losses", sent), dim=1)
+        every = torch.cat(ranks.gather_shares("reported losses", sent), dim=1)
         return every[0], every[1]
 
     return losses

@@ -102,14 +102,14 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TunedChoice:
     """What tuning chose for an arm."""
 
     lr: float
     value: float | None = None
 
 
-Choices = Mapping[tuple[str, str, str], Choice]
+Choices = Mapping[tuple[str, str, str], TunedChoice]
 """(task, optimizer, arm that was tuned) -> choice."""
 
 

@@ -19,7 +19,7 @@ from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
 from leapverify.race.overrides import differences, dump_config, left_out, load_config, with_settings
 from leapverify.race.parallel import PARALLEL, require_spreadable
-from leapverify.race.plan import Case, Choice, Result, Unit, cases, digest, first_round, second_round
+from leapverify.race.plan import Case, Result, TunedChoice, Unit, cases, digest, first_round, second_round
 from leapverify.race.presets import preset as preset_named
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
@@ -226,7 +226,7 @@ class _Race:
     def _join(
         self,
         tuning: Sequence[Result],
-        choices: Mapping[tuple[str, str, str], Choice],
+        choices: Mapping[tuple[str, str, str], TunedChoice],
         targets: Mapping[Case, float],
         seeds: Sequence[int],
     ) -> Race:

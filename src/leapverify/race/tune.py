@@ -12,7 +12,7 @@ from leapverify.io.records import RaceRun
 from leapverify.io.storage import Damaged, read_json, write_json
 from leapverify.race.arms import BASELINE, arm_named, setting_of, values_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import TUNED, Case, Choice, Result, arms_in, cases, label
+from leapverify.race.plan import TUNED, Case, Result, TunedChoice, arms_in, cases, label
 from leapverify.race.tasks import Task
 from leapverify.runs import StudyError
 
@@ -33,7 +33,7 @@ class Grid:
         self._task, self._optimizer = task, optimizer
         self._runs = [run for result in results for run in result.runs if self._own(run)]
 
-    def choose(self, arm: str) -> Choice:
+    def choose(self, arm: str) -> TunedChoice:
         """The learning rate and setting with the lowest mean final loss over the tuning seeds.
 
         What is not finite on any of the seeds is not chosen. Where nothing is finite it is the lowest rate, and the
@@ -54,12 +54,12 @@ class Grid:
             )
         return min(finite, key=lambda choice: finite[choice]) if finite else min(means, key=lambda each: each.lr)
 
-    def _means(self, arm: str) -> dict[Choice, float]:
-        found: dict[Choice, list[float]] = {}
+    def _means(self, arm: str) -> dict[TunedChoice, float]:
+        found: dict[TunedChoice, list[float]] = {}
         names = {self._setting(arm, value): value for value in values_of(arm) or (None,)}
         for run in self._runs:
             if run.arm == arm:
-                choice = Choice(run.lr, names[run.setting])
+                choice = TunedChoice(run.lr, names[run.setting])
                 found.setdefault(choice, []).append(math.inf if run.final_loss is None else run.final_loss)
         return {choice: statistics.fmean(losses) for choice, losses in found.items()}
 
@@ -73,7 +73,7 @@ class Grid:
 
 def choose_all(
     config: RaceConfig, tasks: Mapping[str, Task], results: Sequence[Result]
-) -> dict[tuple[str, str, str], Choice]:
+) -> dict[tuple[str, str, str], TunedChoice]:
     """(task, optimizer, tuned arm) -> what tuning chose, for every arm that the race takes from."""
     chosen = {}
     for task in tasks.values():
@@ -97,7 +97,10 @@ def best_wsd_rates(
 
 
 def state_targets(
-    path: Path, tasks: Mapping[str, Task], choices: Mapping[tuple[str, str, str], Choice], results: Sequence[Result]
+    path: Path,
+    tasks: Mapping[str, Task],
+    choices: Mapping[tuple[str, str, str], TunedChoice],
+    results: Sequence[Result],
 ) -> dict[Case, float]:
     """The targets of all cases: those that the file states, and new ones, which are written before anything is raced.
 
@@ -130,7 +133,7 @@ def state_targets(
 
 
 def _target(
-    case: Case, task: Task, choices: Mapping[tuple[str, str, str], Choice], results: Sequence[Result]
+    case: Case, task: Task, choices: Mapping[tuple[str, str, str], TunedChoice], results: Sequence[Result]
 ) -> dict[str, Any]:
     tuned = choices[case.task, case.optimizer, BASELINE].lr
     lr = tuned if case.rate == TUNED else task.usual_lr(case.optimizer)
@@ -156,7 +159,7 @@ def _late(result: Result) -> float | None:
     return None if result.run.final_loss is None else until[-1].loss
 
 
-def edges(tasks: Mapping[str, Task], choices: Mapping[tuple[str, str, str], Choice]) -> list[str]:
+def edges(tasks: Mapping[str, Task], choices: Mapping[tuple[str, str, str], TunedChoice]) -> list[str]:
     """A sentence for every choice at the end of its grid of rates: the best one may lie beyond."""
     found = []
     for (name, optimizer, arm), choice in choices.items():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import arm_named
-from leapverify.race.assemble import Apparatus, assemble
+from leapverify.race.assemble import RunSetup, assemble
 from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
 from leapverify.race.parallel import seed_on, spread
@@ -110,7 +110,7 @@ class _Course:
         self._unit, self._task, self._material, self._look = unit, task, material, look
         self._val = material.val()
         self._watch = Stopwatch(next(material.model.parameters()).device)
-        self._parts: Apparatus = assemble(unit, task, config, material)
+        self._parts: RunSetup = assemble(unit, task, config, material)
         self._points: list[RacePoint] = []
         self._step = 0
         self._loss: Tensor | None = None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from leapverify.core.collective import each, led
+from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.io.storage import Damaged
 from leapverify.race.arms import controls_of
 from leapverify.race.config import RaceConfig
@@ -111,9 +111,9 @@ class _Desk:
 
     def done(self, unit: Unit) -> Result:
         """The unit's result, from its file or by training it."""
-        result = led(self._ranks, "kept unit", lambda: self._kept(unit))
+        result = on_rank0(self._ranks, "kept unit", lambda: self._kept(unit))
         if result is None:
-            each(self._ranks, "leave", lambda: require_leave(f"before the next run of seed {self._seed}"))
+            on_all_ranks(self._ranks, "leave", lambda: require_leave(f"before the next run of seed {self._seed}"))
             result = self._written(unit, self._run(unit))
         self.count += 1
         self._tell("unit", _named(unit.case, unit.arm), loss=result.run.final_loss)
@@ -128,7 +128,7 @@ class _Desk:
                 self._tell("note", "", note=note)
             return result
 
-        return led(self._ranks, "unit", write)
+        return on_rank0(self._ranks, "unit", write)
 
     def passed(self, case: Case, name: str) -> None:
         """A control that needs no training."""
@@ -146,7 +146,7 @@ class _Desk:
         task, name = self.tasks[unit.case.task], _named(unit.case, unit.arm)
         if task.name not in self._prepared:
             self._tell("train", f"{task.name} preparing")
-            led(self._ranks, "prepared", lambda: task.prepare(self._seed, self._bases))
+            on_rank0(self._ranks, "prepared", lambda: task.prepare(self._seed, self._bases))
             self._prepared.add(task.name)
             warm_up(unit, task, self._place.config, self._bases)
 

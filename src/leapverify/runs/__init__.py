@@ -1,8 +1,9 @@
 """What runs tasks: in this process, in a pool of processes, or on a Ray cluster; the results are the same."""
 
 from leapverify.errors import Paused, StudyError
+from leapverify.runs.deadline import Deadline
 from leapverify.runs.execution import AUTOMATIC, Execution, execution
-from leapverify.runs.failure import Deadline, Failure, failure_message, failure_of, require_leave
+from leapverify.runs.failure import Failure, failure_message, failure_of, require_leave
 from leapverify.runs.lock import LOCK_PATIENCE_S, exclusive
 from leapverify.runs.task import Executor, Task, by_seed
 

@@ -12,7 +12,7 @@ from typing import Self
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Moment(float):
+class Deadline(float):
     """Seconds of the monotonic clock, which runs on evenly while the wall clock is put forward or back.
 
     Pickled it takes along where it was made: a process of the same machine reads the same clock. On another machine,
@@ -33,8 +33,8 @@ class Moment(float):
         return _arrive, (float(self), time.time() + self.left_s, machine_id())
 
 
-def _arrive(monotonic_s: float, wall_s: float, machine: str) -> Moment:
-    return Moment(monotonic_s) if machine == machine_id() else Moment.after(wall_s - time.time())
+def _arrive(monotonic_s: float, wall_s: float, machine: str) -> Deadline:
+    return Deadline(monotonic_s) if machine == machine_id() else Deadline.after(wall_s - time.time())
 
 
 @functools.cache

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from leapverify.errors import Paused, StudyError
 from leapverify.io.storage import Damaged, NotWritten
 from leapverify.runs import stopping
-from leapverify.runs.deadline import Moment
-
-Deadline: TypeAlias = Moment | None
-"""After which a seed stops at its next state; None: it never does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from leapverify.core.collective import ON_ALL, as_sent
-from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.errors import StudyError
 from leapverify.runs import stopping
 from leapverify.runs.execution import AUTOMATIC, Execution
@@ -68,7 +68,7 @@ def over_ranks(ranks: Ranks, drive: Callable[[Execution], Value], alone: Executi
             return None
         try:
             found = drive(OnRanks.execution(turns))
-        except Apart:
+        except RanksDivergedError:
             raise
         except Exception as error:
             _end(ranks, turns, error)
@@ -79,12 +79,12 @@ def over_ranks(ranks: Ranks, drive: Callable[[Execution], Value], alone: Executi
 
 def _end(ranks: Ranks, turns: Ranks, error: Exception | None) -> None:
     if ranks.over is None:
-        turns.first(NEXT, _Over(None if error is None else as_sent(error)))
+        turns.broadcast(NEXT, _Over(None if error is None else as_sent(error)))
 
 
 def _follow(ranks: Ranks, turns: Ranks) -> None:
     """Do rank 0's tasks with it until there are no more."""
-    while isinstance(task := turns.first(NEXT, None), Task):
+    while isinstance(task := turns.broadcast(NEXT, None), Task):
         together(ranks, task, ignore)
     assert isinstance(task, _Over)
     if task.error is not None:
@@ -137,7 +137,7 @@ class OnRanks:
             if stopping.asked():
                 failure: Failure | None = told_to_stop(task.seed)
             else:
-                self._turns.first(NEXT, task)
+                self._turns.broadcast(NEXT, task)
                 failure = together(self._ranks, task, lambda progress, task=task: watcher(task.labelled(progress)))  # type: ignore[misc]
             if failure is not None:
                 failures[task.key] = failure
@@ -153,12 +153,12 @@ def together(ranks: Ranks, task: Task, watcher: Watcher) -> Failure | None:
     """
     try:
         task.call(watcher)
-    except Apart:
+    except RanksDivergedError:
         raise
     except Exception as error:
         logger.debug("seed %d failed", task.seed, exc_info=True)
         return _alike(ranks, error)
-    ranks.meet("end of the task", None)
+    ranks.all_gather("end of the task", None)
     return None
 
 
@@ -167,26 +167,26 @@ def _alike(ranks: Ranks, error: Exception) -> Failure:
     reason = _reason(error)
     known = isinstance(error, StudyError | ValueError) or hasattr(error, ON_ALL)
     if not known and (told := announced(ranks)):
-        raise Apart(told) from error  # the others are gone, and that is why a collective failed here
+        raise RanksDivergedError(told) from error  # the others are gone, and that is why a collective failed here
     announce(ranks, reason)
-    outcome: list[Apart | None] = []
+    outcome: list[RanksDivergedError | None] = []
 
     def meet() -> None:
         try:
             if known:
-                ranks.meet(f"the end of a task that failed ({reason})", None)
+                ranks.all_gather(f"the end of a task that failed ({reason})", None)
                 outcome.append(None)
             else:
                 ranks.fail(reason)
-                outcome.append(Apart(f"rank {ranks.rank}: {reason}"))
-        except Apart as apart:
+                outcome.append(RanksDivergedError(f"rank {ranks.rank}: {reason}"))
+        except RanksDivergedError as apart:
             outcome.append(apart)
 
     # A daemon: where the others never come, it must not hold the process.
     waiting = threading.Thread(target=meet, daemon=True)
     waiting.start()
     waiting.join(GRACE_S)
-    apart = outcome[0] if outcome else Apart(f"rank {ranks.rank}: {reason}")
+    apart = outcome[0] if outcome else RanksDivergedError(f"rank {ranks.rank}: {reason}")
     if apart is None:
         _withdraw(ranks)
     if apart is not None:

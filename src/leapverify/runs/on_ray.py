@@ -29,7 +29,7 @@ from leapverify.errors import StudyError
 from leapverify.runs import stopping
 from leapverify.runs.failure import Failure, failure_of, told_to_stop
 from leapverify.runs.progress import Progress, Watcher
-from leapverify.runs.task import Ended, Lives, Task, nobody
+from leapverify.runs.task import Ended, RetryBudget, Task, nobody
 
 FOLDER = ".messages"
 """Below the run folder: what the tasks tell while they run."""
@@ -91,7 +91,7 @@ class OnRay:
         """Every task, in the order in which the cluster takes them."""
         import ray
 
-        waiting, lives, failures = deque(tasks), Lives(watcher), dict[str, Failure]()
+        waiting, lives, failures = deque(tasks), RetryBudget(watcher), dict[str, Failure]()
         shutil.rmtree(self._folder, ignore_errors=True)  # Of a driver that was killed.
         # NFS keeps a folder as long as a worker of that driver has a file in there open.
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class OnRay:
             shutil.rmtree(self._folder, ignore_errors=True)
         return failures
 
-    def _listen(self, lives: Lives) -> Iterator[_Begun]:
+    def _listen(self, lives: RetryBudget) -> Iterator[_Begun]:
         """Pass on what is told; the tasks that have ended, one way or the other."""
         import ray
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 from leapverify.runs import stopping
 from leapverify.runs.failure import Failure, told_to_stop
 from leapverify.runs.progress import Progress, Watcher
-from leapverify.runs.task import Ended, Lives, Task, nobody
+from leapverify.runs.task import Ended, RetryBudget, Task, nobody
 
 LISTEN_S = 1.0
 """How often a worker's state is asked for, should neither its pipe nor its sentinel tell."""
@@ -83,7 +83,7 @@ class Processes:
 
     def run(self, tasks: Sequence[Task], watcher: Watcher, ended: Ended = nobody) -> dict[str, Failure]:
         """Every task, as many at a time as there are workers."""
-        waiting, lives, failures = deque(tasks), Lives(watcher), dict[str, Failure]()
+        waiting, lives, failures = deque(tasks), RetryBudget(watcher), dict[str, Failure]()
         told = False
 
         def end(task: Task, failure: Failure | None) -> None:
@@ -144,7 +144,7 @@ class Processes:
         taken = {worker.gpu for _, worker in self._running.values()}
         return next(number for number in range(self._workers) if number not in taken)
 
-    def _listen(self, lives: Lives) -> Iterator[tuple[Task, _End | str]]:
+    def _listen(self, lives: RetryBudget) -> Iterator[tuple[Task, _End | str]]:
         """Pass on one word of every worker that has any; the tasks that have ended, or how their worker died."""
         workers = [worker for _, worker in self._running.values()]
         handles = [handle for worker in workers for handle in (worker.channel, worker.process.sentinel)]

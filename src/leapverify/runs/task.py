@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
-from leapverify.runs.failure import Deadline, Failure, failure_of
+from leapverify.runs.deadline import Deadline
+from leapverify.runs.failure import Failure, failure_of
 from leapverify.runs.progress import Progress, Watcher
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Task:
     """`module:function`."""
     arguments: Mapping[str, Any]
     """JSON: numbers, texts, lists and mappings; paths as texts, never tensors."""
-    deadline: Deadline = None
+    deadline: Deadline | None = None
     """Passed on as the argument `deadline`, where there is one: it decides when a task stops, not what it makes."""
     study: str = ""
     """The study that it belongs to, where several run side by side."""
@@ -109,7 +110,7 @@ task that then dies once more at the same place kills its workers itself. Each c
 that gets further each time may die any number of times, as on machines that are lent for hours."""
 
 
-class Lives:
+class RetryBudget:
     """Keeps count of the deaths of workers, and passes on what the tasks tell.
 
     Args:

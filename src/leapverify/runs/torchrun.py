@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from leapverify.core.ranks import Apart, Ranks, ranks_of_world
+from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.errors import ConfigError, StudyError
 from leapverify.runs.failure import failure_message
 from leapverify.runs.launched import launched
@@ -58,9 +58,9 @@ def world(patience_s: float = PATIENCE_S) -> Iterator[Ranks]:
             yield ranks
         dist.destroy_process_group()
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, Apart):
+        if isinstance(error, Exception) and not isinstance(error, RanksDivergedError):
             dist.destroy_process_group()
-        if isinstance(error, Apart):
+        if isinstance(error, RanksDivergedError):
             raise StudyError(str(error)) from error
         raise
 
@@ -106,7 +106,7 @@ def _watched(ranks: Ranks) -> Iterator[None]:
     watching.start()
     try:
         yield
-    except Apart:
+    except RanksDivergedError:
         raise
     except Exception as error:
         announce(ranks, failure_message(error))

@@ -15,7 +15,7 @@ from leapverify.config.study import CascadeConfig
 from leapverify.core.weights import all_finite, distance, norm
 from leapverify.io.records import CascadeLink, LossPoint
 from leapverify.predict import Declined, Predictor, predictor
-from leapverify.study.restore import Standing, WayBack
+from leapverify.study.restore import RestorePoint, WeightRestorer
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
 
@@ -57,12 +57,12 @@ class Cascader:
         train: TrainSteps,
         state: Callable[[int], OptimizerState],
         settings: CascadeConfig,
-        way_back: WayBack | None = None,
+        way_back: WeightRestorer | None = None,
     ) -> None:
         self._parameters, self._history, self._verifier = parameters, history, verifier
         self._train, self._state, self._settings = train, state, settings
-        self._way_back = way_back or WayBack(parameters, history)
-        self._standing = Standing(model, optimizer, apart=parameters)
+        self._way_back = way_back or WeightRestorer(parameters, history)
+        self._standing = RestorePoint(model, optimizer, apart=parameters)
         self._size = 1.0
         """norm(theta_t)."""
 

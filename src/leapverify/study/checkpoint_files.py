@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from leapverify.core.collective import led
+from leapverify.core.collective import on_rank0
 from leapverify.core.partition import empty_part, spread_like
 from leapverify.core.shards import local
 from leapverify.io.storage import save_tensors
@@ -38,7 +38,7 @@ _STREAM = "rng."
 class Files(Protocol):
     """Writes and reads the tensors of one seed."""
 
-    def led(self, place: str, work: Callable[[], Value]) -> Value:
+    def on_rank0(self, place: str, work: Callable[[], Value]) -> Value:
         """What a piece of work gives that one process does for all of the run."""
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
@@ -71,7 +71,7 @@ class OwnFiles:
     def __init__(self, apparatus: Apparatus) -> None:
         self._a = apparatus
 
-    def led(self, place: str, work: Callable[[], Value]) -> Value:
+    def on_rank0(self, place: str, work: Callable[[], Value]) -> Value:
         """See `Files`."""
         del place
         return work()
@@ -108,9 +108,9 @@ class SharedFiles:
         self._a, self._ranks = apparatus, apparatus.ranks
         self._moved = list(apparatus.moved.values())
 
-    def led(self, place: str, work: Callable[[], Value]) -> Value:
+    def on_rank0(self, place: str, work: Callable[[], Value]) -> Value:
         """See `Files`."""
-        return led(self._ranks, place, work)
+        return on_rank0(self._ranks, place, work)
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
         """See `Files`."""

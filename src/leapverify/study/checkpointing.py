@@ -130,7 +130,7 @@ class Saver:
         a = self._a
         for snapshot in list(a.history)[:-1]:
             path = snapshot_path(self._folder.snapshots, snapshot.step)
-            if not self._files.led("kept snapshot", partial(holds, path)):
+            if not self._files.on_rank0("kept snapshot", partial(holds, path)):
                 pairs = zip(a.moved.items(), snapshot.tensors, strict=True)
                 tensors = {name: spread_like(each, parameter) for (name, parameter), each in pairs}
                 self._files.write(path, tensors, step=snapshot.step)
@@ -147,7 +147,7 @@ class Saver:
     def _write(self, work: list[Callable[[], object]], rows: Rows, fingerprints: dict[int, Tensor]) -> None:
         for each in work:
             each()
-        self._files.led("rows", partial(self._write_rows, rows, fingerprints))
+        self._files.on_rank0("rows", partial(self._write_rows, rows, fingerprints))
 
     def _write_rows(self, rows: Rows, fingerprints: dict[int, Tensor]) -> None:
         self._folder.write_fingerprints(fingerprints, self._a.fingerprinter.identity)
@@ -168,12 +168,12 @@ class Saver:
         Returns: None where there is none; model and optimizer are then untrained, a shadow is to be made anew.
         """
         try:
-            rows = self._files.led("rows so far", self._folder.read_rows)
+            rows = self._files.on_rank0("rows so far", self._folder.read_rows)
         except Damaged as error:
             self._note(f"{error}; this seed begins again")
             return None
         recorded, tried = {row.step for row in rows.checkpoints}, False
-        for step in reversed(self._files.led("states", partial(snapshot_steps, self._folder.states))):
+        for step in reversed(self._files.on_rank0("states", partial(snapshot_steps, self._folder.states))):
             if step not in recorded:
                 continue
             tried = True
@@ -226,7 +226,7 @@ class Saver:
             Damaged: neither the file nor every snapshot is whole.
         """
         try:
-            return self._files.led("fingerprints so far", self._folder.read_fingerprints)
+            return self._files.on_rank0("fingerprints so far", self._folder.read_fingerprints)
         except Damaged as error:
             a = self._a
             untrained = build(a.config, a.seed, str(a.device), open_corpus(a.config), a.ranks)
@@ -238,7 +238,7 @@ class Saver:
                 found[step] = untrained.fingerprinter()
             self._note(f"{error}; the fingerprints are taken again from the snapshots")
             # At once: a seed that stands at its end commits no more.
-            self._files.led(
+            self._files.on_rank0(
                 "fingerprints again", lambda: self._folder.write_fingerprints(found, a.fingerprinter.identity)
             )
             return found

@@ -22,7 +22,7 @@ def record(
     device: str,
     threads: int,
     overlap: bool,
-    deadline: Deadline = None,
+    deadline: Deadline | None = None,
 ) -> None:
     """`record_seed`, with a configuration and cut points as JSON."""
     from leapverify.study.record import record_seed

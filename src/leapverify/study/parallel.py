@@ -120,7 +120,7 @@ class Spread:
             # A rank without rows runs one along, for the others need its part of the model.
             part = part_of(batch, own or range(1))
             found = torch.stack([each.double() for each in self.look(lambda whole: losses.sequences(whole, part))])
-            every = self.ranks.led("held-out losses", found[:, : len(own)].cpu())
+            every = self.ranks.gather_shares("held-out losses", found[:, : len(own)].cpu())
             both = torch.cat(every, dim=1)
             return both[0], both[1]
 
@@ -160,7 +160,7 @@ class SpreadFingerprinter:
     def __call__(self) -> Tensor:
         """The fingerprint of the present weights, (probes, d) float32 on the CPU, the same bits on every rank."""
         found = self._spread.look(lambda _: self._own())
-        return self._spread.ranks.first("fingerprint", found)
+        return self._spread.ranks.broadcast("fingerprint", found)
 
 
 def parallel_of(config: StudyConfig, ranks: Ranks) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leapverify.config.resolved import SAMPLED, curve_steps, effective
 from leapverify.config.study import StudyConfig
-from leapverify.core.collective import each, led
+from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import Checkpoint, LossPoint
 from leapverify.io.storage import write_json
@@ -51,7 +51,7 @@ def record_seed(
     run: Path,
     device: str,
     threads: int,
-    deadline: Deadline = None,
+    deadline: Deadline | None = None,
     overlap: bool = False,
 ) -> None:
     """Train one seed to its end, from where an earlier call stopped.
@@ -63,10 +63,10 @@ def record_seed(
     """
     folder, ranks = SeedFolder(run, seed), present()
     with contextlib.ExitStack() as held, threads_of(threads):
-        if led(ranks, "open the seed", partial(_opened, folder, held)):
+        if on_rank0(ranks, "open the seed", partial(_opened, folder, held)):
             watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
             return
-        each(ranks, "time left", partial(require_time, deadline, seed))
+        on_all_ranks(ranks, "time left", partial(require_time, deadline, seed))
         config = effective(config)
         apparatus = build(config, seed, device, open_corpus(config), ranks)
         Recorder(apparatus, thresholds, folder, watcher, deadline, overlap=overlap).run()
@@ -81,7 +81,7 @@ def _opened(folder: SeedFolder, held: contextlib.ExitStack) -> bool:
     return folder.done
 
 
-def require_time(deadline: Deadline, seed: int, step: int | None = None) -> None:
+def require_time(deadline: Deadline | None, seed: int, step: int | None = None) -> None:
     """Stop a seed that stands where it can go on, once its time is over or its process was told to stop.
 
     Args:
@@ -107,7 +107,7 @@ class Recorder:
         thresholds: Thresholds,
         folder: SeedFolder,
         watcher: Watcher,
-        deadline: Deadline = None,
+        deadline: Deadline | None = None,
         *,
         overlap: bool = False,
     ) -> None:
@@ -167,7 +167,7 @@ class Recorder:
                 self._checkpoint(step, float(losses) / interval, stop)
                 losses.zero_()
                 if step < self._steps and (stop or self._saver.holds_state(step // interval)):
-                    each(self._a.ranks, "time left", partial(require_time, self._deadline, self._a.seed, step))
+                    on_all_ranks(self._a.ranks, "time left", partial(require_time, self._deadline, self._a.seed, step))
             elif step % REPORT_EVERY_STEPS == 0:
                 self._tell(step, "train")
 
@@ -181,7 +181,7 @@ class Recorder:
             return a.step(a.model, a.optimizer, batch, rate)
 
     def _checkpoint(self, step: int, train_loss: float, stop: bool) -> None:
-        train_loss = self._a.ranks.first("training loss", train_loss)
+        train_loss = self._a.ranks.broadcast("training loss", train_loss)
         if not math.isfinite(train_loss):
             raise StudyError(
                 f"the training loss is {train_loss} between steps {step - self._config.observe.interval_steps} and "
@@ -323,7 +323,7 @@ class Recorder:
         return self._shadow.exponent(self._a.model, self._a.optimizer, self._config.observe.interval_steps)
 
     def _finish(self) -> None:
-        led(self._a.ranks, "done", lambda: write_json(self._folder.path / "done.json", {"steps": self._steps}))
+        on_rank0(self._a.ranks, "done", lambda: write_json(self._folder.path / "done.json", {"steps": self._steps}))
         self._tell(self._steps, "done")
 
     def _tell(self, step: int, phase: str, steps_per_s: float | None = None) -> None:

@@ -13,7 +13,7 @@ from leapverify.train.state import capture_rng, restore_rng
 from leapverify.trajectory.history import History
 
 
-class Aside:
+class OffloadBuffer:
     """Copies of tensors in host memory, allocated once.
 
     Of tensors on a GPU the memory is page-locked and the copies run on a stream of their own: `save` and `restore` only
@@ -67,7 +67,7 @@ class Aside:
             torch._foreach_copy_(out, source, non_blocking=True)
 
 
-class WayBack:
+class WeightRestorer:
     """Brings theta_t back to parameters that predictions were written into.
 
     The newest snapshot of the history is theta_t itself where it holds every bit of it; only parameters that the
@@ -81,7 +81,7 @@ class WayBack:
     def __init__(self, parameters: Sequence[Tensor], history: History) -> None:
         self._parameters, self._history = parameters, history
         self._rounded = [each for each in parameters if not _holds(history.dtype, each.dtype)]
-        self._aside = Aside()
+        self._aside = OffloadBuffer()
 
     @property
     def exact(self) -> bool:
@@ -115,7 +115,7 @@ def _holds(kept: torch.dtype, dtype: torch.dtype) -> bool:
     return torch.promote_types(kept, dtype) == kept
 
 
-class Standing:
+class RestorePoint:
     """Where a run stands, put aside once and gone back to as often as wanted.
 
     That is weights, buffers, moments, step counts, rates, training modes and random streams. On a GPU the moments are
@@ -129,7 +129,7 @@ class Standing:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, apart: Sequence[Tensor] = ()) -> None:
         self._model, self._optimizer = model, optimizer
         self._apart = {_place(tensor) for tensor in apart}
-        self._moments, self._rest = Aside(), Aside()
+        self._moments, self._rest = OffloadBuffer(), OffloadBuffer()
         self._left = False
 
     @property

@@ -12,7 +12,6 @@ from leapverify.config.presets import preset as preset_named
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.runs import AUTOMATIC, Deadline, Execution, Paused, StudyError
-from leapverify.runs.deadline import Moment
 from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Study
 from leapverify.study.run_many import run_several
@@ -73,7 +72,7 @@ def run_study(
     raise study
 
 
-def deadline_of(config: StudyConfig, minutes: float | None) -> Deadline:
+def deadline_of(config: StudyConfig, minutes: float | None) -> Deadline | None:
     """The time after which the seeds of a study stop.
 
     Raises:
@@ -88,10 +87,10 @@ def deadline_of(config: StudyConfig, minutes: float | None) -> Deadline:
             "--minutes stops where a study can go on, and snapshots.every is null, which keeps no such place: "
             "set snapshots.every, or leave --minutes out"
         )
-    return Moment.after(60 * minutes)
+    return Deadline.after(60 * minutes)
 
 
-def minutes_until(deadline: Deadline) -> float | None:
+def minutes_until(deadline: Deadline | None) -> float | None:
     """What is left, for a further study under the same deadline; never nothing, since one that is done may say so."""
     return None if deadline is None else max(1e-6, deadline.left_s / 60)
 
@@ -102,7 +101,7 @@ def run_each(
     *,
     device: str,
     watcher: Watcher,
-    deadline: Deadline = None,
+    deadline: Deadline | None = None,
     execution: Execution = AUTOMATIC,
 ) -> dict[str, Study | StudyError | ConfigError]:
     """Run every study; those that are finished are read, those begun go on.

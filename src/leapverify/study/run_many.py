@@ -75,7 +75,7 @@ def run_several(
     *,
     device: str,
     watcher: Watcher,
-    deadline: Deadline,
+    deadline: Deadline | None,
     execution: Execution,
 ) -> dict[str, Study | StudyError | ConfigError]:
     """Run studies, or go on with them; those that are finished are read.
@@ -114,7 +114,7 @@ def _run(
     folder: Path,
     device: str,
     watcher: Watcher,
-    deadline: Deadline,
+    deadline: Deadline | None,
     execution: Execution,
 ) -> dict[str, Study | StudyError | ConfigError]:
     seeds = sum(len(study.config.seeds) for study in opened.values())
@@ -176,7 +176,7 @@ class _Opened:
         rehearse(self.config)
         return False
 
-    def prepare(self, workers: int, deadline: Deadline) -> list[Task]:
+    def prepare(self, workers: int, deadline: Deadline | None) -> list[Task]:
         """Settle what the seeds need in the folder, which is held; their tasks.
 
         Raises:

@@ -24,7 +24,7 @@ from leapverify.core.weights import finite
 from leapverify.io.records import LossPoint, Prediction
 from leapverify.predict import Declined, Predictor, predictor, prepare
 from leapverify.study.clock import Stopwatch
-from leapverify.study.restore import WayBack
+from leapverify.study.restore import WeightRestorer
 from leapverify.trajectory.history import History
 from leapverify.verify import Measured, Passes, Trial, Verdict, Verifier, fetch, gain_fraction, steps_gained
 
@@ -92,12 +92,12 @@ class Sweeper:
         history: History,
         verifier: Verifier,
         settings: SweepConfig,
-        way_back: WayBack | None = None,
+        way_back: WeightRestorer | None = None,
     ) -> None:
         self._parameters, self._history, self._verifier = parameters, history, verifier
         self._settings = settings
         self._variants = {name: self._scales(name) for name in settings.predictors}
-        self.way_back = way_back or WayBack(parameters, history)
+        self.way_back = way_back or WeightRestorer(parameters, history)
 
     def sweep(self, point: SweepPoint) -> list[Prediction]:
         """Every predictor at every horizon; the parameters are bit-identical afterwards.
@@ -147,7 +147,7 @@ class Sweeper:
         shards = self._history.shards
         if shards is None:
             return flags
-        return [all(each) for each in zip(*shards.ranks.meet("finite predictions", flags), strict=True)]
+        return [all(each) for each in zip(*shards.ranks.all_gather("finite predictions", flags), strict=True)]
 
     def _queue(self, point: SweepPoint, attempt: _Attempt) -> None:
         """Predict and run the fixed set; nothing here reads from the device."""

@@ -24,13 +24,13 @@ _OVERLAPS = frozenset({frozenset({"stdlib", "stdlib-code"}), frozenset({"stdlib"
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """The i-th of n parts, i from 1 on."""
 
     i: int
     n: int
 
-    def meets(self, other: Part) -> bool:
+    def meets(self, other: SourcePart) -> bool:
         """Whether any number belongs to both parts.
 
         k = i - 1 mod n and k = j - 1 mod m have a common solution exactly if i = j mod gcd(n, m).
@@ -38,7 +38,7 @@ class Part:
         return (self.i - other.i) % math.gcd(self.n, other.n) == 0
 
 
-def split_part(spec: str) -> tuple[str, Part]:
+def split_part(spec: str) -> tuple[str, SourcePart]:
     """A source and which part of it is meant; the whole is part 1 of 1.
 
     Raises:
@@ -46,14 +46,14 @@ def split_part(spec: str) -> tuple[str, Part]:
     """
     found = _PART.fullmatch(spec)
     if found is None:
-        return spec, Part(1, 1)
+        return spec, SourcePart(1, 1)
     i, n = int(found[2]), int(found[3])
     if not 1 <= i <= n:
         raise ValueError(f"data source {spec!r} has no part {i} of {n}: count the parts from 1 to their number")
-    return found[1], Part(i, n)
+    return found[1], SourcePart(i, n)
 
 
-def take(part: Part, documents: Iterable[Document]) -> Iterator[Document]:
+def take(part: SourcePart, documents: Iterable[Document]) -> Iterator[Document]:
     """Every n-th of the different documents; a text that occurs twice is dealt out once, so that no two parts share it.
 
     Args:

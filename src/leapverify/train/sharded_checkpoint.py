@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from leapverify.core.collective import each, led
+from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.core.partition import held_rows
 from leapverify.core.ranks import PATIENCE_S, Ranks
 from leapverify.core.shards import local
@@ -41,17 +41,17 @@ def save_parts(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks, **about:
         NotWritten: on every rank: the disk is full, the folder cannot be written, or is not the same one for all.
     """
     folder = folder_of(path)
-    led(ranks, f"clear {folder.name}", lambda: _cleared(folder))
-    names = ranks.meet("plain tensors", [name for name, one in tensors.items() if not isinstance(one, DTensor)])
+    on_rank0(ranks, f"clear {folder.name}", lambda: _cleared(folder))
+    names = ranks.all_gather("plain tensors", [name for name, one in tensors.items() if not isinstance(one, DTensor)])
     here = {
         name: one
         for name, one in tensors.items()
         if isinstance(one, DTensor) or next(rank for rank, own in enumerate(names) if name in own) == ranks.rank
     }
     _write(folder, here)
-    found = each(ranks, f"hash {folder.name}", lambda: _own_files(folder, ranks.rank))
+    found = on_all_ranks(ranks, f"hash {folder.name}", lambda: _own_files(folder, ranks.rank))
     files = {name: digest for one in found for name, digest in one.items()}
-    led(ranks, f"commit {folder.name}", lambda: _commit(path, files, {**about, "ranks": ranks.size}))
+    on_rank0(ranks, f"commit {folder.name}", lambda: _commit(path, files, {**about, "ranks": ranks.size}))
 
 
 def _cleared(folder: Path) -> None:
@@ -116,12 +116,12 @@ def load_parts(path: Path, ranks: Ranks) -> PartReader:
         Damaged: on every rank alike.
     """
     folder = folder_of(path)
-    plain = led(ranks, f"form of {path.name}", lambda: path.with_suffix(".json").exists() or not folder.is_dir())
+    plain = on_rank0(ranks, f"form of {path.name}", lambda: path.with_suffix(".json").exists() or not folder.is_dir())
     if plain:
-        return PartReader(path, led(ranks, f"check {path.name}", lambda: check_tensors(path)), ranks, {})
-    mark = led(ranks, f"mark of {path.name}", lambda: read_parts_mark(folder))
+        return PartReader(path, on_rank0(ranks, f"check {path.name}", lambda: check_tensors(path)), ranks, {})
+    mark = on_rank0(ranks, f"mark of {path.name}", lambda: read_parts_mark(folder))
     own = sorted(mark["files"].items())[ranks.rank :: ranks.size]
-    each(ranks, f"check {path.name}", lambda: _checked(folder, own))
+    on_all_ranks(ranks, f"check {path.name}", lambda: _checked(folder, own))
     return PartReader(path, mark, ranks, part_sizes(folder))
 
 
@@ -148,7 +148,7 @@ class PartReader:
             It is Damaged where what was found whole cannot be read.
         """
         problem = next((text for name, one in wanted.items() if (text := self._misfit(name, one))), None)
-        found = [one for one in self._ranks.meet("what is read", problem) if one is not None]
+        found = [one for one in self._ranks.all_gather("what is read", problem) if one is not None]
         if found:
             raise ValueError(found[0])
         if self._whole:

@@ -51,7 +51,7 @@ class SharedLoss:
         if self.ranks.alone:
             return self.own(model, batch)
         rows = loss_rows(self.own(model, batch))
-        return _joined(self.ranks.led("held-out losses", _sent(rows)))
+        return _joined(self.ranks.gather_shares("held-out losses", _sent(rows)))
 
 
 class DealtRows:
@@ -82,7 +82,7 @@ class DealtRows:
         part = taken(batch, slice(self.ranks.share, None, shares) if own else slice(1))
         found = _sent(loss_rows(self.own(model, part)))
         # The other ranks' numbers are looked at too, so that all of them refuse, or none.
-        every = self.ranks.led("dealt held-out losses", found)
+        every = self.ranks.gather_shares("dealt held-out losses", found)
         wanted = [max(1, len(range(share, count, shares))) for share in range(shares)]
         if (given := [each.shape[1] for each in every]) != wanted:
             raise ValueError(
@@ -166,7 +166,7 @@ class DealtBatches:
             drawn.extend(self.fresh.draw() for _ in range(self.ranks.shares))
         except Exhausted as error:
             spent = error
-        found = self.ranks.meet("held-out draw", None if spent is not None else _seen(drawn))
+        found = self.ranks.all_gather("held-out draw", None if spent is not None else _seen(drawn))
         if any(each is None for each in found):
             raise spent or Exhausted("another rank has used all held-out batches of this window: give all the same set")
         other = next((rank for rank, each in enumerate(found) if each != found[0]), None)

@@ -33,7 +33,7 @@ Centre = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ranking:
     """One predictor's attempts in one regime for one K (or all), and every number that is said of them."""
 
     predictor: str
@@ -228,7 +228,7 @@ def _verified(rows: Sequence[Tried]) -> float | None:
     return len(gained) / len(rows) * statistics.fmean(kept) - cost if kept else None
 
 
-def standing(bench: Bench, predictor: str, *, regime: str = ALL, horizon: int | None = None) -> Standing:
+def standing(bench: Bench, predictor: str, *, regime: str = ALL, horizon: int | None = None) -> Ranking:
     """One cell of the bench.
 
     Args:
@@ -242,13 +242,13 @@ def standing(bench: Bench, predictor: str, *, regime: str = ALL, horizon: int | 
     any_horizon = wanted == ALL_HORIZONS or predictor in bench.horizon_free
     key = (predictor, regime, ALL_HORIZONS if any_horizon else wanted)
     found = bench.standings.get(key)
-    if not isinstance(found, Standing):
+    if not isinstance(found, Ranking):
         tried = [
             row
             for row in bench.of_predictor.get(predictor, ())
             if (any_horizon or row.prediction.horizon == wanted) and regime in (ALL, row.prediction.regime)
         ]
-        found = Standing(predictor, regime, key[2], tried)
+        found = Ranking(predictor, regime, key[2], tried)
         bench.standings[key] = found
     return found
 
@@ -259,9 +259,9 @@ class Place:
 
     rank: int | None
     """Among the contenders, equal where they are; None for a control and for one without a value."""
-    headline: Standing
+    headline: Ranking
     """At K = Delta, every regime."""
-    over_horizons: Standing
+    over_horizons: Ranking
     """Every K, every regime."""
 
     @property
@@ -290,7 +290,7 @@ def leaderboard(bench: Bench) -> list[Place]:
     ]
 
 
-def _order(row: Standing, by_bound: bool) -> tuple[float, float, str]:
+def _order(row: Ranking, by_bound: bool) -> tuple[float, float, str]:
     """The bound, then the mean, both to a millionth of a step, so that rounding breaks no tie; then the name."""
     found = row.verified_value
     mean = math.inf if found.mean is None else -round(found.mean, 6)

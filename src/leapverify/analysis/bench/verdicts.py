@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 
 from leapverify.analysis.bench.published import Claim, claim_of
 from leapverify.analysis.bench.rows import Bench
-from leapverify.analysis.bench.values import FEWEST_SEEDS, Standing, standing
+from leapverify.analysis.bench.values import FEWEST_SEEDS, Ranking, standing
 from leapverify.analysis.over_seeds import OverSeeds, summarise
 from leapverify.analysis.race.arms import (
     ALWAYS,
@@ -49,7 +49,7 @@ MOST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PublishedVerdict:
     """One answer with the numbers behind it."""
 
     word: str
@@ -57,18 +57,18 @@ class Verdict:
     why: str
 
 
-NOT_RACED = Verdict(OPEN, "not raced")
+NOT_RACED = PublishedVerdict(OPEN, "not raced")
 
 
 @dataclass(frozen=True, slots=True)
 class Raced:
     """What a race says of one predictor."""
 
-    unconditional: Verdict = NOT_RACED
+    unconditional: PublishedVerdict = NOT_RACED
     """Applied at every checkpoint, against the shortened schedule."""
-    verified: Verdict = NOT_RACED
+    verified: PublishedVerdict = NOT_RACED
     """Verified first, against the shortened schedule."""
-    ends_lower: Verdict = NOT_RACED
+    ends_lower: PublishedVerdict = NOT_RACED
     """Applied at every checkpoint, against the baseline."""
 
 
@@ -80,14 +80,14 @@ class Judged:
     claim: Claim | None
     in_setting: bool
     """Whether the task is one that the claim was made for."""
-    lowers: Verdict
-    beats_random: Verdict
-    persists: Verdict
-    pays: Verdict
+    lowers: PublishedVerdict
+    beats_random: PublishedVerdict
+    persists: PublishedVerdict
+    pays: PublishedVerdict
     raced: Raced = field(default_factory=Raced)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> PublishedVerdict:
         """On the published claim, by its kind."""
         match self.claim.kind if self.claim else "":
             case "loss":
@@ -97,8 +97,8 @@ class Judged:
             case "end":
                 return self.raced.ends_lower
             case "elsewhere":
-                return Verdict(OPEN, "of something not measured here")
-        return Verdict(OPEN, "nothing was claimed")
+                return PublishedVerdict(OPEN, "of something not measured here")
+        return PublishedVerdict(OPEN, "nothing was claimed")
 
 
 def judge_claims(bench: Bench, races: Mapping[str, Raced] | None = None) -> list[Judged]:
@@ -114,7 +114,7 @@ def judge_claims(bench: Bench, races: Mapping[str, Raced] | None = None) -> list
     return [_judged(bench, row, random, known.get(_bare(row.predictor), Raced())) for row in rows if not row.control]
 
 
-def _judged(bench: Bench, row: Standing, random: Standing | None, raced: Raced) -> Judged:
+def _judged(bench: Bench, row: Ranking, random: Ranking | None, raced: Raced) -> Judged:
     claim = claim_of(row.predictor)
     return Judged(
         predictor=row.predictor,
@@ -128,15 +128,15 @@ def _judged(bench: Bench, row: Standing, random: Standing | None, raced: Raced) 
     )
 
 
-def _lowers(row: Standing) -> Verdict:
+def _lowers(row: Ranking) -> PublishedVerdict:
     if row.nonfinite:
-        return Verdict(FAILS, f"{row.nonfinite} of {row.n} predictions not finite")
+        return PublishedVerdict(FAILS, f"{row.nonfinite} of {row.n} predictions not finite")
     return _against(row.gain, 0.0, " nats", "+.4f")
 
 
-def _beats(row: Standing, random: Standing | None) -> Verdict:
+def _beats(row: Ranking, random: Ranking | None) -> PublishedVerdict:
     if random is None or not random.n:
-        return Verdict(OPEN, "random was not tried")
+        return PublishedVerdict(OPEN, "random was not tried")
     null = dict(random.accepted.per_seed)
     shared = {seed: 100.0 * (value - null[seed]) for seed, value in row.accepted.per_seed if seed in null}
     found = summarise(shared, n=row.accepted.n, missing=row.accepted.reason or "no seed has both")
@@ -146,10 +146,10 @@ def _beats(row: Standing, random: Standing | None) -> Verdict:
     return _against(within, 0.0, " points", "+.0f")
 
 
-def _persists(row: Standing) -> Verdict:
+def _persists(row: Ranking) -> PublishedVerdict:
     diverged, seeds = row.diverged_seeds
     if diverged and seeds >= FEWEST_SEEDS:
-        return Verdict(FAILS, f"after most of its leaps training diverged on {diverged} of {seeds} seeds")
+        return PublishedVerdict(FAILS, f"after most of its leaps training diverged on {diverged} of {seeds} seeds")
     return _against(row.persistence, MOST, "", ".2f")
 
 
@@ -157,24 +157,26 @@ def _points(end: float | None) -> float | None:
     return None if end is None else min(max(end, -100.0), 100.0)
 
 
-def _apart(row: Standing, random: Standing, found: OverSeeds) -> Verdict:
+def _apart(row: Ranking, random: Ranking, found: OverSeeds) -> PublishedVerdict:
     """Every seed has the same difference: its bootstrap has no width, so Wilson's intervals of both rates decide."""
     if found.seeds < FEWEST_SEEDS:
-        return Verdict(OPEN, _few(found))
+        return PublishedVerdict(OPEN, _few(found))
     mine, null = (wilson(each.accepted.accepted, each.accepted.n) for each in (row, random))
     word = HOLDS if mine.low > null.high else FAILS if mine.high < null.low else OPEN
     shown = [f"{100 * each.low:.0f} to {100 * each.high:.0f} %" for each in (mine, null)]
-    return Verdict(word, f"{shown[0]} against {shown[1]}; {_basis(found)}")
+    return PublishedVerdict(word, f"{shown[0]} against {shown[1]}; {_basis(found)}")
 
 
-def _against(found: OverSeeds, null: float, unit: str, form: str) -> Verdict:
+def _against(found: OverSeeds, null: float, unit: str, form: str) -> PublishedVerdict:
     """Above the null holds, below it does not, both by the interval over seeds."""
     if found.mean is None:
-        return Verdict(OPEN, found.reason or "no value")
+        return PublishedVerdict(OPEN, found.reason or "no value")
     if found.seeds < FEWEST_SEEDS or found.low is None or found.high is None:
-        return Verdict(OPEN, f"{found.mean:{form}}{unit}; {_few(found)}")
+        return PublishedVerdict(OPEN, f"{found.mean:{form}}{unit}; {_few(found)}")
     word = HOLDS if found.low > null else FAILS if found.high < null else OPEN
-    return Verdict(word, f"{found.mean:{form}}{unit}; {found.low:{form}} to {found.high:{form}}; {_basis(found)}")
+    return PublishedVerdict(
+        word, f"{found.mean:{form}}{unit}; {found.low:{form}} to {found.high:{form}}; {_basis(found)}"
+    )
 
 
 def _few(found: OverSeeds) -> str:
@@ -219,14 +221,14 @@ def _raced(case: Case, name: str, arms: Arms) -> Raced:
     )
 
 
-def _shortened(case: Case, arm: str, arms: Arms) -> Verdict:
+def _shortened(case: Case, arm: str, arms: Arms) -> PublishedVerdict:
     if arm not in arms:
         return NOT_RACED
     found = control_row(case, arm, arms)
     return _below(found.difference, found.absent, found.n)
 
 
-def _against_baseline(arm: str, arms: Arms) -> Verdict:
+def _against_baseline(arm: str, arms: Arms) -> PublishedVerdict:
     own, base = arms.get(arm, {}), arms.get(BASELINE, {})
     if not own:
         return NOT_RACED
@@ -234,11 +236,11 @@ def _against_baseline(arm: str, arms: Arms) -> Verdict:
     return _below(found, len(own.keys() - base.keys()), len(own))
 
 
-def _below(found: Paired, absent: int, n: int) -> Verdict:
+def _below(found: Paired, absent: int, n: int) -> PublishedVerdict:
     """Whether an arm ends below its control: the interval below 0 holds, above 0 does not; nor if it diverged."""
     if found.arm_failed:
-        return Verdict(FAILS, f"{found.arm_failed} of {n} seeds ended without a finite loss")
+        return PublishedVerdict(FAILS, f"{found.arm_failed} of {n} seeds ended without a finite loss")
     if absent:
-        return Verdict(OPEN, f"its control was not run on {absent} of {n} seeds")
+        return PublishedVerdict(OPEN, f"its control was not run on {absent} of {n} seeds")
     turned = _against(found, 0.0, "", "+.4f")
-    return Verdict({HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}[turned.word], turned.why)
+    return PublishedVerdict({HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}[turned.word], turned.why)

@@ -19,12 +19,13 @@ from leapverify.analysis.race.judge import Judgement, best_rival, judge
 from leapverify.analysis.race.paired import Paired, Ratio, one_sided_p, paired_difference, paired_ratio
 from leapverify.analysis.race.predictors import CONTROL_PREDICTORS, PredictorRow, Tried, against_schedule
 from leapverify.analysis.race.tuning import TuningRow, tuning_grid
-from leapverify.analysis.race.verdicts import Verdict, comparisons, race_verdicts, verdicts
+from leapverify.analysis.race.verdicts import ArmVerdict, comparisons, race_verdicts, verdicts
 
 __all__ = [
     "CONTROL_PREDICTORS",
     "AnnealRow",
     "ArmRow",
+    "ArmVerdict",
     "Case",
     "ControlRow",
     "Judgement",
@@ -33,7 +34,6 @@ __all__ = [
     "Ratio",
     "Tried",
     "TuningRow",
-    "Verdict",
     "against_schedule",
     "against_shortened",
     "anneal_against_wsd",

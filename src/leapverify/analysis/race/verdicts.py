@@ -41,7 +41,7 @@ TUNED = (BASELINE, "wsd")
 """Schedules whose tuning a verdict leans on."""
 
 
-class Verdict(NamedTuple):
+class ArmVerdict(NamedTuple):
     """One answer: what it is about, and a sentence or more."""
 
     topic: str
@@ -64,7 +64,7 @@ def verdicts(
 
 def race_verdicts(
     runs: Iterable[RaceRun], points: Iterable[RacePoint] | None = None, *, budget_percent: float = BUDGET_PERCENT
-) -> list[Verdict]:
+) -> list[ArmVerdict]:
     """One answer for each case, then annealing, the overhead of `leap-auto`, and how far to trust all that.
 
     Args:
@@ -75,23 +75,23 @@ def race_verdicts(
     every, readings = list(runs), list(points or ())
     judged, tried = judge(every), against_schedule(every)
     found = [
-        Verdict(case_text(case, every), _case_text([entry for entry in judged if entry.case == case]))
+        ArmVerdict(case_text(case, every), _case_text([entry for entry in judged if entry.case == case]))
         for case in by_case(every)
         if judged or not tried
     ]
     found += _predictor_verdicts(tried, every)
     rows = anneal_against_wsd(every, readings)
     pretrain = [row for row in rows if row.case.task == "pretrain"]
-    found += [Verdict(f"anneal, {case_text(row.case, every)}", _anneal_text(row)) for row in pretrain or rows]
+    found += [ArmVerdict(f"anneal, {case_text(row.case, every)}", _anneal_text(row)) for row in pretrain or rows]
     if judged or not tried:
-        found.append(Verdict(f"overhead of {HEADLINE}", _overhead_text(arm_table(every), every, budget_percent)))
-    found.append(Verdict("how far to trust this", _trust_text(every, rows)))
+        found.append(ArmVerdict(f"overhead of {HEADLINE}", _overhead_text(arm_table(every), every, budget_percent)))
+    found.append(ArmVerdict("how far to trust this", _trust_text(every, rows)))
     return found
 
 
-def _predictor_verdicts(tried: Sequence[PredictorRow], runs: Sequence[RaceRun]) -> list[Verdict]:
+def _predictor_verdicts(tried: Sequence[PredictorRow], runs: Sequence[RaceRun]) -> list[ArmVerdict]:
     return [
-        Verdict(f"predictors, {case_text(case, runs)}", outcome_text([row for row in tried if row.case == case]))
+        ArmVerdict(f"predictors, {case_text(case, runs)}", outcome_text([row for row in tried if row.case == case]))
         for case in dict.fromkeys(row.case for row in tried)
     ]
 

@@ -27,7 +27,7 @@ from typing import Any
 from leapverify.leap.policy.base import (
     CHAOTIC,
     BackOff,
-    Choice,
+    LeapChoice,
     Outcome,
     Probe,
     Proposal,
@@ -98,29 +98,29 @@ class Auto:
         self._back_off = BackOff(LONGEST_WAIT)
         self._chaotic = 0
 
-    def choose(self, situation: Situation, probe: Probe) -> Choice:  # noqa: ARG002
+    def choose(self, situation: Situation, probe: Probe) -> LeapChoice:  # noqa: ARG002
         """The leap that is expected to pay best now, or none."""
         waiting = self._pass_checkpoint(situation)
         asked = [each for each in self.predictors if self._declines[each] < DECLINES]
         if not asked:
-            return Choice(None, f"every predictor declined {DECLINES} times: {', '.join(self.predictors)}")
+            return LeapChoice(None, f"every predictor declined {DECLINES} times: {', '.join(self.predictors)}")
         asked = [each for each in asked if each not in situation.lacking]
         if not asked:
-            return Choice(None, f"each predictor lacks something here: {', '.join(situation.lacking)}")
+            return LeapChoice(None, f"each predictor lacks something here: {', '.join(situation.lacking)}")
         rungs = self.rungs(situation.interval)
         fewest = min(self._snapshots[each] for each in asked)
         reason = refusal(situation, rungs[0], fewest, leap_in_decay=self.leap_in_decay)
         if reason is None and waiting:
             reason = f"{self._back_off.failures} rejection(s) in a row: waiting {waiting} checkpoint(s)"
         if reason is not None:
-            return Choice(None, reason)
+            return LeapChoice(None, reason)
         proposals = [
             Proposal(each, horizon) for each in asked for horizon in rungs if horizon <= self._limit(each, situation)
         ]
         if situation.regime == CHAOTIC and self._chaotic <= CHAOS_PATIENCE:
             proposals = [each for each in proposals if self._experience.accepted(each, CHAOTIC)]
         if not proposals:
-            return Choice(None, "the regime is chaotic, and nothing was accepted there so far")
+            return LeapChoice(None, "the regime is chaotic, and nothing was accepted there so far")
         return self._decide(self._best(proposals, situation), situation)
 
     def learn(self, outcome: Outcome) -> None:
@@ -198,20 +198,22 @@ class Auto:
         near = [(each, rate) for each, rate in zip(estimates, rates, strict=True) if rate >= least]
         return min(near, key=lambda pair: (pair[0].proposal.horizon, -pair[1]))[0]
 
-    def _decide(self, best: Estimate, situation: Situation) -> Choice:
+    def _decide(self, best: Estimate, situation: Situation) -> LeapChoice:
         proposal = best.proposal
         what = f"{proposal.predictor} by {proposal.horizon} steps"
         unit = situation.step_cost or 1.0
         hope = f"{best.steps:.3g} steps at a chance of {best.chance:.2f} for the cost of {best.cost / unit:.3g}"
         if not best.value > 0.0:
-            return Choice(None, f"nothing is expected to pay; best {what}: {hope}")
+            return LeapChoice(None, f"nothing is expected to pay; best {what}: {hope}")
         needed = self._snapshots[proposal.predictor]
         if situation.snapshots < needed:
-            return Choice(None, f"{what} is worth waiting for: {needed} snapshots needed, {situation.snapshots} held")
+            return LeapChoice(
+                None, f"{what} is worth waiting for: {needed} snapshots needed, {situation.snapshots} held"
+            )
         if best.cost > situation.allowance:
             left = situation.allowance / unit
-            return Choice(None, f"{what} costs {best.cost / unit:.3g} steps, the budget leaves {left:.3g}")
-        return Choice(proposal, f"{what}: {hope}")
+            return LeapChoice(None, f"{what} costs {best.cost / unit:.3g} steps, the budget leaves {left:.3g}")
+        return LeapChoice(proposal, f"{what}: {hope}")
 
     def _move_reach(self, predictor: str, horizon: int, direction: int) -> None:
         """Let the reach of a predictor follow what became of its longest horizons: up 1, down -1."""

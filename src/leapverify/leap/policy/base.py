@@ -65,7 +65,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LeapChoice:
     """A proposal, or none, and why."""
 
     proposal: Proposal | None
@@ -109,7 +109,7 @@ class Policy(Protocol):
         """Every predictor that it may propose."""
         ...
 
-    def choose(self, situation: Situation, probe: Probe) -> Choice:
+    def choose(self, situation: Situation, probe: Probe) -> LeapChoice:
         """Propose a leap or none; the caller attempts it and calls `learn`."""
         ...
 

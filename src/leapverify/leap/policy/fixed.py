@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leapverify.leap.policy.base import (
-    Choice,
+    LeapChoice,
     Outcome,
     Probe,
     Proposal,
@@ -38,13 +38,13 @@ class Fixed:
         self.horizon = None if horizon is None else require_horizon(horizon)
         self.leap_in_decay = leap_in_decay
 
-    def choose(self, situation: Situation, probe: Probe) -> Choice:  # noqa: ARG002
+    def choose(self, situation: Situation, probe: Probe) -> LeapChoice:  # noqa: ARG002
         """The one proposal, unless it cannot be made here."""
         horizon = self.horizon or situation.interval
         reason = refusal(situation, horizon, self._snapshots, leap_in_decay=self.leap_in_decay)
         if reason is not None:
-            return Choice(None, reason)
-        return Choice(Proposal(self.predictors[0], horizon), "at every checkpoint")
+            return LeapChoice(None, reason)
+        return LeapChoice(Proposal(self.predictors[0], horizon), "at every checkpoint")
 
     def learn(self, outcome: Outcome) -> None:
         """Nothing is learned."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from leapverify.leap.policy.base import (
     BackOff,
-    Choice,
+    LeapChoice,
     Outcome,
     Probe,
     Proposal,
@@ -61,20 +61,20 @@ class LineSearch:
         self.leap_in_decay = leap_in_decay
         self._back_off = BackOff(LONGEST_WAIT)
 
-    def choose(self, situation: Situation, probe: Probe) -> Choice:
+    def choose(self, situation: Situation, probe: Probe) -> LeapChoice:
         """Search, and propose the best horizon if it gains anything."""
         waiting = self._back_off.look(situation)
         first = self.horizon or max(1, situation.interval // 4)
         reason = refusal(situation, first, self._snapshots, leap_in_decay=self.leap_in_decay)
         if reason is not None:
-            return Choice(None, reason)
+            return LeapChoice(None, reason)
         if waiting:
-            return Choice(None, f"the last search found nothing that holds: waiting {waiting} checkpoint(s)")
+            return LeapChoice(None, f"the last search found nothing that holds: waiting {waiting} checkpoint(s)")
         horizon, gain, probes = self._search(first, situation.remaining, probe)
         if not gain > 0.0:
             self._back_off.failed()
-            return Choice(None, f"no horizon from {first} steps on lowers the loss")
-        return Choice(Proposal(self.predictors[0], horizon), f"best of {probes} horizons, gain {gain:.3g}")
+            return LeapChoice(None, f"no horizon from {first} steps on lowers the loss")
+        return LeapChoice(Proposal(self.predictors[0], horizon), f"best of {probes} horizons, gain {gain:.3g}")
 
     def learn(self, outcome: Outcome) -> None:
         """Wait longer after each search whose result was refused; an accepted one ends the waiting."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from leapverify.analysis.bench.rows import CONTROLS, Bench
-from leapverify.analysis.bench.values import Place, Standing, standing
+from leapverify.analysis.bench.values import Place, Ranking, standing
 from leapverify.analysis.over_seeds import OverSeeds
 from leapverify.report.kit.panels import Axis, Figure, Key, Panel, Spec, View, axis_title, base_layout, grid
 from leapverify.report.kit.run import REGIMES, seeds_text
@@ -58,7 +58,7 @@ def predictors_figure(bench: Bench, places: Sequence[Place]) -> Figure:
     )
 
 
-Group = tuple[str, Mark, Sequence[Standing]]
+Group = tuple[str, Mark, Sequence[Ranking]]
 
 
 def _by_regime(bench: Bench, places: Sequence[Place]) -> list[Group]:
@@ -75,7 +75,7 @@ def _drawn(bench: Bench) -> Sequence[str]:
 
 def _traces(
     groups: Sequence[Group],
-    value: Callable[[Standing], OverSeeds],
+    value: Callable[[Ranking], OverSeeds],
     scale: float,
     unit: str,
     clip: tuple[float, float] = (-math.inf, math.inf),
@@ -89,7 +89,7 @@ def _traces(
 
 def _trace(
     group: Group,
-    value: Callable[[Standing], OverSeeds],
+    value: Callable[[Ranking], OverSeeds],
     scale: float,
     unit: str,
     clip: tuple[float, float],
@@ -135,7 +135,7 @@ def _said(found: OverSeeds, scale: float, unit: str) -> str:
     return f"{(found.mean or 0.0) * scale:.3g}{unit}, n = {found.n}, seeds: {found.seeds}{ends}"
 
 
-def _rows(rows: Sequence[Standing], panels: Panels) -> View:
+def _rows(rows: Sequence[Ranking], panels: Panels) -> View:
     """Panels that share their rows, side by side, and one above the other on a phone."""
     names = [f"[{plain(row.predictor)}]" if row.control else plain(row.predictor) for row in rows]
     ticks = {"tickmode": "array", "tickvals": [-index for index in range(len(rows))], "ticktext": names}
@@ -163,7 +163,7 @@ def _upright(x: float, suffix: str) -> Spec:
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "layer": "below", "line": line, **axes}
 
 
-Measure = tuple[Callable[[Standing], OverSeeds], float, str, str]
+Measure = tuple[Callable[[Ranking], OverSeeds], float, str, str]
 
 
 def horizons_figure(bench: Bench, places: Sequence[Place]) -> Figure:

@@ -11,7 +11,7 @@ from typing import Any
 from leapverify.analysis.bench.rows import Bench, bench_of
 from leapverify.analysis.bench.values import FEWEST_SEEDS, Place, leaderboard
 from leapverify.analysis.bench.verdicts import FAILS, HOLDS, OPEN, Judged, Raced, judge_claims, raced
-from leapverify.analysis.wording import Finding, counted, listed, verdict
+from leapverify.analysis.wording import SummaryLine, counted, listed, verdict
 from leapverify.io import records
 from leapverify.io.records import Benched, Prediction, RaceRun
 from leapverify.io.storage import Damaged, read_json
@@ -143,18 +143,20 @@ def bench_sections(report: BenchReport) -> list[Section]:
     ]
 
 
-def bench_finding(report: BenchReport) -> Finding:
+def bench_finding(report: BenchReport) -> SummaryLine:
     """One sentence for the summary of a study's report."""
-    return Finding("Bench", _pays(report))
+    return SummaryLine("Bench", _pays(report))
 
 
-def findings(report: BenchReport) -> list[Finding]:
+def findings(report: BenchReport) -> list[SummaryLine]:
     """What the bench shows, in a few sentences."""
     return [
-        Finding("Worth", _pays(report)),
-        Finding("Acceptance", _answers(report, "beats_random", "Accepted by paired more often than random")),
-        Finding("Persistence", _answers(report, "persists", "Most of the gain still there after R more steps")),
-        Finding("Unverified", _answers(report, "lowers", "Lower loss at once where it is applied at every checkpoint")),
+        SummaryLine("Worth", _pays(report)),
+        SummaryLine("Acceptance", _answers(report, "beats_random", "Accepted by paired more often than random")),
+        SummaryLine("Persistence", _answers(report, "persists", "Most of the gain still there after R more steps")),
+        SummaryLine(
+            "Unverified", _answers(report, "lowers", "Lower loss at once where it is applied at every checkpoint")
+        ),
     ]
 
 
@@ -198,8 +200,8 @@ def _named(names: Sequence[str]) -> str:
     return f"{len(names)} ({listed(names)})" if names else "none"
 
 
-def _left_out(about: Mapping[str, Any]) -> list[Finding]:
+def _left_out(about: Mapping[str, Any]) -> list[SummaryLine]:
     found = about.get("left_out")
     if not isinstance(found, Mapping) or not found:
         return []
-    return [Finding("Left out", "; ".join(f"{name}: {str(why).rstrip('.')}" for name, why in found.items()) + ".")]
+    return [SummaryLine("Left out", "; ".join(f"{name}: {str(why).rstrip('.')}" for name, why in found.items()) + ".")]

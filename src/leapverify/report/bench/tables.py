@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from leapverify.analysis.bench.rows import Bench
-from leapverify.analysis.bench.values import ALL_HORIZONS, FEWEST_SEEDS, Place, Standing, standing
+from leapverify.analysis.bench.values import ALL_HORIZONS, FEWEST_SEEDS, Place, Ranking, standing
 from leapverify.analysis.bench.verdicts import Judged
 from leapverify.analysis.study.acceptance import ALL, CRITERIA
 from leapverify.analysis.wording import counted
@@ -90,7 +90,7 @@ def _horizons(bench: Bench, predictor: str) -> Sequence[int]:
     return () if predictor in bench.horizon_free else bench.horizons
 
 
-def _horizon(bench: Bench, row: Standing) -> Cell:
+def _horizon(bench: Bench, row: Ranking) -> Cell:
     if row.horizon != ALL_HORIZONS:
         return t.name("K", row.horizon)
     return t.name("K", "any" if row.predictor in bench.horizon_free else "all")
@@ -104,7 +104,7 @@ def _columns(*names: str) -> list[Column]:
             Column("declined", False)]  # fmt: skip
 
 
-def _worth(row: Standing) -> list[Cell]:
+def _worth(row: Ranking) -> list[Cell]:
     """What every table says of a predictor after its value and acceptance."""
     return [
         c.estimate("steps_gained", row.steps_gained, ".1f"),
@@ -118,7 +118,7 @@ def _worth(row: Standing) -> list[Cell]:
     ]
 
 
-def _cell(row: Standing) -> list[Cell]:
+def _cell(row: Ranking) -> list[Cell]:
     cells = [
         t.name("predictor", row.predictor),
         t.name("regime", row.regime),

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from leapverify.analysis.bench.published import Claim
-from leapverify.analysis.bench.values import Standing
-from leapverify.analysis.bench.verdicts import Verdict
+from leapverify.analysis.bench.values import Ranking
+from leapverify.analysis.bench.verdicts import PublishedVerdict
 from leapverify.analysis.over_seeds import OverSeeds
 from leapverify.analysis.race.api import ArmRow, Paired, Ratio
 from leapverify.analysis.wording import p_text, percent
@@ -113,7 +113,7 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def cost(row: Standing) -> Cell:
+def cost(row: Ranking) -> Cell:
     """Cost of an attempt in steps, with the tokens of prediction and verification below."""
     found = row.cost_steps
     fields = {**t.spread("cost_steps", found).fields}
@@ -124,14 +124,14 @@ def cost(row: Standing) -> Cell:
     return Cell(f"{found.mean:.2f}", below, "number", fields)
 
 
-def attempts(row: Standing) -> Cell:
+def attempts(row: Ranking) -> Cell:
     """How many predictions were made, and how many of them could not be measured."""
     fields: dict[str, t.Raw] = {"n": row.n, "nonfinite": row.nonfinite, "beyond": row.beyond}
     below = f"{row.nonfinite} not finite" if row.nonfinite else ""
     return Cell(str(row.n), below, "number", fields)
 
 
-def declined(row: Standing) -> Cell:
+def declined(row: Ranking) -> Cell:
     """The share of requests that were declined, with the commonest reason."""
     share = 100.0 * row.declined / len(row.tried) if row.tried else 0.0
     fields: dict[str, t.Raw] = {"declined_percent": share, "declined_reason": row.declined_reason}
@@ -139,7 +139,7 @@ def declined(row: Standing) -> Cell:
     return Cell(text, kind="wide" if share else "", fields=fields)
 
 
-def said_once(row: Standing, cells: Sequence[Cell]) -> list[Cell]:
+def said_once(row: Ranking, cells: Sequence[Cell]) -> list[Cell]:
     """The cells of a row; where no prediction was made, the reason in the first of them alone."""
     if row.n:
         return list(cells)
@@ -148,13 +148,13 @@ def said_once(row: Standing, cells: Sequence[Cell]) -> list[Cell]:
             for index, cell in enumerate(cells)]  # fmt: skip
 
 
-def persistence(row: Standing) -> Cell:
+def persistence(row: Ranking) -> Cell:
     """Median persistence with its own n, and how often training from the predicted state diverged."""
     cell = estimate("persistence", row.persistence, ".2f", count=True)
     return replace(cell, fields={**cell.fields, "diverged": row.diverged, "unmeasured": row.unmeasured})
 
 
-def verdict(key: str, found: Verdict) -> Cell:
+def verdict(key: str, found: PublishedVerdict) -> Cell:
     """The word, and the numbers behind it."""
     return Cell(found.word, found.why, "", {key: found.word, f"{key}_why": found.why})
 

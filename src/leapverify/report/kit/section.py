@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from leapverify.analysis.wording import Finding, Tile
+from leapverify.analysis.wording import SummaryLine, Tile
 from leapverify.report.kit.panels import Figure
 from leapverify.report.kit.run import flat, lookup
 from leapverify.report.kit.table import Cell, Column, Line, Table
@@ -20,7 +20,7 @@ class Section:
     short: str
     heading: str
     note: str = ""
-    findings: Sequence[Finding] = ()
+    findings: Sequence[SummaryLine] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     folded: Sequence[Table] = ()
@@ -37,7 +37,7 @@ class Page:
     heading: str
     """Of the summary."""
     tiles: Sequence[Tile]
-    findings: Sequence[Finding]
+    findings: Sequence[SummaryLine]
     sections: Sequence[Section]
     colophon: str
     figures: Mapping[str, Figure] = field(default_factory=dict)

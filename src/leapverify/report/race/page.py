@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from leapverify.analysis.race.api import CONTROL_PREDICTORS
-from leapverify.analysis.wording import Finding, Tile, counted
+from leapverify.analysis.wording import SummaryLine, Tile, counted
 from leapverify.report.kit.panels import Figure
 from leapverify.report.kit.run import Race, seeds_text
 from leapverify.report.kit.section import Page, Section, colophon, commands, facts, hardware, machine
@@ -53,9 +53,9 @@ class RaceReport:
         return [*self.deciding, *self.arms, self.tuning]
 
     @cached_property
-    def findings(self) -> Sequence[Finding]:
+    def findings(self) -> Sequence[SummaryLine]:
         """The verdicts as the page shows them."""
-        return [Finding(_capital(found.topic), _capital(found.text)) for found in self.analysis.verdicts]
+        return [SummaryLine(_capital(found.topic), _capital(found.text)) for found in self.analysis.verdicts]
 
 
 def race_report(race: Race) -> RaceReport:
@@ -80,14 +80,14 @@ def race_section(report: RaceReport) -> Section:
     )
 
 
-def race_finding(report: RaceReport) -> Finding:
+def race_finding(report: RaceReport) -> SummaryLine:
     """One sentence for the summary of a study's report."""
     if not report.analysis.judgements and report.analysis.predictors:
         tried = counted(len({row.predictor for row in report.analysis.predictors}), "predictor")
-        return Finding("Race", f"{tried} against the shortened schedule: the section Race says how each ended.")
+        return SummaryLine("Race", f"{tried} against the shortened schedule: the section Race says how each ended.")
     paid, count = _paid(report), len(report.analysis.cases)
     said = f"in {', '.join(paid)}" if paid else "nowhere"
-    return Finding("Race", f"Of {counted(count, 'race')}, leaping paid {said}; the section Race says what against.")
+    return SummaryLine("Race", f"Of {counted(count, 'race')}, leaping paid {said}; the section Race says what against.")
 
 
 def race_page(report: RaceReport) -> Page:

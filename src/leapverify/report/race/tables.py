@@ -11,12 +11,12 @@ from functools import cached_property
 from leapverify.analysis.race.api import (
     AnnealRow,
     ArmRow,
+    ArmVerdict,
     Case,
     ControlRow,
     Judgement,
     PredictorRow,
     TuningRow,
-    Verdict,
     against_schedule,
     against_shortened,
     anneal_against_wsd,
@@ -93,7 +93,7 @@ class RaceAnalysis:
         return tuning_grid(self.race.runs)
 
     @cached_property
-    def verdicts(self) -> Sequence[Verdict]:
+    def verdicts(self) -> Sequence[ArmVerdict]:
         """The answers."""
         overhead = self.race.setting("overhead")
         known = isinstance(overhead, (int, float)) and not isinstance(overhead, bool)

@@ -8,7 +8,7 @@ from leapverify.analysis.over_seeds import summarise
 from leapverify.analysis.study.agreement import agreement
 from leapverify.analysis.wording import (
     FEWEST_SEEDS,
-    Finding,
+    SummaryLine,
     Tile,
     counted,
     interval_text,
@@ -27,7 +27,7 @@ AS_MEANT = 0.1
 """How far from 1 the movement along the intended update may be and still be called as meant."""
 
 
-def findings(analysis: Analysis) -> list[Finding]:
+def findings(analysis: Analysis) -> list[SummaryLine]:
     """The run's answers, most general first."""
     found = [regimes(analysis), *accepted(analysis), *updates(analysis), momentum(analysis), skill(analysis),
              seeds(analysis), representation(analysis), cost(analysis)]  # fmt: skip
@@ -37,7 +37,7 @@ def findings(analysis: Analysis) -> list[Finding]:
         caution = "intervals over so few are wide and rough, and much that is true cannot be said"
         if few == 1:
             caution = "there is no spread and no interval over seeds at all"
-        found.append(Finding("How far to trust this", f"It rests on {word}: {caution}."))
+        found.append(SummaryLine("How far to trust this", f"It rests on {word}: {caution}."))
     return found
 
 
@@ -66,7 +66,7 @@ def tiles(analysis: Analysis) -> list[Tile]:
     return shown
 
 
-def regimes(analysis: Analysis) -> Finding:
+def regimes(analysis: Analysis) -> SummaryLine:
     """Shares of the regimes."""
     run, shares = analysis.run, _shares(analysis)
     parts = ", ".join(f"{shares[regime]:.0f} % {regime}" for regime in REGIMES)
@@ -74,14 +74,14 @@ def regimes(analysis: Analysis) -> Finding:
     text = f"Of {len(run.checkpoints)} checkpoints, {parts}; the rest are first checkpoints, which have no label."
     if absent:
         text += f" No seed was ever {' or '.join(absent)}, so nothing can be said of that."
-    return Finding("Regimes", text)
+    return SummaryLine("Regimes", text)
 
 
-def seeds(analysis: Analysis) -> Finding:
+def seeds(analysis: Analysis) -> SummaryLine:
     """Regime agreement against its chance level."""
     found = agreement(analysis.run.checkpoints)
     if found.modal is None or found.unanimous is None:
-        return Finding("Agreement of seeds", f"Cannot say: {found.reason}.")
+        return SummaryLine("Agreement of seeds", f"Cannot say: {found.reason}.")
     text = f"Seeds carry the most common label {100 * found.modal:.0f} % of the time (modal), all the same at "
     text += f"{100 * found.unanimous:.0f} % of {found.n} checkpoints."
     if found.modal_chance:
@@ -95,17 +95,17 @@ def seeds(analysis: Analysis) -> Finding:
         text += "the thresholds of this run (rate) take that out."
     else:
         text += "thresholds=rate takes that out."
-    return Finding("Agreement of seeds", text)
+    return SummaryLine("Agreement of seeds", text)
 
 
-def representation(analysis: Analysis) -> Finding:
+def representation(analysis: Analysis) -> SummaryLine:
     """CKA between seeds at the last step against shuffled probes and the untrained models."""
     rows = [
         row for row in analysis.run.measures if row.measure == "cka" and row.value is not None and row.step is not None
     ]
     topic = "Shared representation"
     if not rows:
-        return Finding(topic, "Cannot say: fingerprints of different seeds were not compared in this run.")
+        return SummaryLine(topic, "Cannot say: fingerprints of different seeds were not compared in this run.")
     last = max(row.step or 0 for row in rows)
     at_end = [row for row in rows if row.step == last]
     values = [row.value for row in at_end if row.value is not None]
@@ -115,9 +115,9 @@ def representation(analysis: Analysis) -> Finding:
     text += f"; shuffled probes reach {max(nulls):.2f}" if nulls else ""
     text += f", untrained models {range_text(fresh)}" if fresh else ""
     if not nulls or not fresh:
-        return Finding(topic, text + ". Cannot say what training adds: a baseline is missing.")
+        return SummaryLine(topic, text + ". Cannot say what training adds: a baseline is missing.")
     if len({seed for row in at_end for seed in (row.seed_a, row.seed_b)}) < FEWEST_SEEDS:
-        return Finding(topic, text + ". Cannot say more from so few pairs.")
+        return SummaryLine(topic, text + ". Cannot say more from so few pairs.")
     shuffled, untrained = _excess(at_end, "null_high"), _excess(at_end, "untrained")
     if shuffled[0] == untrained[0] == "above":
         said = "above both baselines, so training brings seeds together"
@@ -125,7 +125,7 @@ def representation(analysis: Analysis) -> Finding:
         said = "above shuffled probes, but cannot say that training brings seeds together"
     else:
         said = "cannot say that seeds share more than shuffled probes do"
-    return Finding(topic, f"{text}. Over the untrained pair it is {untrained[1]}: {said}.")
+    return SummaryLine(topic, f"{text}. Over the untrained pair it is {untrained[1]}: {said}.")
 
 
 def _excess(rows: Sequence[SeedMeasure], baseline: str) -> tuple[str | None, str]:
@@ -143,19 +143,19 @@ def _excess(rows: Sequence[SeedMeasure], baseline: str) -> tuple[str | None, str
     return said, f"{mean:+.2f} on average (95 % over seeds {interval.low:+.2f} to {interval.high:+.2f})"
 
 
-def cost(analysis: Analysis) -> Finding:
+def cost(analysis: Analysis) -> SummaryLine:
     """What observing and sweeping cost beside training."""
     by_part = {row.part: row for row in analysis.costs}
     observe, sweep = by_part["observe"], by_part["sweep"]
     if observe.of_training is None:
-        return Finding("Cost", "Cannot say: no training seconds were recorded.")
+        return SummaryLine("Cost", "Cannot say: no training seconds were recorded.")
     text = f"Observing took {100 * observe.of_training:.2g} % of the training time"
     if sweep.ran and sweep.of_training is not None:
         text += f", the sweep of all predictors {sweep.of_training:.2g} times the training time (the study, not a leap)"
-    return Finding("Cost", text + ".")
+    return SummaryLine("Cost", text + ".")
 
 
-def updates(analysis: Analysis) -> list[Finding]:
+def updates(analysis: Analysis) -> list[SummaryLine]:
     """What to keep in mind where fewer than half of the intended updates survive being stored; else nothing."""
     settled = (analysis.survivals[regime] for regime in ("stable", "transition") if analysis.survivals)
     found = next((each for each in settled if each.share.mean is not None), None)
@@ -166,14 +166,14 @@ def updates(analysis: Analysis) -> list[Finding]:
     text += f"{interval_text(share.low, share.high, '.1f', scale=100.0, unit=' %')} of the weights that the optimizer "
     text += "meant to move changed when they were stored"
     if along.mean is None:
-        return [Finding("Updates that survive", f"{text}; cannot say how far they moved: {along.reason}.")]
+        return [SummaryLine("Updates that survive", f"{text}; cannot say how far they moved: {along.reason}.")]
     moved = f"{along.mean:.2f} of the intended update{interval_text(along.low, along.high, '.2f')}"
     if abs(along.mean - 1) <= AS_MEANT:
         text += f", but those made up for the rest: the weights moved {moved}, as meant in the mean."
     else:
         text += f", and the weights moved {moved}: acceptance that does not degrade with K must be told apart from "
         text += "weights that hardly move."
-    return [Finding("Updates that survive", text)]
+    return [SummaryLine("Updates that survive", text)]
 
 
 def _shares(analysis: Analysis) -> dict[str, float]:
@@ -181,6 +181,6 @@ def _shares(analysis: Analysis) -> dict[str, float]:
     return {regime: 100 * sum(row.regime == regime for row in rows) / len(rows) for regime in REGIMES}
 
 
-def texts(found: Sequence[Finding]) -> str:
+def texts(found: Sequence[SummaryLine]) -> str:
     """All sentences as one plain text."""
     return "\n".join(f"{finding.topic}. {finding.text}" for finding in found)

@@ -9,7 +9,7 @@ from leapverify.analysis.study.skill import Skill
 from leapverify.analysis.wording import (
     FEWEST_SEEDS,
     FEWEST_VALUES,
-    Finding,
+    SummaryLine,
     beyond,
     counted,
     interval_text,
@@ -23,14 +23,14 @@ CONTROLS = ("hold", "random")
 SIGNALS = {"similarity": "the similarity", "straightness": "the straightness"}
 
 
-def accepted(analysis: Analysis) -> list[Finding]:
+def accepted(analysis: Analysis) -> list[SummaryLine]:
     """What was accepted, from where, beside a random step, and what it won."""
     if not analysis.run.predictions:
-        return [Finding("Acceptance", "No predictions were made, so none can be judged.")]
+        return [SummaryLine("Acceptance", "No predictions were made, so none can be judged.")]
     return [
-        Finding("Accepted when stable", _accepted_in(analysis, "stable")),
-        Finding("Accepted in transition", _accepted_in(analysis, "transition")),
-        Finding(
+        SummaryLine("Accepted when stable", _accepted_in(analysis, "stable")),
+        SummaryLine("Accepted in transition", _accepted_in(analysis, "transition")),
+        SummaryLine(
             "Controls of acceptance",
             "For strict and paired it is random, a step of linear's length in a random direction; hold can pass "
             "neither. For adaptive and proximity it is hold. The sigma of adaptive contains the loss's own trend, so "
@@ -98,12 +98,12 @@ def _per_gain(analysis: Analysis, rate: Rate) -> str:
     return f"{text}: {says} 0." if says else f"{text}: cannot say that it differs from 0."
 
 
-def momentum(analysis: Analysis) -> Finding:
+def momentum(analysis: Analysis) -> SummaryLine:
     """The printed momentum rule against the Adam recurrences."""
     run = analysis.run
     names = [name for name in ("momentum", "adam-constant", "adam") if name in run.predictors]
     if not names:
-        return Finding("Momentum", "Neither momentum nor adam was among the predictors.")
+        return SummaryLine("Momentum", "Neither momentum nor adam was among the predictors.")
     horizons = sorted({run.horizons[0], run.horizons[-1]})
     ends = {name: [analysis.loss_ratios[name, horizon] for horizon in horizons] for name in names}
     parts = []
@@ -120,7 +120,7 @@ def momentum(analysis: Analysis) -> Finding:
     if unclear:
         where = " and ".join(f"K = {row.horizon}" for row in unclear)
         text += f" At {where} cannot say that adam changes the loss."
-    return Finding("Momentum against Adam", text)
+    return SummaryLine("Momentum against Adam", text)
 
 
 def _times(value: float | None) -> str:
@@ -134,14 +134,14 @@ def _times_interval(mean: float | None, low: float | None, high: float | None) -
     return interval_text(low, high, form)
 
 
-def skill(analysis: Analysis) -> Finding:
+def skill(analysis: Analysis) -> SummaryLine:
     """Whether any signal ranks checkpoints better than a coin, and better than the clock."""
     rows = [s for s in analysis.skills["strict"] if s.predictor not in CONTROLS and s.auc is not None]
     if not rows:
         why = "no predictor was both accepted and rejected, so there is nothing to rank"
-        return Finding("Recognizers", f"Cannot say: {why}.")
+        return SummaryLine("Recognizers", f"Cannot say: {why}.")
     if len(analysis.run.seeds) < FEWEST_SEEDS:
-        return Finding("Recognizers", f"Cannot say: an interval over seeds needs {FEWEST_SEEDS} seeds at least.")
+        return SummaryLine("Recognizers", f"Cannot say: an interval over seeds needs {FEWEST_SEEDS} seeds at least.")
     own = {signal: [row for row in rows if row.signal == signal] for signal in (*SIGNALS, "step")}
     against = [_against_coin(own[signal], label) for signal, label in {**SIGNALS, "step": "the clock alone"}.items()]
     text = "; ".join(against)
@@ -150,7 +150,7 @@ def skill(analysis: Analysis) -> Finding:
     text += f"checkpoints: {'; '.join(_against_clock(own[signal], label) for signal, label in SIGNALS.items())}. "
     text += "Cells are near-copies of each other (the same checkpoints; adam's K = 50, 75 and 100 hardly differ), and "
     text += "about one cell in forty comes out clear on either side by luck."
-    return Finding("Recognizers", text)
+    return SummaryLine("Recognizers", text)
 
 
 def _against_coin(rows: Sequence[Skill], label: str) -> str:
