@@ -1,9 +1,9 @@
 """Processes that train one model together: they meet, decide once, and fail together.
 
 Everything that all ranks must know alike goes through one primitive, `Ranks.all_gather`: each rank brings the name of
-the place it stands at and a value, and gets the values of all. A rank that has failed brings that instead, once, wherever
-the others stand; they learn of it at this very meeting. So no rank ever waits for one that has left, but for those
-that are dead or hang inside a collective of the model, and for these a time limit holds.
+the place it stands at and a value, and gets the values of all. A rank that has failed brings that instead, once,
+wherever the others stand; they learn of it at this very meeting. So no rank ever waits for one that has left, but for
+those that are dead or hang inside a collective of the model, and for these a time limit holds.
 
 Values travel as pickles between the ranks of one run, which trust one another as they do in training.
 """
@@ -148,8 +148,7 @@ class Ranks:
     def fail(self, reason: str) -> str:
         """Tell the others, at the meeting that they come to next, that this rank cannot go on; never raises.
 
-        To be called once for an error of this rank's own; after `RanksDivergedError` everybody knows already and it does
-        nothing.
+        To be called once for an error of this rank's own; after `RanksDivergedError` all know already: nothing is done.
 
         Returns:
             What all ranks are told, the same sentence everywhere.
