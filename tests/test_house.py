@@ -51,12 +51,3 @@ def test_the_versions_agree() -> None:
     assert about["project"]["version"] == leapverify.__version__
     assert f"version: {leapverify.__version__}" in (ROOT / "CITATION.cff").read_text()
     assert f"## [{leapverify.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_no_file_outgrows_the_house() -> None:
-    long = {
-        str(path.relative_to(ROOT)): count
-        for path in (ROOT / "src").rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 350
-    }
-    assert not long
