@@ -9,7 +9,7 @@ import torch
 
 from all_needs import AllNeeds
 from leapverify import run_study
-from leapverify.config.resolved import AVERAGED, MILESTONES, needs_of
+from leapverify.config.resolved import needs_of
 from leapverify.io.storage import read_sealed, write_sealed
 from leapverify.predict import CATALOGUE
 from leapverify.runs import Paused
@@ -18,6 +18,8 @@ from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.history_context import DRAWS, FreshNumbers, selection_indices
 from leapverify.study.resweep import sweep_study
 from leapverify.train.batches import Windows
+from leapverify.trajectory.averages import AVERAGED
+from leapverify.trajectory.milestones import MILESTONES
 from micro import same_numbers, timeless
 
 INTERVAL = 10

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from leapverify.capacity.activations import Shapes
-from leapverify.config.resolved import AVERAGED, MILESTONES, history_type, needs_of
+from leapverify.config.resolved import history_type, needs_of
 from leapverify.config.study import StudyConfig
 from leapverify.predict import predictor
+from leapverify.trajectory.averages import AVERAGED
+from leapverify.trajectory.milestones import MILESTONES
 
 FLOAT = 4
 

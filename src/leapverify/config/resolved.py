@@ -12,14 +12,10 @@ from torch import nn
 from leapverify.config.overrides import with_settings
 from leapverify.config.study import SWITCH_SETTINGS, CascadeConfig, StudyConfig, SweepConfig
 from leapverify.observe import ProbeSet, paper_probes
-from leapverify.predict import Needs, predictor
+from leapverify.predict import STRAIGHTNESS, Needs, predictor
 
 SAMPLED = 1 << 18
 """Elements by which the survival of updates is judged: a share then errs by 0.1 % at most."""
-MILESTONES = 12
-"""Early states that a history keeps where a predictor asks for some."""
-AVERAGED = 8
-"""Checkpoints at which copies of its running averages are kept where one asks for those."""
 
 
 def open_probes(config: StudyConfig) -> ProbeSet:
@@ -55,26 +51,11 @@ def history_length(config: StudyConfig) -> int:
 
 
 def needs_of(config: StudyConfig) -> Needs:
-    """What the predictors of sweep and cascades need, all together; `snapshots` is what the history is to hold.
-
-    Cascades do not count for single steps, averages and early states: these follow from real steps alone, and a
-    prediction on a prediction has none.
-    """
+    """What straightness and the predictors of sweep and cascades need, all together."""
     swept = [predictor(name).needs for name in config.sweep.predictors]
     cascade = config.cascade
-    linked = [predictor(name).needs for name in {*cascade.predictors, *cascade.trained_predictors}]
-    every = [*swept, *linked]
-    return Needs(
-        snapshots=max([3, *(each.reach for each in every)]),
-        optimizer_state=any(each.optimizer_state for each in every),
-        recent=max((each.recent for each in swept), default=0),
-        averages=any(each.averages for each in swept),
-        milestones=tuple(sorted({share for each in swept for share in each.milestones})),
-        layout=any(each.layout for each in every),
-        selection=any(each.selection for each in every),
-        gradients=any(each.gradients for each in every),
-        whole=any(each.whole for each in every),
-    )
+    linked = [predictor(name).needs.on_predictions for name in {*cascade.predictors, *cascade.trained_predictors}]
+    return Needs.union([STRAIGHTNESS, *swept, *linked])
 
 
 def moves(config: StudyConfig, model: nn.Module) -> Callable[[str], bool] | None:

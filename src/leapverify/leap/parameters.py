@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from leapverify.core.weights import trainable
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.optimizers import held_by
 from leapverify.leap.parallel import before_writes, layout_of, require_same_parameters, writable
-from leapverify.leap.predictor_context import AVERAGES, MILESTONES, Wanted
+from leapverify.predict import STRAIGHTNESS, Needs
 from leapverify.trajectory.averages import PowerAverages
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
@@ -39,7 +39,7 @@ class Storage:
     dtype: torch.dtype = torch.float32
     device: str | None = None
     """None: beside the weights; `cpu`: host memory, pinned where an accelerator is in use."""
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: Needs = STRAIGHTNESS
     """What is kept beside the snapshots."""
 
     @property
@@ -51,8 +51,8 @@ class Storage:
         """An empty history of such snapshots, and of all that is to be kept beside them."""
         wanted, history = self.wanted, self._ring(parameters, self.snapshots)
         history.recent = self._ring(parameters, wanted.recent) if wanted.recent else None
-        history.averages = PowerAverages(AVERAGES) if wanted.averages else None
-        history.milestones = Milestones(MILESTONES) if wanted.milestones else None
+        history.averages = PowerAverages() if wanted.averages else None
+        history.milestones = Milestones() if wanted.milestones else None
         return history
 
     def _ring(self, parameters: Sequence[Tensor], length: int) -> History:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapverify.config.resolved import AVERAGED, MILESTONES, autocast_of, history_type, needs_of
+from leapverify.config.resolved import autocast_of, history_type, needs_of
 from leapverify.config.study import StudyConfig
 from leapverify.core.shards import local
 from leapverify.study.parallel import Spread
@@ -48,9 +48,9 @@ def make_history(
     if needs.recent:
         history.recent = kept(needs.recent)
     if needs.averages:
-        history.averages = PowerAverages(AVERAGED)
+        history.averages = PowerAverages()
     if needs.milestones:
-        history.milestones = Milestones(MILESTONES)
+        history.milestones = Milestones()
     return history
 
 

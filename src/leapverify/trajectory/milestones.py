@@ -10,6 +10,9 @@ from torch import Tensor
 
 from leapverify.core.weights import Tensors, copy_
 
+MILESTONES = 12
+"""Early states that are kept."""
+
 
 @dataclass(frozen=True)
 class Milestone:
@@ -33,7 +36,7 @@ class Milestones:
         ValueError: fewer than 3.
     """
 
-    def __init__(self, count: int = 12) -> None:
+    def __init__(self, count: int = MILESTONES) -> None:
         if count < 3:
             raise ValueError(f"{count} milestones cannot be thinned: keep at least 3")
         self._count = count
