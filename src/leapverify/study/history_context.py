@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,8 @@ from leapverify.core.shards import local
 from leapverify.study.parallel import Spread
 from leapverify.train.batches import Batch, Windows
 from leapverify.train.losses_compiled import Losses
-from leapverify.trajectory.averages import PowerAverages
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
-from leapverify.trajectory.milestones import Milestones
 from leapverify.verify.selection import BatchGradients, HeldoutSelection
 
 DRAWS = 64
@@ -40,17 +37,9 @@ def make_history(
     needs, like = needs_of(config), list(moved.values())
     pinned = ring is not None and any(each.type == "cpu" for each in ring)
 
-    def kept(length: int) -> History:
-        return History(like, length, dtype=history_type(config), device=ring, pinned=pinned)
-
-    history = kept(needs.snapshots)
+    history = History(like, needs.snapshots, dtype=history_type(config), device=ring, pinned=pinned)
     history.layout = Layout.of(model, list(moved))
-    if needs.recent:
-        history.recent = kept(needs.recent)
-    if needs.averages:
-        history.averages = PowerAverages()
-    if needs.milestones:
-        history.milestones = Milestones()
+    history.keep(recent=needs.recent, averages=needs.averages, milestones=bool(needs.milestones))
     return history
 
 
@@ -137,9 +126,3 @@ class FreshNumbers:
         """The batch's number."""
         number = step * DRAWS + draw
         return self._planned + 1 + (number if self._unseen is None else number % self._unseen)
-
-
-def copies(history: History, tensors: Sequence[Tensor], ring: Sequence[torch.device] | None) -> tuple[Any, ...]:
-    """Tensors as the history would keep them: in its type, where its snapshots lie."""
-    places = ring or [each.device for each in tensors]
-    return tuple(each.detach().to(place, history.dtype) for each, place in zip(tensors, places, strict=True))
