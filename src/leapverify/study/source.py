@@ -1,0 +1,127 @@
+"""A seed of a run folder as a trajectory, and the door to every trajectory that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from leapverify.config.overrides import load_config
+from leapverify.config.resolved import effective
+from leapverify.config.study import StudyConfig
+from leapverify.errors import ConfigError
+from leapverify.io.storage import Damaged
+from leapverify.io.yaml_file import as_written
+from leapverify.study.folder import SeedFolder
+from leapverify.train.schedule import Schedule
+from leapverify.train.sharded_folder import holds, read_tensors
+from leapverify.train.state import load_snapshot, load_state, snapshot_path, snapshot_steps
+from leapverify.trajectory.optimizer_state import GroupHyper, OptimizerState
+from leapverify.trajectory.source import Lineage, TrajectorySource
+
+
+def open_trajectory(path: Path | str, seed: int | None = None) -> TrajectorySource:
+    """Open a recorded run to read its weights step by step.
+
+    >>> source = open_trajectory("runs/tiny", seed=42)  # doctest: +SKIP
+    >>> newest = source.weights(source.steps[-1])  # doctest: +SKIP
+
+    Args:
+        path: the run folder of a study.
+        seed: which of its seeds; None where it has only one.
+
+    Raises:
+        ConfigError: this is no run folder of a study, it has no such seed, or it keeps no weights.
+    """
+    run = Path(path)
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run} cannot be read as a trajectory: name the run folder of a study, with its config.yaml")
+    config = load_config(run / "config.yaml")
+    known = ", ".join(map(str, config.seeds))
+    if seed is None and len(config.seeds) > 1:
+        raise ConfigError(f"{run} has the seeds {known}: say which one, such as seed={config.seeds[0]}")
+    seed = config.seeds[0] if seed is None else seed
+    if seed not in config.seeds:
+        raise ConfigError(f"{run} has no seed {seed}: it has {known}")
+    source = SeedTrajectory(SeedFolder(run, seed), effective(config))
+    if not source.steps:
+        raise ConfigError(f"seed {seed} of {run} keeps no weights so far: run the study with snapshots.weights=all")
+    return source
+
+
+class SeedTrajectory:
+    """The snapshots and optimizer states of one seed, a `TrajectorySource`; a replay can also go on from its states.
+
+    Args:
+        folder: the seed's.
+        config: the study, after `effective`.
+        like: tensors by name that every snapshot must hold in these shapes; None: whatever it holds.
+    """
+
+    def __init__(self, folder: SeedFolder, config: StudyConfig, like: Mapping[str, Tensor] | None = None) -> None:
+        self._folder, self._config, self._like = folder, config, like
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """See `TrajectorySource`; whether they are whole is found out when they are read."""
+        return tuple(snapshot_steps(self._folder.snapshots))
+
+    @property
+    def lineage(self) -> Lineage:
+        """See `TrajectorySource`."""
+        c = self._config
+        about = {"preset": c.preset, "text": c.data.source, "lr": c.training.lr, "schedule": c.training.schedule}
+        return Lineage(str(self._folder.path), "run folder of a study", self._folder.seed, about)
+
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """See `TrajectorySource`: all that was trained."""
+        path = snapshot_path(self._folder.snapshots, step)
+        if not holds(path):
+            steps = self.steps
+            kept = (
+                f"those of {len(steps)} steps from {steps[0]} to {steps[-1]} are there" if steps else "there are none"
+            )
+            raise Damaged(f"{path} is missing: of these weights {kept}")
+        return dict(sorted(load_snapshot(self._folder.snapshots, step, self._like).items()))
+
+    def optimizer(self, step: int) -> OptimizerState | None:
+        """See `TrajectorySource`."""
+        if not self.holds_state(step):
+            return None
+        path, t, weights = self._state(step), self._config.training, self.weights(step)
+        tensors, _ = read_tensors(path)
+        with as_written(path, "delete both"):
+            for name, weight in weights.items():
+                if f"step.{name}" not in tensors:  # it never had a gradient
+                    tensors |= {f"{key}.{name}": torch.zeros_like(weight) for key in ("exp_avg", "exp_avg_sq")}
+            return OptimizerState.from_tensors(
+                list(weights),
+                tensors,
+                step=step,
+                steps=[int(tensors.get(f"step.{name}", 0)) for name in weights],
+                hyper=GroupHyper(*t.betas, t.eps, t.weight_decay),
+                lr=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
+            )
+
+    def holds_state(self, step: int) -> bool:
+        """Whether the optimizer's state of a step was kept; whether it is whole is not looked at."""
+        return holds(self._state(step))
+
+    def restore(
+        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor]
+    ) -> None:
+        """Put model, optimizer and random streams where they were after a step.
+
+        Args:
+            weights: of that step.
+
+        Raises:
+            Damaged: the state is missing, incomplete or altered.
+            ValueError: it is of another model.
+        """
+        load_state(self._state(step), model, optimizer, weights=weights)
+
+    def _state(self, step: int) -> Path:
+        return snapshot_path(self._folder.states, step)
