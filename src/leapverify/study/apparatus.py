@@ -19,7 +19,7 @@ from leapverify.core.ranks import Ranks
 from leapverify.core.shards import Shards, local
 from leapverify.core.weights import trainable
 from leapverify.observe import Fingerprinter
-from leapverify.study.history_context import equip, make_history
+from leapverify.study.history_context import add_losses, make_history
 from leapverify.study.initial_weights import check_start, first_model
 from leapverify.study.parallel import Spread, SpreadFingerprinter, shards_of
 from leapverify.train.batches import Batch, Batches, Windows
@@ -106,7 +106,7 @@ class Apparatus:
     validator: Verifier
     """Measures on the reported set, which no decision reads."""
     history: History
-    """Equipped with all that the configured predictors ask for; see `after_step` for what a walker owes it."""
+    """With all that the configured predictors read; see `after_step` for what to tell it of real steps."""
     spread: Spread | None = None
     """How the model lies on several ranks; None in one process."""
 
@@ -209,7 +209,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ra
     history = make_history(config, model, dict(zip(moved, tensors, strict=True)), ring)
     history.shards = None if spread is None else shards_of(list(moved.values()), spread.ranks)
     batches = Batches(windows, t.batch_size, seed, place)
-    equip(history, config, model, _heldout(corpus, config), windows, batches, spread)
+    add_losses(history, config, model, _heldout(corpus, config), windows, batches, spread)
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast, mode=t.compile)
     sequences = losses.sequences if spread is None else spread.sequences(losses)
     fingerprinter = Fingerprinter(

@@ -1,4 +1,4 @@
-"""What a history of a study knows beside snapshots, as far as its predictors ask for it."""
+"""The history of a seed, and its context: what a study's predictors read beside snapshots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEWEST = 16
 def make_history(
     config: StudyConfig, model: nn.Module, moved: Mapping[str, Tensor], ring: Sequence[torch.device] | None
 ) -> History:
-    """The history of a seed, with whatever keeps weights beside its snapshots.
+    """The history of a seed, with single steps, averages and early states where predictors read them.
 
     Args:
         config: the study, after `effective`.
@@ -34,16 +34,15 @@ def make_history(
         moved: those that predictions move.
         ring: where the snapshots of each of them lie; None: beside the tensor.
     """
-    needs, like = needs_of(config), list(moved.values())
+    needs = needs_of(config)
     pinned = ring is not None and any(each.type == "cpu" for each in ring)
-
-    history = History(like, needs.snapshots, dtype=history_type(config), device=ring, pinned=pinned)
+    history = History(list(moved.values()), needs.snapshots, dtype=history_type(config), device=ring, pinned=pinned)
     history.layout = Layout.of(model, list(moved))
     history.keep(recent=needs.recent, averages=needs.averages, milestones=bool(needs.milestones))
     return history
 
 
-def equip(
+def add_losses(
     history: History,
     config: StudyConfig,
     model: nn.Module,
@@ -52,41 +51,35 @@ def equip(
     batch: Callable[[int], Batch],
     spread: Spread | None = None,
 ) -> None:
-    """Give a history the losses and gradients that its predictors ask for.
+    """Give a history the held-out losses and the gradients that its predictors read.
 
     Args:
-        history: of the model's moved parameters.
+        history: from `make_history`.
         config: the study, after `effective`.
         model: as it is trained.
         heldout: the set that the verifier reads a part of.
         train: the sequences that are trained on.
         batch: what step number n trains on, on the device.
         spread: how the model lies on several ranks; None in one process. Where a rank holds parts there are no
-            gradients, for the predictors that ask for them want whole tensors.
+            gradients, for the predictors that read them want whole tensors.
     """
-    needs = needs_of(config)
-    place = next(model.parameters()).device
+    needs, place = needs_of(config), next(model.parameters()).device
     # Few batches, of shapes of their own: compiling would take longer than running them.
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast_of(config, place))
-    parameters = _moved(model, history)
-    sequences = losses.sequences if spread is None else spread.sequences(losses)
+    assert history.layout is not None
+    named = dict(model.named_parameters())
+    parameters: list[Tensor] = [named[name] for name in history.layout.names]
     if needs.selection:
         size, indices = config.verify.batch_sequences, selection_indices(heldout, config)
-        cuts = [indices[start : start + size] for start in range(0, len(indices), size)]
-        batches = [heldout.batch(cut).to(place) for cut in cuts]
+        batches = [heldout.batch(indices[at : at + size]).to(place) for at in range(0, len(indices), size)]
         held = parameters if spread is None else [local(each) for each in parameters]
+        sequences = losses.sequences if spread is None else spread.sequences(losses)
         history.selection = HeldoutSelection(model, held, sequences, batches)
     if needs.gradients and not (spread is not None and spread.parts):
-        number = FreshNumbers(config, len(train))
+        number = fresh_numbers(config, len(train))
         history.gradients = BatchGradients(
             model, parameters, losses.mean, lambda draw: batch(number(history.steps[-1], draw))
         )
-
-
-def _moved(model: nn.Module, history: History) -> list[Tensor]:
-    assert history.layout is not None
-    named = dict(model.named_parameters())
-    return [named[name] for name in history.layout.names]
 
 
 def selection_indices(windows: Windows, config: StudyConfig) -> list[int]:
@@ -106,23 +99,21 @@ def selection_indices(windows: Windows, config: StudyConfig) -> list[int]:
     return [left[number * len(left) // v.selection_sequences] for number in range(v.selection_sequences)]
 
 
-class FreshNumbers:
-    """Numbers of batches that no step of the plan trains on, by the step and the draw that ask for one.
+def fresh_numbers(config: StudyConfig, windows: int) -> Callable[[int, int], int]:
+    """Numbers of batches that no step of the plan trains on, by step and draw.
 
-    They lie behind the planned steps in the first pass over the text, whose sequences the run never sees, going round
-    as often as it takes; where the plan leaves fewer than `FEWEST` of them, in the passes that would follow.
+    They lie behind the planned steps in the first pass over the text, whose sequences the run never sees, and repeat
+    as often as it takes. Where the plan leaves fewer than `FEWEST` of them, they lie in the passes that would follow.
 
     Args:
         config: the study.
         windows: sequences that are trained on.
     """
+    planned = config.training.steps
+    unseen = windows // config.training.batch_size - planned
 
-    def __init__(self, config: StudyConfig, windows: int) -> None:
-        self._planned = config.training.steps
-        unseen = windows // config.training.batch_size - self._planned
-        self._unseen = unseen if unseen >= FEWEST else None
+    def number(step: int, draw: int) -> int:
+        count = step * DRAWS + draw
+        return planned + 1 + (count if unseen < FEWEST else count % unseen)
 
-    def __call__(self, step: int, draw: int) -> int:
-        """The batch's number."""
-        number = step * DRAWS + draw
-        return self._planned + 1 + (number if self._unseen is None else number % self._unseen)
+    return number

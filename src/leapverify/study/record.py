@@ -132,7 +132,7 @@ class Recorder:
             apparatus.train,
             apparatus.optimizer_state,
             self._config.cascade,
-            way_back=self._sweeper.way_back,
+            restorer=self._sweeper.restorer,
         )
         self._curve_at = curve_steps(
             self._steps, self._config.observe.interval_steps, self._config.sweep, self._config.cascade

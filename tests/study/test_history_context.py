@@ -15,7 +15,7 @@ from leapverify.predict import CATALOGUE
 from leapverify.runs import Paused
 from leapverify.study import record
 from leapverify.study.apparatus import build, open_corpus
-from leapverify.study.history_context import DRAWS, FreshNumbers, selection_indices
+from leapverify.study.history_context import DRAWS, fresh_numbers, selection_indices
 from leapverify.study.resweep import sweep_study
 from leapverify.train.batches import Windows
 from leapverify.trajectory.averages import AVERAGED
@@ -143,7 +143,7 @@ def test_too_few_sequences_to_choose_by_are_said(micro, equipped):
 def test_fresh_batches_are_none_of_the_plan_and_repeat_for_the_same_step_and_draw(micro, windows):
     config = micro()
     planned, size = config.training.steps, config.training.batch_size
-    number = FreshNumbers(config, windows)
+    number = fresh_numbers(config, windows)
     found = {(step, draw): number(step, draw) for step in range(10, planned + 1, 10) for draw in range(DRAWS)}
     assert min(found.values()) > planned
     assert found == {key: number(*key) for key in found}
