@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from leapverify.config.study import CascadeConfig
 from leapverify.study import restore
-from leapverify.study import restore as branch
 from leapverify.study.cascade import Cascader, Start
 from leapverify.study.restore import OffloadBuffer, RestorePoint, WeightRestorer
 from leapverify.trajectory.history import History, OptimizerState
@@ -135,7 +134,6 @@ def any_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Copies that run beside other work may run at any time between their start and the next wait."""
     if request.param != "at once":
         monkeypatch.setattr(restore, "OffloadBuffer", Late)
-        monkeypatch.setattr(branch, "Aside", Late)
 
 
 KINDS = [("chained",), ("trained",), ("chained", "trained"), ("trained", "chained")]
@@ -157,7 +155,6 @@ def test_everything_comes_back(any_time: None, kinds: tuple[Any, ...], dtype: to
 def test_when_the_copies_run_does_not_change_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = timeless(Run().cascader().run(Start(1, 30, 1.0)))
     monkeypatch.setattr(restore, "OffloadBuffer", Late)
-    monkeypatch.setattr(branch, "Aside", Late)
     assert timeless(Run().cascader().run(Start(1, 30, 1.0))) == plain
     assert len({link["loss"] for link in plain}) > len(plain) // 2
 
@@ -223,7 +220,7 @@ def large(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [torch.randn(300, 100).to(dtype), torch.randn(70_000), torch.tensor(3.0)]
 
 
-def test_an_aside_holds_what_it_says_and_only_once() -> None:
+def test_an_offload_buffer_holds_what_it_says_and_only_once() -> None:
     tensors, keeper = large(), OffloadBuffer()
     size = sum(tensor.nbytes for tensor in tensors)
     assert keeper.nbytes == 0
@@ -240,7 +237,7 @@ def test_an_aside_holds_what_it_says_and_only_once() -> None:
     assert allocated(again) == 0
 
 
-def test_an_aside_brings_back_what_was_saved_last_any_number_of_times() -> None:
+def test_an_offload_buffer_restores_what_was_saved_last_any_number_of_times() -> None:
     tensors, keeper = large(torch.bfloat16), OffloadBuffer()
     keeper.save([tensor.clone() for tensor in tensors])
     keeper.save(tensors)
@@ -263,7 +260,7 @@ def test_an_aside_brings_back_what_was_saved_last_any_number_of_times() -> None:
 
 @pytest.mark.parametrize("kinds", [("chained",), ("trained",)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_cascade_puts_aside_what_it_changes_and_the_history_lacks(kinds: Any, dtype: torch.dtype) -> None:
+def test_a_cascade_offloads_what_it_changes_and_the_history_lacks(kinds: Any, dtype: torch.dtype) -> None:
     run = Run(dtype)
     cascader = run.cascader(BOTH.model_copy(update={"kinds": kinds}))
     cascader.run(Start(1, 30, 1.0))
