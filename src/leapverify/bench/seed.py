@@ -21,7 +21,7 @@ from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
 from leapverify.study.folder import SeedFolder
 from leapverify.study.record import require_time
-from leapverify.study.replay import Replay, ReplaySource
+from leapverify.study.replay import Replay
 from leapverify.study.source import SeedTrajectory
 from leapverify.study.sweep import SweepPoint
 from leapverify.verify import recent_sigma
@@ -40,8 +40,9 @@ class Walk:
         note: is told what the user should know.
     """
 
-    def __init__(self, apparatus: Apparatus, source: ReplaySource, note: Callable[[str], None]) -> None:
-        self._a, self._note, self._replay = apparatus, note, Replay(apparatus, source)
+    def __init__(self, apparatus: Apparatus, source: SeedTrajectory, note: Callable[[str], None]) -> None:
+        self._a, self._source, self._note = apparatus, source, note
+        self._replay = Replay(apparatus, source)
         self.repeated: set[int] = set()
         """Checkpoints reached bit by bit."""
         self.loaded: set[int] = set()
@@ -64,7 +65,7 @@ class Walk:
         """
         self._replay.go_on(step)
         try:
-            self._compare(step, self._replay.recorded(step))
+            self._compare(step, self._source.weights(step))
         except Damaged as error:
             if self.loaded:
                 raise StudyError(
@@ -76,7 +77,7 @@ class Walk:
     def jump(self, step: int) -> None:
         """Stand at a checkpoint without training up to it; where its files are damaged, train after all."""
         try:
-            self._replay.put_in(step, self._replay.recorded(step))
+            self._replay.put_in(step, self._source.weights(step))
         except Damaged:
             self.arrive(step)
         else:
@@ -144,7 +145,7 @@ class SeedBench:
         self,
         apparatus: Apparatus,
         options: BenchOptions,
-        source: ReplaySource,
+        source: SeedTrajectory,
         part: BenchSeed,
         rows: BenchRows,
         watcher: Watcher,

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leapverify.core.weights import copy_
 from leapverify.study.apparatus import Apparatus
-from leapverify.trajectory.source import TrajectorySource
-
-
-class ReplaySource(TrajectorySource, Protocol):
-    """A trajectory whose states hold all that the next step depends on."""
-
-    def holds_state(self, step: int) -> bool:
-        """Whether the state of a step was kept."""
-
-    def restore(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor]
-    ) -> None:
-        """Put model, optimizer and random streams where they were after a step (Damaged, ValueError)."""
+from leapverify.study.source import SeedTrajectory
 
 
 class Replay:
@@ -32,10 +19,10 @@ class Replay:
 
     Args:
         apparatus: the seed's, untrained.
-        source: what was recorded.
+        source: what the seed recorded.
     """
 
-    def __init__(self, apparatus: Apparatus, source: ReplaySource) -> None:
+    def __init__(self, apparatus: Apparatus, source: SeedTrajectory) -> None:
         self._a, self._source = apparatus, source
         self.at: int | None = 0
         """The step at which the whole run stands, optimizer and random streams too; None: weights alone."""
@@ -49,10 +36,6 @@ class Replay:
             self._a.after_step(step)
         self.at = to
 
-    def recorded(self, step: int) -> Mapping[str, Tensor]:
-        """The weights that were recorded (Damaged)."""
-        return self._source.weights(step)
-
     def stands_at(self, weights: Mapping[str, Tensor]) -> bool:
         """Whether the model holds these weights, bit by bit."""
         return all(torch.equal(each, weights[name].to(each)) for name, each in self._a.parameters.items())
@@ -64,17 +47,13 @@ class Replay:
         self.at = None
 
     def put_in(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Go to a step as it was recorded, with optimizer and random streams.
+        """Go to a step as it was recorded, optimizer and random streams too.
 
         Raises:
             Damaged: its state is missing, incomplete or altered.
         """
         self._source.restore(step, self._a.model, self._a.optimizer, weights)
         self.at = step
-
-    def holds_state(self, step: int) -> bool:
-        """Whether `put_in` has something to read."""
-        return self._source.holds_state(step)
 
     def push(self, step: int) -> None:
         """Take the model's weights into the history."""

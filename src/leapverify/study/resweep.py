@@ -21,7 +21,7 @@ from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
 from leapverify.study.folder import Rows, SeedFolder, Study
 from leapverify.study.preflight import threads_of_seeds
-from leapverify.study.replay import Replay, ReplaySource
+from leapverify.study.replay import Replay
 from leapverify.study.run_many import write_predictions
 from leapverify.study.source import SeedTrajectory
 from leapverify.study.sweep import Sweeper, SweepPoint
@@ -115,8 +115,8 @@ class Resweep:
     before, where a predictor asks for them and that state was kept; and they count only if they lead to the snapshot.
     """
 
-    def __init__(self, apparatus: Apparatus, source: ReplaySource, rows: Rows, watcher: Watcher) -> None:
-        self._a, self._watcher = apparatus, watcher
+    def __init__(self, apparatus: Apparatus, source: SeedTrajectory, rows: Rows, watcher: Watcher) -> None:
+        self._a, self._source, self._watcher = apparatus, source, watcher
         self._replay = Replay(apparatus, source)
         self._sweeper = Sweeper(
             list(apparatus.moved.values()), apparatus.history, apparatus.verifier, apparatus.config.sweep
@@ -148,7 +148,7 @@ class Resweep:
     def _arrive(self, step: int) -> Mapping[str, Tensor] | None:
         """Put the snapshot of a step into model and history, and give it; None where it is damaged."""
         try:
-            weights = self._replay.recorded(step)
+            weights = self._source.weights(step)
         except Damaged as error:
             self._note(step, f"{error}; the earlier rows of the checkpoints that need it stay")
             self._spoilt = self._reach_of_damage()
@@ -186,7 +186,7 @@ class Resweep:
 
     def _optimizer_state(self, step: int, weights: Mapping[str, Tensor]) -> OptimizerState | None:
         """Adam's state at a step; None where it was not kept, and the predictors that need it decline."""
-        if not self._replay.holds_state(step):
+        if not self._source.holds_state(step):
             return None
         try:
             self._replay.put_in(step, weights)
