@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leapverify.config.resolved import moves
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.core.weights import trainable
 from leapverify.train import losses
 from leapverify.train.adapters import adapter_sizes
@@ -93,11 +92,11 @@ def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> S
     )
 
 
-def model_shapes(config: StudyConfig, vocab_size: int) -> Shapes:
+def model_shapes(config: Resolved, vocab_size: int) -> Shapes:
     """The sizes of the configured model's tensors, without allocating one.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         vocab_size: the tokenizer's, where the model names none.
 
     Raises:
@@ -108,13 +107,13 @@ def model_shapes(config: StudyConfig, vocab_size: int) -> Shapes:
         model = _pretrained(config.model.pretrained) if config.model.pretrained else _random(config, vocab_size)
     rank = config.tuning.lora_rank
     if rank is None:
-        return shapes_of(model, moves(config, model))
+        return shapes_of(model, config.moves(model))
     sizes = tuple(adapter_sizes(model, config.model.family, rank))
     bare = shapes_of(model)
     return replace(bare, parameters=sizes, moved=sizes, cast=bare.cast + sum(sizes), frozen=bare.total)
 
 
-def _random(config: StudyConfig, vocab_size: int) -> nn.Module:
+def _random(config: Resolved, vocab_size: int) -> nn.Module:
     return build_model(config.model, seed=0, vocab_size=vocab_size, sequence_length=config.training.sequence_length)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from leapverify.capacity.activations import Shapes
-from leapverify.config.resolved import AVERAGED, MILESTONES, history_type, needs_of
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
 from leapverify.predict import predictor
 
 FLOAT = 4
@@ -24,9 +23,9 @@ class Kept:
     reason: str
 
 
-def kept(config: StudyConfig) -> tuple[Kept, ...]:
+def kept(config: Resolved) -> tuple[Kept, ...]:
     """Every kind of which there is at least one copy, the ring first."""
-    needs, size = needs_of(config), history_type(config).itemsize
+    needs, size = config.needs, config.history_dtype.itemsize
     length, more = needs.snapshots, branch_snapshots(config)
     text = f"{length} snapshots" + (f" and {more} of cascades" if more else "")
     found = [Kept("ring", length + more, size, text)]
@@ -42,7 +41,7 @@ def kept(config: StudyConfig) -> tuple[Kept, ...]:
     return tuple(found)
 
 
-def branch_snapshots(config: StudyConfig) -> int:
+def branch_snapshots(config: Resolved) -> int:
     """Snapshots beyond the history's that branches of it fill, and keep for the next branch."""
     c = config.cascade
     depth = max((depth for depth, _ in c.shapes), default=0)
@@ -58,7 +57,7 @@ RING = "ring"
 
 
 def copied_bytes(
-    config: StudyConfig,
+    config: Resolved,
     shapes: Shapes,
     weight: int,
     kept: Sequence[Kept],
@@ -83,13 +82,13 @@ def copied_bytes(
     nbytes += hosted([2 * total], weight)
     if config.observe.lyapunov:
         nbytes += hosted([3 * total], weight)
-    spans = needs_of(config).recent > config.observe.interval_steps
+    spans = config.needs.recent > config.observe.interval_steps
     beside = [each for each in kept if each.name != RING and (spans or each.name != "single steps")]
     elements = {size: sum(each.copies for each in beside if each.itemsize == size) for size in (2, FLOAT)}
     return nbytes + sum(hosted([count * sum(shapes.moved)], size) for size, count in elements.items() if count)
 
 
-def written_bytes(config: StudyConfig, shapes: Shapes, weight: int) -> int:
+def written_bytes(config: Resolved, shapes: Shapes, weight: int) -> int:
     """Bytes of the copies that writing takes without overlap, of what does not lie in host memory."""
     if config.snapshots.every is None and config.snapshots.weights != "all":
         return 0

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.core.ranks import Ranks
 from leapverify.core.shards import Shards, local, reshard
 from leapverify.errors import ConfigError
@@ -51,7 +51,7 @@ class Spread:
 
     Args:
         model: whole, on the CPU, the same on every rank; it is spread in place.
-        config: the study, after `effective`.
+        config: the study.
         device: this rank's.
         ranks: those of the run, at least 2.
 
@@ -59,7 +59,7 @@ class Spread:
         ConfigError: see `require_spreadable`.
     """
 
-    def __init__(self, model: nn.Module, config: StudyConfig, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, config: Resolved, device: torch.device, ranks: Ranks) -> None:
         require_spreadable(config, ranks)
         self.ranks, self.model, self._count_padding = ranks, model, config.data.count_padding
         self.kind = parallel_of(config, ranks)
@@ -163,18 +163,18 @@ class SpreadFingerprinter:
         return self._spread.ranks.broadcast("fingerprint", found)
 
 
-def parallel_of(config: StudyConfig, ranks: Ranks) -> str:
+def parallel_of(config: Resolved, ranks: Ranks) -> str:
     """How a study is spread over these ranks: none, fsdp, ddp or hsdp:GxS."""
     if ranks.alone:
         return "none"
     return AUTO if config.training.parallel == "auto" else config.training.parallel
 
 
-def require_spreadable(config: StudyConfig, ranks: Ranks) -> None:
+def require_spreadable(config: Resolved, ranks: Ranks) -> None:
     """Refuse what is not done on several ranks, in one sentence.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         ranks: those of the run; one process may do everything.
 
     Raises:
