@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leapverify.capacity.activations import Shapes, model_shapes, shapes_of
+from leapverify.capacity.activations import ModelShapes, model_shapes, shapes_of
 from leapverify.capacity.buffers import branch_snapshots
 from leapverify.capacity.cost import cost, vocabulary_of
 from leapverify.capacity.memory import CASCADE, GB, PHASES, TRAINING, Room
@@ -21,7 +21,7 @@ PAPER = [name for name in PRESETS if not name.startswith("tiny")]
 AMPLE = 10**15
 
 
-def shapes(config: StudyConfig) -> Shapes:
+def shapes(config: StudyConfig) -> ModelShapes:
     return model_shapes(Resolved.of(config), vocabulary_of(Resolved.of(config)))
 
 

@@ -25,7 +25,7 @@ CPU_PROBE_TOKENS, GPU_PROBE_TOKENS = 2048, 16384
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ModelShapes:
     """The sizes of a model's tensors: all that a memory plan needs to know of it."""
 
     family: str
@@ -62,7 +62,7 @@ class Shapes:
         return self.vocabulary * self.hidden
 
 
-def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> Shapes:
+def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> ModelShapes:
     """The sizes of a model's tensors; one on the meta device will do.
 
     Args:
@@ -75,7 +75,7 @@ def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> S
     for module in model.modules():
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
             linear |= {id(each): each.numel() for each in module.parameters(recurse=False)}
-    return Shapes(
+    return ModelShapes(
         family=config.model_type,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -92,7 +92,7 @@ def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> S
     )
 
 
-def model_shapes(config: Resolved, vocab_size: int) -> Shapes:
+def model_shapes(config: Resolved, vocab_size: int) -> ModelShapes:
     """The sizes of the configured model's tensors, without allocating one.
 
     Args:
@@ -136,7 +136,7 @@ def _pretrained(name: str) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassMemory:
     """Bytes that forward and backward passes of a model hold.
 
     Args:
@@ -146,7 +146,7 @@ class Passes:
         cuda: whether it runs on a GPU, whose kernels keep dropout as one byte an element and its randomness as a seed.
     """
 
-    shapes: Shapes
+    shapes: ModelShapes
     weight: int
     compute: int
     cuda: bool

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leapverify.capacity.activations import Shapes, model_shapes
-from leapverify.capacity.buffers import kept
+from leapverify.capacity.activations import ModelShapes, model_shapes
+from leapverify.capacity.buffers import buffer_kinds
 from leapverify.capacity.machine import Machine, duration
 from leapverify.capacity.memory import GB, MemoryPlan, Room
 from leapverify.capacity.plan import Option, memory_plan, options
@@ -102,11 +102,11 @@ def _cascade_work(config: Resolved) -> tuple[int, int]:
     return starts * real, starts * links * (chained + 2 * trained) * config.verify.sequences
 
 
-def _disk_bytes(config: Resolved, shapes: Shapes) -> int:
+def _disk_bytes(config: Resolved, shapes: ModelShapes) -> int:
     weights = shapes.total * config.weights_dtype.itemsize
     snapshots, states = _most_files(config)
     copies = snapshots + 2 * states + (3 * states if config.observe.lyapunov else 0)
-    remembered = sum(each.copies * each.itemsize for each in kept(config) if each.name in REMEMBERED)
+    remembered = sum(each.copies * each.itemsize for each in buffer_kinds(config) if each.name in REMEMBERED)
     nbytes = remembered * sum(shapes.moved) * _most_states(config)
     fingerprints = 100 * shapes.hidden * FLOAT * (len(config.checkpoint_steps) + 1)
     return weights * copies + nbytes + fingerprints
@@ -122,16 +122,16 @@ def _most_states(config: Resolved) -> int:
 def _most_files(config: Resolved) -> tuple[int, int]:
     """Snapshots and states that lie on the disk at once, at most: a checkpoint's are written before older ones go."""
     s, retention, steps = config.snapshots, config.retention, config.checkpoint_steps
-    kept: tuple[set[int], set[int]] = set(), set()
+    buffer_kinds: tuple[set[int], set[int]] = set(), set()
     most = [0, 0]
     for number, step in enumerate(steps, start=1):
         written = (retention.has_snapshot(number), retention.has_state(number))
         needed = retention.needed_to_resume(steps[:number])
         for index, keeps_all in enumerate((s.weights == "all", s.optimizer == "all")):
-            before = kept[index] | ({step} if written[index] else set())
+            before = buffer_kinds[index] | ({step} if written[index] else set())
             most[index] = max(most[index], len(before))
-            kept[index].clear()
-            kept[index].update(before if keeps_all else before & needed[index])
+            buffer_kinds[index].clear()
+            buffer_kinds[index].update(before if keeps_all else before & needed[index])
     return most[0], most[1]
 
 

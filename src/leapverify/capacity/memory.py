@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
-from leapverify.capacity.activations import FLOAT, Passes, Shapes
-from leapverify.capacity.buffers import IN_FLIGHT, copied_bytes, kept, written_bytes
+from leapverify.capacity.activations import FLOAT, ModelShapes, PassMemory
+from leapverify.capacity.buffers import IN_FLIGHT, buffer_kinds, copied_bytes, written_bytes
 from leapverify.config.resolved import SAMPLED, Resolved
 from leapverify.core.pinned import host_bytes
 from leapverify.core.weights import ACCELERATOR_BLOCK, CPU_BLOCK
@@ -143,7 +143,7 @@ def peak_at(parts: Iterable[MemoryItem], place: Place, moment: str) -> int:
     return sum(part.nbytes for part in parts if part.place == place and moment in part.moments)
 
 
-def planned(config: Resolved, shapes: Shapes, room: Room) -> tuple[tuple[MemoryItem, ...], tuple[Place, ...]]:
+def planned(config: Resolved, shapes: ModelShapes, room: Room) -> tuple[tuple[MemoryItem, ...], tuple[Place, ...]]:
     """The parts of a plan, fitting or not, and the places of the ring's tensors."""
     sizes = _Sizes(config, shapes, room)
     parts = sizes.parts()
@@ -180,17 +180,17 @@ def _ring_places(config: Resolved, sizes: _Sizes, room: Room, parts: Sequence[Me
 class _Sizes:
     """Every part but the ring's, from configuration and shapes."""
 
-    def __init__(self, config: Resolved, shapes: Shapes, room: Room) -> None:
+    def __init__(self, config: Resolved, shapes: ModelShapes, room: Room) -> None:
         self.config, self.shapes = config, shapes
         self.cuda = room.device_bytes is not None
         self.place: Place = "device" if self.cuda else "host"
         weights = config.weights_dtype
         autocast = config.autocast(torch.device("cuda" if self.cuda else "cpu"))
         self.weight = weights.itemsize
-        self.passes = Passes(shapes, self.weight, (autocast or weights).itemsize, self.cuda)
+        self.passes = PassMemory(shapes, self.weight, (autocast or weights).itemsize, self.cuda)
         self.stored = config.history_dtype.itemsize
         self.exact = torch.promote_types(config.history_dtype, weights) == config.history_dtype
-        self.kept = kept(config)
+        self.kept = buffer_kinds(config)
         self.kept_bytes = sum(each.copies * each.itemsize for each in self.kept)
         """Of an element of a moved tensor."""
         self.needs = config.needs
@@ -306,8 +306,8 @@ class _Sizes:
         moved = sum(self.shapes.moved)
         if "trained" in self.config.cascade.kinds:
             # Memory that was locked once is kept for the next time.
-            kept = 2 * self.shapes.total + self.shapes.total - moved
-            nbytes = self._hosted([kept], self.weight)
+            buffer_kinds = 2 * self.shapes.total + self.shapes.total - moved
+            nbytes = self._hosted([buffer_kinds], self.weight)
             yield MemoryItem("set aside", nbytes, "host", _RUNNING, "the moments, for trained cascades to come back to")
         if not self.exact:
             nbytes = self._hosted([moved], self.weight)

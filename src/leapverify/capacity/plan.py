@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from leapverify.capacity.activations import Shapes, model_shapes
+from leapverify.capacity.activations import ModelShapes, model_shapes
 from leapverify.capacity.buffers import IN_FLIGHT
 from leapverify.capacity.machine import machine
 from leapverify.capacity.memory import MemoryPlan, Room, planned
@@ -33,7 +33,7 @@ class Option:
     plan: MemoryPlan
 
 
-def options(config: Resolved, shapes: Shapes, room: Room) -> list[Option]:
+def options(config: Resolved, shapes: ModelShapes, room: Room) -> list[Option]:
     """Every precision with every place of the ring, and which of them fit.
 
     Args:
@@ -94,7 +94,7 @@ def say_plan(plan: MemoryPlan | None, config: Resolved, out: Path, watcher: Watc
         watcher(Progress(config.seeds[0], 0, config.training.steps, "note", note=line))
 
 
-def memory_plan(config: Resolved, shapes: Shapes, room: Room) -> MemoryPlan:
+def memory_plan(config: Resolved, shapes: ModelShapes, room: Room) -> MemoryPlan:
     """What one seed of a study will hold and where; the ring goes where `sweep.ring` says.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from leapverify.capacity.activations import Shapes
+from leapverify.capacity.activations import ModelShapes
 from leapverify.capacity.memory import GB, MemoryItem, Place, Room, over, planned
 from leapverify.config.overrides import flat, with_settings
 from leapverify.config.resolved import Resolved
@@ -15,7 +15,7 @@ FEWEST_SEQUENCES = 4
 """Sequences of a forward pass below which nothing is gained any more."""
 
 
-def problem_of(config: Resolved, shapes: Shapes, room: Room, parts: Sequence[MemoryItem]) -> str | None:
+def problem_of(config: Resolved, shapes: ModelShapes, room: Room, parts: Sequence[MemoryItem]) -> str | None:
     """Why parts do not fit and what would help, in one sentence; None if they fit."""
     short = over(parts, room)
     if not short:
@@ -27,7 +27,7 @@ def problem_of(config: Resolved, shapes: Shapes, room: Room, parts: Sequence[Mem
     return f"{config.preset} needs {lacking}: {_remedy(config, shapes, room)}"
 
 
-def _remedy(config: Resolved, shapes: Shapes, room: Room) -> str:
+def _remedy(config: Resolved, shapes: ModelShapes, room: Room) -> str:
     """The fewest settings of the list, taken in order, with which it fits."""
     tried: dict[str, Any] = {}
     for changes in _remedies(config, room):
@@ -62,7 +62,7 @@ def _same(present: Any, value: Any) -> bool:
     return list(present) == value if isinstance(value, list) else present == value
 
 
-def _fits(config: Resolved, changes: Mapping[str, Any], shapes: Shapes, room: Room) -> bool:
+def _fits(config: Resolved, changes: Mapping[str, Any], shapes: ModelShapes, room: Room) -> bool:
     return not over(planned(Resolved.of(with_settings(config.settings, changes)), shapes, room)[0], room)
 
 

@@ -20,7 +20,7 @@ from leapverify.core.weights import trainable
 from leapverify.observe import Fingerprinter
 from leapverify.study.history_context import copies, equip, make_history
 from leapverify.study.initial_weights import check_start, first_model
-from leapverify.study.parallel import Spread, SpreadFingerprinter, shards_of
+from leapverify.study.parallel import ParallelFingerprinter, ParallelModel, shards_of
 from leapverify.train.batches import Batch, Batches, Windows
 from leapverify.train.corpus import Corpus, TokenSet, prepare
 from leapverify.train.loop import train_step
@@ -99,7 +99,7 @@ class Apparatus:
     schedule: Schedule
     batches: Batches
     losses: Losses
-    fingerprinter: Fingerprinter | SpreadFingerprinter
+    fingerprinter: Fingerprinter | ParallelFingerprinter
     verifier: Verifier
     """Measures on held-out text; decisions read this one."""
     validator: Verifier
@@ -108,7 +108,7 @@ class Apparatus:
     """Equipped with all that the configured predictors ask for; see `after_step` for what a walker owes it."""
     ring: list[torch.device] | None = None
     """Where the snapshots of each moved tensor lie; None: beside the tensor."""
-    spread: Spread | None = None
+    spread: ParallelModel | None = None
     """How the model lies on several ranks; None in one process."""
 
     @property
@@ -194,7 +194,7 @@ def build(config: Resolved, seed: int, device: str, corpus: Corpus, ranks: Ranks
     place, t = torch.device(device), config.training
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = first_model(config, seed, tokenizer.vocab_size)
-    spread = None if ranks is None or ranks.alone else Spread(model, config, place, ranks)
+    spread = None if ranks is None or ranks.alone else ParallelModel(model, config, place, ranks)
     if spread is None:
         model.to(place)
     torch.manual_seed(seed if spread is None else spread.seed_of(seed))
@@ -235,7 +235,7 @@ def build(config: Resolved, seed: int, device: str, corpus: Corpus, ranks: Ranks
         schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
         batches=batches,
         losses=losses,
-        fingerprinter=fingerprinter if spread is None else SpreadFingerprinter(fingerprinter, spread),
+        fingerprinter=fingerprinter if spread is None else ParallelFingerprinter(fingerprinter, spread),
         verifier=Verifier(
             model, heldout, sequences, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
         ),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
 from leapverify.core.shards import local
-from leapverify.study.parallel import Spread
+from leapverify.study.parallel import ParallelModel
 from leapverify.train.batches import Batch, Windows
 from leapverify.train.losses_compiled import Losses
 from leapverify.trajectory.averages import PowerAverages
@@ -60,7 +60,7 @@ def equip(
     heldout: Windows,
     train: Windows,
     batch: Callable[[int], Batch],
-    spread: Spread | None = None,
+    spread: ParallelModel | None = None,
 ) -> None:
     """Give a history the losses and gradients that its predictors ask for.
 

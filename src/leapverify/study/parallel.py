@@ -46,7 +46,7 @@ class Whole(nn.Module):
         return call(self.model)
 
 
-class Spread:
+class ParallelModel:
     """A model that the ranks of a run hold and train together.
 
     Args:
@@ -56,11 +56,11 @@ class Spread:
         ranks: those of the run, at least 2.
 
     Raises:
-        ConfigError: see `require_spreadable`.
+        ConfigError: see `require_parallel`.
     """
 
     def __init__(self, model: nn.Module, config: Resolved, device: torch.device, ranks: Ranks) -> None:
-        require_spreadable(config, ranks)
+        require_parallel(config, ranks)
         self.ranks, self.model, self._count_padding = ranks, model, config.data.count_padding
         self.kind = parallel_of(config, ranks)
         # While all are there: a group that is made later waits long for a rank that has died.
@@ -150,10 +150,10 @@ class Spread:
         return Batch(row.tokens, row.mask, None), 0
 
 
-class SpreadFingerprinter:
+class ParallelFingerprinter:
     """Takes the fingerprint of a model that is spread: rank 0's, for everybody."""
 
-    def __init__(self, own: Fingerprinter, spread: Spread) -> None:
+    def __init__(self, own: Fingerprinter, spread: ParallelModel) -> None:
         self._own, self._spread = own, spread
         self.identity, self.positions = own.identity, own.positions
 
@@ -170,7 +170,7 @@ def parallel_of(config: Resolved, ranks: Ranks) -> str:
     return AUTO if config.training.parallel == "auto" else config.training.parallel
 
 
-def require_spreadable(config: Resolved, ranks: Ranks) -> None:
+def require_parallel(config: Resolved, ranks: Ranks) -> None:
     """Refuse what is not done on several ranks, in one sentence.
 
     Args:

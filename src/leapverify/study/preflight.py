@@ -89,9 +89,9 @@ def rehearse(config: Resolved) -> None:
         ConfigError: text, tokenizer, probes or calibration run cannot be used.
     """
     from leapverify.study.apparatus import check_input
-    from leapverify.study.parallel import require_spreadable
+    from leapverify.study.parallel import require_parallel
 
-    require_spreadable(config, present())
+    require_parallel(config, present())
     try:
         check_input(config)
         _thresholds(config)
