@@ -65,7 +65,7 @@ def test_the_ring_is_what_a_history_allocates(place):
     config = with_settings(preset("tiny"), {"sweep.ring": place, "cascade.kinds": []})
     plan = plan_of(config, 80, 200)
     like = [torch.empty(size) for size in shapes(config).moved]
-    history = History(like, history_length(config))
+    history = History(like, Resolved.of(config).needs.snapshots)
     for step in range(history.length):
         history.push(step + 1, like)
     ring = next(part for part in plan.parts if part.name == f"ring on {place}")

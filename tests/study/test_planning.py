@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from leapverify import run_study
-from leapverify.capacity import remedies as planning
+from leapverify.capacity import plan as planning
 from leapverify.capacity.activations import model_shapes
 from leapverify.capacity.memory import Room
 from leapverify.capacity.plan import memory_plan
