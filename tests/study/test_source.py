@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import leapverify
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.io.storage import Damaged
 from leapverify.observe import straightness
@@ -55,7 +55,7 @@ def test_the_weights_come_back_bit_for_bit(study):
     source = open_trajectory(study.path)
     assert isinstance(source, TrajectorySource)
     assert list(source.steps) == sorted(set(source.steps)) == [row.step for row in study.checkpoints]
-    config = effective(study.config)
+    config = Resolved.of(study.config)
     apparatus = build(config, study.config.seeds[0], "cpu", open_corpus(config))
     for step in source.steps:
         apparatus.train(step - 9, step - 9, 10)
@@ -74,7 +74,7 @@ def test_straightness_follows_from_the_weights_alone(study):
 
 
 def test_the_optimizer_state_is_that_of_the_run(study):
-    source, config = open_trajectory(study.path), effective(study.config)
+    source, config = open_trajectory(study.path), Resolved.of(study.config)
     apparatus = build(config, study.config.seeds[0], "cpu", open_corpus(config))
     step = source.steps[2]
     seed = study.seed(study.config.seeds[0])
@@ -109,7 +109,7 @@ def test_missing_and_damaged_steps_are_said_in_a_sentence(copy):
         source.weights(30)
     with pytest.raises(Damaged, match=r"step-000035\.safetensors is missing: .* 6 steps from 10 to 60 are there"):
         source.weights(35)
-    other = SeedTrajectory(source._folder, source._config, {"wte": torch.zeros(2)})
+    other = SeedTrajectory(source._folder, {"wte": torch.zeros(2)})
     with pytest.raises(Damaged, match=r"is of another model: wte is absent there"):
         other.weights(20)
 

@@ -24,6 +24,7 @@ from leapverify.claims.evidence import (
     beyond_first,
 )
 from leapverify.config.overrides import with_settings
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import ALL_REGIMES, StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.untrusted import escape as words
@@ -239,7 +240,7 @@ def _records(study: Study) -> Records:
         warmup=config.training.warmup_steps,
         steps=config.training.steps,
         interval=config.observe.interval_steps,
-        parameters=parameters_of(config),
+        parameters=parameters_of(Resolved.of(config)),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leapverify.config.overrides import dump_config
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.study.apparatus import build, open_corpus, threads_of
 from leapverify.study.folder import Study
@@ -120,7 +120,7 @@ def sampled(tensor: Tensor, count: int) -> Tensor:
 
 def _of_seed(study: Study, seed: int, per_tensor: int) -> Trajectory:
     first, steps = initial_weights(study, seed), study.config.checkpoint_steps
-    source: TrajectorySource = SeedTrajectory(study.seed(seed), study.config, first)
+    source: TrajectorySource = SeedTrajectory(study.seed(seed), first)
     states = [
         {name: sampled(weights[name], per_tensor) for name in first}
         for weights in itertools.chain([first], map(source.weights, steps))
@@ -135,7 +135,7 @@ def initial_weights(study: Study, seed: int) -> dict[str, Tensor]:
     Raises:
         ConfigError: its fingerprint is not the recorded one.
     """
-    config = effective(study.config)
+    config = Resolved.of(study.config)
     with threads_of(1):
         apparatus = build(config, seed, "cpu", open_corpus(config))
         recorded, again = study.fingerprints(seed).get(0), apparatus.fingerprinter()

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from leapverify.config.resolved import autocast_of, history_type, needs_of
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.core.shards import local
-from leapverify.study.parallel import Spread
+from leapverify.study.parallel import ParallelModel
 from leapverify.train.batches import Batch, Windows
 from leapverify.train.losses_compiled import Losses
 from leapverify.trajectory.context import Layout
@@ -24,19 +23,19 @@ FEWEST = 16
 
 
 def make_history(
-    config: StudyConfig, model: nn.Module, moved: Mapping[str, Tensor], ring: Sequence[torch.device] | None
+    config: Resolved, model: nn.Module, moved: Mapping[str, Tensor], ring: Sequence[torch.device] | None
 ) -> History:
     """The history of a seed, with single steps, averages and early states where predictors read them.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         model: whose tensors they are.
         moved: those that predictions move.
         ring: where the snapshots of each of them lie; None: beside the tensor.
     """
-    needs = needs_of(config)
+    needs = config.needs
     pinned = ring is not None and any(each.type == "cpu" for each in ring)
-    history = History(list(moved.values()), needs.snapshots, dtype=history_type(config), device=ring, pinned=pinned)
+    history = History(list(moved.values()), needs.snapshots, dtype=config.history_dtype, device=ring, pinned=pinned)
     history.layout = Layout.of(model, list(moved))
     history.keep(recent=needs.recent, averages=needs.averages, milestones=bool(needs.milestones))
     return history
@@ -44,18 +43,18 @@ def make_history(
 
 def add_losses(
     history: History,
-    config: StudyConfig,
+    config: Resolved,
     model: nn.Module,
     heldout: Windows,
     train: Windows,
     batch: Callable[[int], Batch],
-    spread: Spread | None = None,
+    spread: ParallelModel | None = None,
 ) -> None:
     """Give a history the held-out losses and the gradients that its predictors read.
 
     Args:
         history: from `make_history`.
-        config: the study, after `effective`.
+        config: the study.
         model: as it is trained.
         heldout: the set that the verifier reads a part of.
         train: the sequences that are trained on.
@@ -63,9 +62,9 @@ def add_losses(
         spread: how the model lies on several ranks; None in one process. Where a rank holds parts there are no
             gradients, for the predictors that read them want whole tensors.
     """
-    needs, place = needs_of(config), next(model.parameters()).device
+    needs, place = config.needs, next(model.parameters()).device
     # Few batches, of shapes of their own: compiling would take longer than running them.
-    losses = Losses(count_padding=config.data.count_padding, autocast=autocast_of(config, place))
+    losses = Losses(count_padding=config.data.count_padding, autocast=config.autocast(place))
     assert history.layout is not None
     named = dict(model.named_parameters())
     parameters: list[Tensor] = [named[name] for name in history.layout.names]
@@ -82,7 +81,7 @@ def add_losses(
         )
 
 
-def selection_indices(windows: Windows, config: StudyConfig) -> list[int]:
+def selection_indices(windows: Windows, config: Resolved) -> list[int]:
     """The held-out sequences by which predictors choose: spread evenly over those that the verifier never reads.
 
     Raises:
@@ -99,7 +98,7 @@ def selection_indices(windows: Windows, config: StudyConfig) -> list[int]:
     return [left[number * len(left) // v.selection_sequences] for number in range(v.selection_sequences)]
 
 
-def fresh_numbers(config: StudyConfig, windows: int) -> Callable[[int, int], int]:
+def fresh_numbers(config: Resolved, windows: int) -> Callable[[int, int], int]:
     """Numbers of batches that no step of the plan trains on, by step and draw.
 
     They lie behind the planned steps in the first pass over the text, whose sequences the run never sees, and repeat

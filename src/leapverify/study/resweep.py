@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from leapverify.config.overrides import load_config, with_settings
-from leapverify.config.resolved import effective
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.io.manifest import Manifest
 from leapverify.io.records import Checkpoint, Prediction
 from leapverify.io.storage import Damaged
@@ -84,7 +83,7 @@ def sweep_study(
     return Study(out)
 
 
-def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, device: str, threads: int) -> None:
+def sweep_seed(watcher: Watcher, *, config: Resolved, run: Path, seed: int, device: str, threads: int) -> None:
     """Sweep one seed's snapshots and put the rows in the place of its earlier ones.
 
     Where a snapshot or its moments are missing or damaged, the earlier rows of that checkpoint stay, which is said.
@@ -99,10 +98,9 @@ def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, d
             f"{folder.snapshots} keeps the newest snapshots only: a study that is to be swept again must run with "
             "--set snapshots.weights=all"
         )
-    config = effective(config)
     with exclusive(folder.path), threads_of(threads):
         apparatus = build(config, seed, device, open_corpus(config))
-        again = Resweep(apparatus, SeedTrajectory(folder, config, apparatus.parameters), rows, watcher)
+        again = Resweep(apparatus, SeedTrajectory(folder, apparatus.parameters), rows, watcher)
         rows.predictions = [row for checkpoint in rows.checkpoints for row in again.checkpoint(checkpoint)]
         folder.write_rows(rows)
         watcher(Progress(seed, config.training.steps, config.training.steps, "done"))

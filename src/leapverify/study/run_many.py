@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leapverify.analysis.study.seeds import compare_seeds
 from leapverify.config.overrides import identity_of
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io import records
@@ -157,6 +157,7 @@ class _Opened:
 
     def __init__(self, name: str, config: StudyConfig, out: Path, device: str, watcher: Watcher) -> None:
         self.name, self.config, self.out = name, config, out
+        self.resolved = Resolved.of(config)
         self.threads = threads_of_seeds(config, device, out)
         self.tasks: list[Task] = []
         self._device, self._failures, self._left = device, dict[str, Failure](), set[str]()
@@ -173,7 +174,7 @@ class _Opened:
         require_free(self.config, self.out, self._watcher)
         if finished(self.config, self.out):
             return True
-        rehearse(self.config)
+        rehearse(self.resolved)
         return False
 
     def prepare(self, workers: int, deadline: Deadline | None) -> list[Task]:
@@ -182,11 +183,11 @@ class _Opened:
         Raises:
             ConfigError: it does not fit into memory.
         """
-        from leapverify.capacity.remedies import plan_of, say_plan
+        from leapverify.capacity.plan import plan_of, say_plan
         from leapverify.study.apparatus import parameters_of
         from leapverify.study.parallel import parallel_of
 
-        config, out = self.config, self.out
+        config, resolved, out = self.config, self.resolved, self.out
         # Not of the seeds that go on, which each sweep their own, nor of other runs that lie here.
         for place in (out, out / "tables", out / "figures"):
             sweep_leftovers(place, below=False)
@@ -195,16 +196,16 @@ class _Opened:
                 sweep_leftovers(folder.path)
         self._manifest = Manifest(out)
         claim(config, out)
-        plan = plan_of(config, self._device, workers)
-        say_plan(plan, config, out, self._watcher)
+        plan = plan_of(resolved, self._device, workers)
+        say_plan(plan, resolved, out, self._watcher)
         machine = describe(self._device, threads=self.threads, workers=workers)
         ranks = present()
-        spread = {} if ranks.alone else {"ranks": ranks.size, "parallel": parallel_of(config, ranks)}
-        said = {**spread, "parameters": parameters_of(effective(config)), "config_sha256": identity_of(config)}
+        spread = {} if ranks.alone else {"ranks": ranks.size, "parallel": parallel_of(resolved, ranks)}
+        said = {**spread, "parameters": parameters_of(resolved), "config_sha256": identity_of(config)}
         write_environment(config, out, {**machine, **said}, self._watcher)
         arguments = {
             "config": config.model_dump(mode="json"),
-            "thresholds": resolve_thresholds(config, out, self._watcher).to_dict(),
+            "thresholds": resolve_thresholds(resolved, out, self._watcher).to_dict(),
             "run": str(out),
             "device": self._device,
             "threads": self.threads,

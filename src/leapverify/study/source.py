@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from leapverify.config.overrides import load_config
-from leapverify.config.resolved import effective
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.io.storage import Damaged
 from leapverify.io.yaml_file import as_written
@@ -45,7 +45,7 @@ def open_trajectory(path: Path | str, seed: int | None = None) -> TrajectorySour
     seed = config.seeds[0] if seed is None else seed
     if seed not in config.seeds:
         raise ConfigError(f"{run} has no seed {seed}: it has {known}")
-    source = SeedTrajectory(SeedFolder(run, seed), effective(config))
+    source = SeedTrajectory(SeedFolder(run, seed))
     if not source.steps:
         raise ConfigError(f"seed {seed} of {run} keeps no weights so far: run the study with snapshots.weights=all")
     return source
@@ -56,12 +56,15 @@ class SeedTrajectory:
 
     Args:
         folder: the seed's.
-        config: the study, after `effective`.
         like: tensors by name that every snapshot must hold in these shapes; None: whatever it holds.
     """
 
-    def __init__(self, folder: SeedFolder, config: StudyConfig, like: Mapping[str, Tensor] | None = None) -> None:
-        self._folder, self._config, self._like = folder, config, like
+    def __init__(self, folder: SeedFolder, like: Mapping[str, Tensor] | None = None) -> None:
+        self._folder, self._like = folder, like
+
+    @cached_property
+    def _config(self) -> Resolved:
+        return Resolved.of(load_config(self._folder.path.parent / "config.yaml"))
 
     @property
     def steps(self) -> tuple[int, ...]:
