@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -29,26 +30,51 @@ def open_trajectory(path: Path | str, seed: int | None = None) -> TrajectorySour
     >>> newest = source.weights(source.steps[-1])  # doctest: +SKIP
 
     Args:
-        path: the run folder of a study.
-        seed: which of its seeds; None where it has only one.
+        path: one of what `OPENERS` names.
+        seed: which of several; None where there is only one.
 
     Raises:
-        ConfigError: this is no run folder of a study, it has no such seed, or it keeps no weights.
+        ConfigError: this is nothing that can be read, it has no such seed, or it keeps no weights.
     """
-    run = Path(path)
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"{run} cannot be read as a trajectory: name the run folder of a study, with its config.yaml")
-    config = load_config(run / "config.yaml")
-    known = ", ".join(map(str, config.seeds))
-    if seed is None and len(config.seeds) > 1:
-        raise ConfigError(f"{run} has the seeds {known}: say which one, such as seed={config.seeds[0]}")
-    seed = config.seeds[0] if seed is None else seed
-    if seed not in config.seeds:
+    for opener in OPENERS:
+        if opener.recognizes(Path(path)):
+            return opener.open(Path(path), seed)
+    known = " or ".join(opener.reads for opener in OPENERS)
+    raise ConfigError(f"{path} cannot be read as a trajectory: name {known}")
+
+
+def _open_seed(run: Path, seed: int | None) -> SeedTrajectory:
+    seeds = load_config(run / "config.yaml").seeds
+    known = ", ".join(map(str, seeds))
+    if seed is None and len(seeds) > 1:
+        raise ConfigError(f"{run} has the seeds {known}: say which one, such as seed={seeds[0]}")
+    if seed is not None and seed not in seeds:
         raise ConfigError(f"{run} has no seed {seed}: it has {known}")
-    source = SeedTrajectory(SeedFolder(run, seed))
+    folder = SeedFolder(run, seeds[0] if seed is None else seed)
+    source = SeedTrajectory(folder)
     if not source.steps:
-        raise ConfigError(f"seed {seed} of {run} keeps no weights so far: run the study with snapshots.weights=all")
+        raise ConfigError(
+            f"seed {folder.seed} of {run} keeps no weights so far: run the study with snapshots.weights=all"
+        )
     return source
+
+
+@dataclass(frozen=True)
+class Opener:
+    """How one format is recognised and opened."""
+
+    reads: str
+    """What to name, in words."""
+    recognizes: Callable[[Path], bool]
+    open: Callable[[Path, int | None], TrajectorySource]
+
+
+OPENERS = (
+    Opener(
+        "the run folder of a study, with its config.yaml", lambda path: (path / "config.yaml").is_file(), _open_seed
+    ),
+)
+"""Every format that `open_trajectory` reads; the first that recognises a path opens it."""
 
 
 class SeedTrajectory:

@@ -30,6 +30,13 @@ STORAGE = (torch.float32, torch.float16, torch.bfloat16)
 class History:
     """The newest snapshots of a list of tensors, oldest first; buffers are allocated once and used again.
 
+    >>> weights = [torch.zeros(2)]
+    >>> history = History(weights, length=2)
+    >>> for step in (10, 20, 30):
+    ...     history.push(step, [weights[0] + step])
+    >>> history.steps, history[-1].tensors
+    ((20, 30), (tensor([30., 30.]),))
+
     Args:
         like: tensors whose shapes and devices the snapshots take.
         length: snapshots kept, at least 1; a further push drops the oldest.

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import leapverify
+from leapverify.config.overrides import dump_config, with_settings
+from leapverify.config.presets import preset
 from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.io.storage import Damaged
@@ -20,6 +22,22 @@ from leapverify.study.source import SeedTrajectory, open_trajectory
 from leapverify.train.state import load_state, snapshot_path
 from leapverify.trajectory.source import TrajectorySource
 from micro import MICRO
+from small_text import write_documents
+
+SOURCES = {"run folder of a study": lambda study: open_trajectory(study.path)}
+"""One of each format that `open_trajectory` reads."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_documents(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +69,26 @@ def straightness_of(source: TrajectorySource) -> list[float | None]:
     return [None, None, *(straightness(weights(c), weights(b), weights(a)) for a, b, c in windows)]
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_keeps_the_contract(study, kind):
+    source = SOURCES[kind](study)
+    assert isinstance(source, TrajectorySource)
+    assert source.lineage.origin
+    assert source.lineage.format
+    assert list(source.steps) == sorted(set(source.steps))
+    names = list(source.weights(source.steps[0]))
+    for step in source.steps:
+        weights, state = source.weights(step), source.optimizer(step)
+        assert list(weights) == names
+        assert all(each.device.type == "cpu" for each in weights.values())
+        if state is not None:
+            assert state.step == step
+            state.require_shapes(list(weights.values()))
+
+
 def test_the_weights_come_back_bit_for_bit(study):
     source = open_trajectory(study.path)
-    assert isinstance(source, TrajectorySource)
-    assert list(source.steps) == sorted(set(source.steps)) == [row.step for row in study.checkpoints]
+    assert list(source.steps) == [row.step for row in study.checkpoints]
     config = Resolved.of(study.config)
     apparatus = build(config, study.config.seeds[0], "cpu", open_corpus(config))
     for step in source.steps:
@@ -126,10 +160,9 @@ def test_what_cannot_be_opened_is_refused_with_what_can(study, copy, tmp_path):
         open_trajectory(copy)
 
 
-def test_one_of_several_seeds_has_to_be_named(micro, tmp_path):
-    from leapverify.config.overrides import dump_config
-
-    (tmp_path / "config.yaml").write_text(dump_config(micro(seeds=[1, 2])))
+def test_one_of_several_seeds_has_to_be_named(tmp_path):
+    several = with_settings(preset("tiny"), {**MICRO, "seeds": [1, 2]})
+    (tmp_path / "config.yaml").write_text(dump_config(several))
     with pytest.raises(ConfigError, match=r"has the seeds 1, 2: say which one, such as seed=1"):
         open_trajectory(tmp_path)
 
