@@ -28,9 +28,10 @@ from leapverify.config.study import ALL_REGIMES, StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.untrusted import escape as words
 from leapverify.runs import AUTOMATIC, Deadline, Execution
+from leapverify.runs.failure import in_one_line
 from leapverify.runs.progress import Watcher
 from leapverify.study.folder import Study
-from leapverify.study.run import in_words, run_each
+from leapverify.study.run_many import run_many
 
 ETA_OF_THE_PAPER = 5e-5
 BASE_SEEDS = 8
@@ -212,9 +213,9 @@ def run_variations(
         Paused: the deadline passed; the same call goes on.
     """
     configs = {variation.name: (variation.config, folder / variation.name) for variation in wanted}
-    ran = run_each(configs, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
+    ran = run_many(configs, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
     found = {name: study for name, study in ran.items() if isinstance(study, Study)}
-    missing = {name: in_words(study) for name, study in ran.items() if not isinstance(study, Study)}
+    missing = {name: in_one_line(study) for name, study in ran.items() if not isinstance(study, Study)}
     for name in [v.name for v in every if v.name not in ran]:
         if (folder / name / "done.json").is_file():
             found[name] = Study(folder / name)

@@ -187,16 +187,13 @@ def sweep(
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]) -> None:
     """Build tables, figures and report again from the records alone."""
     from leapverify.config.overrides import load_config
-    from leapverify.io.manifest import Manifest
     from leapverify.report import build_report
-    from leapverify.runs import exclusive
+    from leapverify.runs.driver import rewriting
 
     if not (folder / "race" / "config.yaml").is_file():
         load_config(folder / "config.yaml")
-    with exclusive(folder, patience_s=5.0):
-        manifest = Manifest(folder)
+    with rewriting(folder):
         page = build_report(folder)
-        manifest.write()
     say(f"report: {page}")
 
 

@@ -71,6 +71,10 @@ class Ranks:
         """Into how many shares held-out data are dealt."""
         return len(self.leaders)
 
+    def stream_seed(self, seed: int) -> int:
+        """The seed of this rank's random streams, such as dropout masks; rank 0's is that of one process."""
+        return seed + 1_000_003 * self.rank
+
     def all_gather(self, place: str, value: Value) -> list[Value]:
         """The values of all ranks, by rank; the ranks must all come to the same place.
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from leapverify.core.batch_tree import rows_of, taken
 from leapverify.core.ranks import Ranks
+from leapverify.core.shards import Whole
 from leapverify.errors import ConfigError
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks import Material, convex, noise
-from leapverify.study.parallel import Whole
 from leapverify.train.batches import Batch, counted_tokens, part_of, share_of
 from leapverify.verify.heldout import LossOutput, loss_rows
 
@@ -41,11 +41,6 @@ def require_spreadable(config: RaceConfig, ranks: Ranks) -> None:
                 f"a held-out batch of the task {task} has {rows} rows, which cannot be dealt to {ranks.size} ranks: "
                 f"start at most {rows} processes{remedy}"
             )
-
-
-def seed_on(ranks: Ranks, seed: int) -> int:
-    """What a rank's global random streams (dropout masks) begin with; rank 0's as in one process."""
-    return seed + 1_000_003 * ranks.rank
 
 
 def spread(material: Material, ranks: Ranks) -> Material:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leapverify.io.checksum import json_sha256
 from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import (
     FIRST_DECAY,
@@ -71,10 +70,10 @@ class Unit:
         Args:
             decided_by: the configuration's digest.
         """
-        content = json.dumps([dataclasses.asdict(self), decided_by], sort_keys=True)
         readable = f"{self.stage}-{self.case.task}-{self.case.optimizer}-{self.case.rate}-{self.arm}-{self.seed}"
+        digest = json_sha256([dataclasses.asdict(self), decided_by])[:12]
         # An arm may name a file, whose path is longer than a file's name may be.
-        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)[:READABLE]}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)[:READABLE]}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ Choices = Mapping[tuple[str, str, str], TunedChoice]
 def digest(config: RaceConfig) -> str:
     """Hash of all settings that decide numbers."""
     tree = config.model_dump(mode="json", exclude=set(SELECTION))
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(tree)[:16]
 
 
 def cases(tasks: Mapping[str, Task]) -> list[Case]:

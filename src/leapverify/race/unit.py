@@ -25,7 +25,7 @@ from leapverify.race.arms import arm_named
 from leapverify.race.assemble import RunSetup, assemble
 from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
-from leapverify.race.parallel import seed_on, spread
+from leapverify.race.parallel import spread
 from leapverify.race.plan import RACE, Result, Unit
 from leapverify.race.readouts import Reading
 from leapverify.race.tasks import Material, Task
@@ -105,7 +105,7 @@ class _Course:
 
     def __init__(self, unit: Unit, task: Task, config: RaceConfig, material: Material, look: Look) -> None:
         self._ranks = present()
-        torch.manual_seed(seed_on(self._ranks, unit.seed))
+        torch.manual_seed(self._ranks.stream_seed(unit.seed))
         material = spread(material, self._ranks)
         self._unit, self._task, self._material, self._look = unit, task, material, look
         self._val = material.val()

@@ -31,9 +31,9 @@ from leapverify.race.results import Store
 from leapverify.race.tasks import Task, build_tasks
 from leapverify.race.unit import run_unit, warm_up
 from leapverify.runs import require_leave
+from leapverify.runs.environment import threads_of
 from leapverify.runs.progress import RaceProgress, Watcher
 from leapverify.runs.world import present
-from leapverify.study.apparatus import threads_of
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
+from leapverify.io.checksum import json_sha256
 from leapverify.runs.deadline import Deadline
 from leapverify.runs.failure import Failure, failure_of
 from leapverify.runs.progress import Progress, Watcher
@@ -45,7 +44,7 @@ class Task:
     @property
     def key(self) -> str:
         """The sha256 of what decides its result, in hexadecimal."""
-        return hashlib.sha256(json.dumps([self.work, self.arguments], sort_keys=True).encode()).hexdigest()
+        return json_sha256([self.work, self.arguments])
 
     def call(self, watcher: Watcher) -> None:
         """Do the work in this process."""
