@@ -33,7 +33,6 @@ from leapverify.leap.state import checked_state
 from leapverify.observe.probes import ProbeSet
 from leapverify.predict.learnt.files import SHIPPED, load_learnt
 from leapverify.predict.nino.checkpoint import read as read_nino
-from leapverify.race.overrides import dump_config as dump_race
 from leapverify.race.overrides import load_config as load_race
 from leapverify.race.plan import Case, Result, Unit
 from leapverify.race.presets import preset as race_preset
@@ -230,7 +229,7 @@ READERS = {
                kind="json"),
         Reader("configuration of a study", "config.yaml", lambda: dump_config(study_preset("tiny")).encode(),
                lambda f: load_config(f / "config.yaml"), kind="yaml"),
-        Reader("configuration of a race", "config.yaml", lambda: dump_race(race_preset("tiny")).encode(),
+        Reader("configuration of a race", "config.yaml", lambda: dump_config(race_preset("tiny")).encode(),
                lambda f: load_race(f / "config.yaml"), kind="yaml"),
         Reader("--set KEY=VALUE", "set.txt", lambda: b"training.betas=[0.9, 1e-3]",
                lambda f: parse_settings([(f / "set.txt").read_bytes().decode(errors="surrogateescape")])),

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leapverify.config.overrides import with_settings
 from leapverify.race.config import RaceConfig
-from leapverify.race.overrides import with_settings
 from leapverify.race.plan import Case, Result, Unit
 from leapverify.race.presets import preset
 from leapverify.race.tasks import build_tasks

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from leapverify.cli.main import main
+from leapverify.config.overrides import with_settings
 from leapverify.errors import ConfigError
 from leapverify.io import records
 from leapverify.io.records import RaceRun
@@ -15,7 +16,7 @@ from leapverify.predict import CATALOGUE, names
 from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, is_of_predictor, setting_of, with_needs
 from leapverify.race.config import every_predictor
 from leapverify.race.dry_run import outline
-from leapverify.race.overrides import left_out, with_settings
+from leapverify.race.overrides import other_race
 from leapverify.race.plan import Case, Result, TunedChoice, Unit, controls, digest
 from leapverify.race.race import run_race
 from leapverify.race.tasks import build_tasks
@@ -85,8 +86,8 @@ def test_a_path_in_a_name_gives_a_plain_short_file_name_and_different_paths_diff
 
 def test_predictors_decide_no_number_of_the_other_runs():
     assert digest(micro(predictors=["linear"])) == digest(micro())
-    assert left_out(micro(predictors=["linear"]), micro()) == ["arms: always:linear, leap:linear there, not now"]
-    assert not left_out(micro(), micro(predictors=["linear"]))
+    assert other_race(micro(predictors=["linear"]), micro()) == ["arms: always:linear, leap:linear there, not now"]
+    assert not other_race(micro(), micro(predictors=["linear"]))
 
 
 def test_a_task_without_a_raced_rate_is_refused_with_the_remedy():

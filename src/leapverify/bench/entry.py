@@ -9,6 +9,7 @@ from typing import Any
 from leapverify.bench.options import BenchOptions
 from leapverify.bench.seed import bench_seed
 from leapverify.config.overrides import checked
+from leapverify.config.study import StudyConfig
 from leapverify.runs import Deadline
 from leapverify.runs.progress import Watcher
 
@@ -27,7 +28,7 @@ def bench(
     """`bench_seed`, with a configuration and options as JSON."""
     bench_seed(
         watcher,
-        config=checked(config),
+        config=checked(StudyConfig, config),
         options=BenchOptions.from_dict(options),
         run=Path(run),
         seed=seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from leapverify.claims.evidence import (
 )
 from leapverify.config.overrides import with_settings
 from leapverify.config.study import ALL_REGIMES, StudyConfig
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, hint
 from leapverify.io.untrusted import escape as words
 from leapverify.runs import AUTOMATIC, Deadline, Execution
 from leapverify.runs.failure import in_one_line
@@ -186,9 +185,7 @@ def chosen(every: Sequence[Variation], only: Sequence[str] | None, skip: Sequenc
     for option, given in (("--only", only or ()), ("--skip", skip or ())):
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-                raise ConfigError(f"{option} names {name!r}, which is no variation: {hint}")
+                raise ConfigError(f"{option} names {name!r}, which is no variation: {hint(name, names)}")
     left = [v for v in every if (only is None or v.name in only) and v.name not in (skip or ())]
     if not left:
         raise ConfigError("--only and --skip leave no variation: name at least one to run")

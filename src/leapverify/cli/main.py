@@ -137,9 +137,8 @@ def race(
     workers: Workers = None,
 ) -> None:
     """Does leaping pay here? Tune, then train every arm on paired seeds; given again, it goes on where it was."""
-    from leapverify.config.overrides import parse_settings
+    from leapverify.config.overrides import parse_settings, with_settings
     from leapverify.race.dry_run import outline
-    from leapverify.race.overrides import with_settings
     from leapverify.race.presets import preset as preset_named
     from leapverify.runs import execution
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.analysis.race.api import verdicts
+from leapverify.config.overrides import dump_config, with_settings
 from leapverify.errors import ConfigError
 from leapverify.io import records
 from leapverify.io.manifest import sweep_leftovers
@@ -17,7 +18,7 @@ from leapverify.io.storage import Damaged, NotWritten, write_json, write_sealed
 from leapverify.race.arms import SCHEDULE_FREE_MISSING, has_schedule_free, with_needs
 from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
-from leapverify.race.overrides import differences, dump_config, left_out, load_config, with_settings
+from leapverify.race.overrides import load_config, other_race
 from leapverify.race.parallel import PARALLEL, require_spreadable
 from leapverify.race.plan import Case, Result, TunedChoice, Unit, cases, digest, first_round, second_round
 from leapverify.race.presets import preset as preset_named
@@ -141,8 +142,7 @@ def require_free(config: RaceConfig, out: Path) -> None:
     """
     path = out / FOLDER / "config.yaml"
     if path.is_file():
-        there = load_config(path)
-        found = differences(there, config) or left_out(there, config)
+        found = other_race(load_config(path), config)
         if found and any((out / FOLDER / "units").glob("*.json")):
             raise other_configuration(out, "race", found, out / FOLDER)
     elif not (out / STUDY).is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.config.overrides import checked
+from leapverify.config.study import StudyConfig
 from leapverify.observe import Thresholds
 from leapverify.runs import Deadline
 from leapverify.runs.progress import Watcher
@@ -29,7 +30,7 @@ def record(
 
     record_seed(
         watcher,
-        config=checked(config),
+        config=checked(StudyConfig, config),
         thresholds=Thresholds.from_dict(thresholds),
         seed=seed,
         run=Path(run),
@@ -44,4 +45,4 @@ def resweep(watcher: Watcher, *, config: Mapping[str, Any], run: str, seed: int,
     """`sweep_seed`, with a configuration as JSON."""
     from leapverify.study.resweep import sweep_seed
 
-    sweep_seed(watcher, config=checked(config), run=Path(run), seed=seed, device=device, threads=threads)
+    sweep_seed(watcher, config=checked(StudyConfig, config), run=Path(run), seed=seed, device=device, threads=threads)
