@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leapverify.bench.measures import Persistence, share_left
-from leapverify.bench.results import BenchSeed, key_of
+from leapverify.bench.results import BenchSeed, key_of, take_folder
 from leapverify.bench.run import bench_predictors
 from leapverify.config.overrides import with_settings
 from leapverify.core.weights import Tensors, copy_

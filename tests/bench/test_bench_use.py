@@ -166,7 +166,7 @@ def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monk
     (run / "environment.json").unlink()
     (run / "seed-43").mkdir()
     (run / "seed-43" / "done.json").write_text("{}")
-    monkeypatch.setattr("leapverify.runs.execution.cpu_count", lambda: 2)
+    monkeypatch.setattr("leapverify.runs.executor_choice.cpu_count", lambda: 2)
     monkeypatch.setattr("leapverify.bench.run.join", lambda *_: False)
     monkeypatch.setattr("leapverify.bench.run.SeedFolder.read_rows", lambda self: None)
     bench_predictors(run, predictors=["hold"], device="cpu")
