@@ -34,7 +34,7 @@ from leapverify.observe.probes import ProbeSet
 from leapverify.predict.learnt.files import SHIPPED, load_learnt
 from leapverify.predict.nino.checkpoint import read as read_nino
 from leapverify.race.overrides import load_config as load_race
-from leapverify.race.plan import Case, Result, Unit
+from leapverify.race.plan import RaceCase, RaceUnit, Result
 from leapverify.race.presets import preset as race_preset
 from leapverify.race.results import Store
 from leapverify.report.kit.run import load_run
@@ -163,7 +163,7 @@ def _take_up(folder: Path) -> None:
     remembered.load(lambda: ({"x": torch.zeros(2, 3)}, about), _history(), 1)
 
 
-UNIT = Unit(Case("convex", "adamw", "tuned"), arm="baseline", seed=0, stage="race", lr=0.1, steps=10)
+UNIT = RaceUnit(RaceCase("convex", "adamw", "tuned"), arm="baseline", seed=0, stage="race", lr=0.1, steps=10)
 
 
 def _unit() -> bytes:

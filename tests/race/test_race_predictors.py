@@ -17,13 +17,13 @@ from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, is_o
 from leapverify.race.config import every_predictor
 from leapverify.race.dry_run import outline
 from leapverify.race.overrides import other_race
-from leapverify.race.plan import Case, Result, TunedChoice, Unit, controls, digest
+from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, TunedChoice, digest
 from leapverify.race.race import run_race
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, timeless, trained, unit_of, words
 from race_records import race_run
 
-CASE = Case("noise", "adamw", "usual")
+CASE = RaceCase("noise", "adamw", "usual")
 CHOICES = {("noise", "adamw", "baseline"): TunedChoice(1e-3)}
 
 
@@ -108,9 +108,9 @@ def test_the_outline_names_no_more_arms_than_a_line_holds():
 
 
 def test_arms_of_predictors_that_took_equally_many_steps_share_one_control():
-    asked: list[Unit] = []
+    asked: list[RaceUnit] = []
 
-    def done(unit: Unit) -> Result:
+    def done(unit: RaceUnit) -> Result:
         asked.append(unit)
         return Result((race_run(arm=unit.arm, setting=f"{unit.steps} steps"),), ())
 
@@ -120,7 +120,7 @@ def test_arms_of_predictors_that_took_equally_many_steps_share_one_control():
         for arm, steps in {"baseline": 40, **taken}.items()
     }
     task = build_tasks(micro())["noise"]
-    found = dict(controls(task, CASE, 0, CHOICES, 1.0, results, done))
+    found = dict(SeedCase(task, CASE, 0, CHOICES, 1.0).controls(results, done))
     # A control that is judged by its seconds is trained for itself.
     assert [(unit.arm, unit.steps) for unit in asked] == [
         ("shortened:leap-fixed", 20),

@@ -22,7 +22,7 @@ from leapverify.race import unit as units
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.parallel import require_spreadable
-from leapverify.race.plan import Case, Result
+from leapverify.race.plan import RaceCase, Result
 from leapverify.race.race import run_race
 from leapverify.race.results import Store
 from leapverify.race.tasks import Material, build_tasks
@@ -33,7 +33,7 @@ from leapverify.runs.world import among
 from processes import run_ranks
 from race_micro import micro, trained, unit_of, words
 
-CONVEX = {"case": Case("convex", "sgd", "tuned"), "lr": 0.0625}
+CONVEX = {"case": RaceCase("convex", "sgd", "tuned"), "lr": 0.0625}
 SAME = ("real_steps", "effective_steps", "attempts", "accepted", "leapt_steps", "heldout_batches", "heldout_passes")
 DECIDED = ("step", "action", "reason", "predictor", "status", "sequences")
 TEXT = {
@@ -145,7 +145,7 @@ def test_text_whose_rows_do_not_divide_gives_what_one_process_gives(
 
     def work() -> list[Result]:
         prepared = build_tasks(config)[task]
-        cases = [unit_of(arm, case=Case(task, optimizer, "tuned"), steps=12) for arm in ("baseline", "leap-fixed")]
+        cases = [unit_of(arm, case=RaceCase(task, optimizer, "tuned"), steps=12) for arm in ("baseline", "leap-fixed")]
         return [run_unit(unit, prepared, config, tmp_path) for unit in cases]
 
     build_tasks(config)[task].prepare(0, tmp_path)

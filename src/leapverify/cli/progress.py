@@ -21,7 +21,7 @@ REGIME_STYLES = {"chaotic": "bold red", "transition": "yellow", "stable": "green
 
 
 @dataclass(frozen=True)
-class Column:
+class LiveColumn:
     """One column of the live table."""
 
     heading: str
@@ -31,11 +31,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Layout:
     """What is shown of one kind of run."""
 
     of: type[Progress]
-    columns: Sequence[Column]
+    columns: Sequence[LiveColumn]
     """The time left comes behind them."""
     line: Callable[[Any], str]
     """The plain line, empty where nothing is printed."""
@@ -75,19 +75,19 @@ def _race_line(progress: RaceProgress) -> str:
     return f"{progress.stage}  seed {progress.seed}  run {progress.step}/{progress.steps}  {progress.what}{loss}"
 
 
-_BAR = Column("", lambda each: ProgressBar(total=each.steps, completed=each.reached, width=24), "left")
-_LOSS = Column("loss", lambda each: _number(each.loss, ".4f"))
+_BAR = LiveColumn("", lambda each: ProgressBar(total=each.steps, completed=each.reached, width=24), "left")
+_LOSS = LiveColumn("loss", lambda each: _number(each.loss, ".4f"))
 
-STUDY = Kind(
+STUDY = Layout(
     Progress,
     columns=(
-        Column("seed", lambda each: Text(inert(each.whose.removeprefix("seed ")))),
+        LiveColumn("seed", lambda each: Text(inert(each.whose.removeprefix("seed ")))),
         _BAR,
-        Column("step", lambda each: f"{each.step}/{each.steps}"),
+        LiveColumn("step", lambda each: f"{each.step}/{each.steps}"),
         _LOSS,
-        Column("similarity", lambda each: _number(each.similarity, ".6f")),
-        Column("regime", _regime, "left"),
-        Column("steps/s", lambda each: _number(each.steps_per_s, ".1f")),
+        LiveColumn("similarity", lambda each: _number(each.similarity, ".6f")),
+        LiveColumn("regime", _regime, "left"),
+        LiveColumn("steps/s", lambda each: _number(each.steps_per_s, ".1f")),
     ),
     line=_study_line,
     # Over all the work, sweeps and cascades included, not over training alone.
@@ -95,14 +95,14 @@ STUDY = Kind(
     kept=("loss", "similarity", "regime", "steps_per_s"),
 )
 
-RACE = Kind(
+RACE = Layout(
     RaceProgress,
     columns=(
-        Column("stage", lambda each: each.stage, "left"),
-        Column("seed", lambda each: str(each.seed)),
+        LiveColumn("stage", lambda each: each.stage, "left"),
+        LiveColumn("seed", lambda each: str(each.seed)),
         _BAR,
-        Column("run", lambda each: f"{each.step}/{each.steps}"),
-        Column("training", lambda each: Text(inert(each.what)), "left"),
+        LiveColumn("run", lambda each: f"{each.step}/{each.steps}"),
+        LiveColumn("training", lambda each: Text(inert(each.what)), "left"),
         _LOSS,
     ),
     line=_race_line,
@@ -114,8 +114,8 @@ RACE = Kind(
 class PlainView:
     """Plain lines: one a checkpoint or a training run, ends and notes."""
 
-    def __init__(self, console: Console, kind: Kind = STUDY) -> None:
-        self._console, self._kind = console, kind
+    def __init__(self, console: Console, layout: Layout = STUDY) -> None:
+        self._console, self._layout = console, layout
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +127,7 @@ class PlainView:
         """Print what is new of one seed."""
         note = f"{progress.whose}: {progress.note}" if progress.note else ""
         # An executor's word about a task that has not told anything yet is of no kind.
-        line = self._kind.line(progress) if isinstance(progress, self._kind.of) else ""
+        line = self._layout.line(progress) if isinstance(progress, self._layout.of) else ""
         for text in filter(None, (note, line)):
             self._console.print(inert(text), markup=False, highlight=False, soft_wrap=True)
 
@@ -137,12 +137,12 @@ class LiveView:
 
     Args:
         console: a terminal.
-        kind: of run.
+        layout: of its kind of run.
         waiting: the seeds that are known before they begin.
     """
 
-    def __init__(self, console: Console, kind: Kind, waiting: Sequence[Progress] = ()) -> None:
-        self._console, self._kind = console, kind
+    def __init__(self, console: Console, layout: Layout, waiting: Sequence[Progress] = ()) -> None:
+        self._console, self._layout = console, layout
         self._latest = {each.whose: each for each in waiting}
         self._started: dict[str, tuple[float, int]] = {}
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
@@ -159,7 +159,7 @@ class LiveView:
         """Keep the latest of every seed; notes stay above the table."""
         if progress.note:
             self._console.print(inert(f"{progress.whose}: {progress.note}"), markup=False, highlight=False)
-        elif isinstance(progress, self._kind.of):
+        elif isinstance(progress, self._layout.of):
             self._take(progress)
 
     def _take(self, progress: Progress) -> None:
@@ -171,9 +171,9 @@ class LiveView:
         if before is not None:
             if progress.step < before.step:
                 self._started.pop(who, None)
-            kept = {name: getattr(before, name) for name in self._kind.kept if getattr(progress, name) is None}
+            kept = {name: getattr(before, name) for name in self._layout.kept if getattr(progress, name) is None}
             progress = dataclasses.replace(progress, **kept)
-        if self._kind.timed(progress):
+        if self._layout.timed(progress):
             self._started.setdefault(who, (time.monotonic(), progress.step))
         self._latest[who] = progress
         if progress.study and progress.phase == "done":
@@ -181,7 +181,7 @@ class LiveView:
 
     def table(self) -> Table:
         """The present state as a table."""
-        columns = (*self._kind.columns, Column("left", self._time_left))
+        columns = (*self._layout.columns, LiveColumn("left", self._time_left))
         table = Table(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column.heading, justify=column.justify, no_wrap=True)

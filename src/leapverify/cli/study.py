@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,7 +64,7 @@ def study(
         from leapverify.study.run import run_study
 
         run = run_ladder if ladder else run_study
-        how = {"device": device, "minutes": minutes, "execution": execution}
+        how: dict[str, Any] = {"device": device, "minutes": minutes, "execution": execution}
         watched(config, folder, lambda watcher: run(config, folder, watcher=watcher, **how))
 
     on_ranks(drive, executor, workers)

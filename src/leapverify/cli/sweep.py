@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from leapverify.cli.arguments import Device, ExecutorName, Workers, parse_numbers, watched
+
+if TYPE_CHECKING:
+    from leapverify.runs.progress import Watcher
 
 
 def sweep(
@@ -26,5 +29,9 @@ def sweep(
     names = [name.strip() for name in predictors.split(",")] if predictors else None
     ahead = parse_numbers(horizons, "--horizons") if horizons else None
     config = load_config(folder / "config.yaml")
-    how = {"predictors": names, "horizons": ahead, "device": device, "execution": execution(executor, workers)}
-    watched(config, folder, lambda watcher: sweep_study(folder, watcher=watcher, **how))
+    by = execution(executor, workers)
+
+    def work(watcher: Watcher) -> None:
+        sweep_study(folder, predictors=names, horizons=ahead, device=device, watcher=watcher, execution=by)
+
+    watched(config, folder, work)

@@ -27,9 +27,9 @@ from leapverify.race.arms import (
 from leapverify.race.averages import EMA, LAWA, Average, Lookahead
 from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
-from leapverify.race.plan import Unit
+from leapverify.race.plan import RaceUnit
 from leapverify.race.readouts import Annealing, Averaged, Leaping, Plain, Reading, ScheduleFree
-from leapverify.race.tasks import Material, Task
+from leapverify.race.tasks import Material, RaceTask
 from leapverify.train.schedule import Schedule
 
 WEIGHT_DECAY = 0.01
@@ -49,7 +49,7 @@ class RunSetup:
     """The engines at work."""
 
 
-def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> RunSetup:
+def assemble(unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Material) -> RunSetup:
     """Everything for one run, before its first step."""
     arm = arm_named(unit.arm)
     optimizers = _optimizers(unit, task, arm, material)
@@ -60,7 +60,7 @@ def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> 
     return parts
 
 
-def schedule_of(unit: Unit, task: Task) -> Schedule:
+def schedule_of(unit: RaceUnit, task: RaceTask) -> Schedule:
     """eta of every step of a unit: the task's own shape, WSD with the chosen share of decay, or constant."""
     kind = arm_named(unit.arm).schedule
     decay = None if kind != "wsd" else span(unit.value, unit.steps)
@@ -73,7 +73,7 @@ def _scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer) -> LambdaLR
     return LambdaLR(optimizer, lambda done: schedule(done + 1) / schedule.peak)
 
 
-def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[torch.optim.Optimizer]:
+def _optimizers(unit: RaceUnit, task: RaceTask, arm: Arm, material: Material) -> list[torch.optim.Optimizer]:
     if arm.read != "schedule-free":
         return make_optimizers(unit.case.optimizer, material.model, unit.lr, WEIGHT_DECAY)
     try:
@@ -85,7 +85,13 @@ def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[to
 
 
 def _reading(
-    name: str, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
+    name: str,
+    value: float | None,
+    unit: RaceUnit,
+    task: RaceTask,
+    config: RaceConfig,
+    material: Material,
+    parts: RunSetup,
 ) -> Reading:
     arm, setting = arm_named(name), setting_of(name, value, unit.steps, task.interval)
     tensors: list[Tensor] = list(parts.parameters)
@@ -114,7 +120,13 @@ def _apart(window: int, states: int) -> int:
 
 
 def _leap(
-    arm: Arm, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
+    arm: Arm,
+    value: float | None,
+    unit: RaceUnit,
+    task: RaceTask,
+    config: RaceConfig,
+    material: Material,
+    parts: RunSetup,
 ) -> LeapVerify:
     wishes: dict[str, Any] = {"interval": task.interval, "scheduler": parts.schedulers, **arm.leap}
     if arm.leap.get("policy") == "auto":

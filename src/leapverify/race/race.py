@@ -20,7 +20,17 @@ from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
 from leapverify.race.overrides import load_config, other_race
 from leapverify.race.parallel import PARALLEL, require_spreadable
-from leapverify.race.plan import Case, Result, TunedChoice, Unit, cases, digest, first_round, second_round
+from leapverify.race.plan import (
+    RaceCase,
+    RaceUnit,
+    Result,
+    SeedCase,
+    TunedChoice,
+    cases,
+    digest,
+    first_round,
+    second_round,
+)
 from leapverify.race.presets import preset as preset_named
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
@@ -159,7 +169,7 @@ class _RaceJob:
         self._tasks = build_tasks(config)
         self._store = Store(self._folder / "units", digest(config))
         self._choices: dict[tuple[str, str, str], TunedChoice] = {}
-        self._targets: dict[Case, float] = {}
+        self._targets: dict[RaceCase, float] = {}
         self._tuning: list[Result] = []
         self._found: Race | None = None
 
@@ -208,7 +218,7 @@ class _RaceJob:
             raise_failures(runner.run(self._tasks_of("tune", seeds, runner, rates=rates_as_json(rates))))
         return found + [self._store.need(unit) for unit in second]
 
-    def _missing(self, unit: Unit) -> bool:
+    def _missing(self, unit: RaceUnit) -> bool:
         try:
             return self._store.read(unit) is None
         except Damaged:
@@ -224,8 +234,8 @@ class _RaceJob:
 
     def _raced(self, seed: int) -> Iterator[Result]:
         for case in cases(self._tasks):
-            task, target = self._tasks[case.task], self._targets[case]
-            yield from results_of(self._store, self._config, task, case, seed, self._choices, target)
+            which = SeedCase(self._tasks[case.task], case, seed, self._choices, self._targets[case])
+            yield from results_of(self._store, self._config, which)
 
     def _write_notes(self, found: Sequence[str]) -> None:
         """What a reader should know beside the numbers."""

@@ -26,9 +26,9 @@ from leapverify.race.assemble import RunSetup, assemble
 from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
 from leapverify.race.parallel import spread
-from leapverify.race.plan import RACE, Result, Unit
+from leapverify.race.plan import RACE, RaceUnit, Result
 from leapverify.race.readouts import Reading
-from leapverify.race.tasks import Material, Task
+from leapverify.race.tasks import Material, RaceTask
 from leapverify.runs.world import present
 from leapverify.verify.comparison import mean_loss_of
 
@@ -72,7 +72,7 @@ def unseen(step: int, loss: float | None) -> None:
     del step, loss
 
 
-def run_unit(unit: Unit, task: Task, config: RaceConfig, folder: Path, look: Look = unseen) -> Result:
+def run_unit(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path, look: Look = unseen) -> Result:
     """Train a unit to its end, or to where its loss is not finite.
 
     Args:
@@ -93,7 +93,7 @@ def run_unit(unit: Unit, task: Task, config: RaceConfig, folder: Path, look: Loo
     return Result(result.runs, result.points, result.events, tuple(notes))
 
 
-def warm_up(unit: Unit, task: Task, config: RaceConfig, folder: Path) -> None:
+def warm_up(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path) -> None:
     """Train and leap for a moment and keep nothing: the first run of a process pays for what all load only once."""
     short = copy.copy(task)
     short.steps, short.warmup_steps, short.eval_every, short.interval = WARM_STEPS, 0, WARM_STEPS, 2
@@ -103,7 +103,7 @@ def warm_up(unit: Unit, task: Task, config: RaceConfig, folder: Path) -> None:
 class _Course:
     """A run that goes on."""
 
-    def __init__(self, unit: Unit, task: Task, config: RaceConfig, material: Material, look: Look) -> None:
+    def __init__(self, unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Material, look: Look) -> None:
         self._ranks = present()
         torch.manual_seed(self._ranks.stream_seed(unit.seed))
         material = spread(material, self._ranks)
