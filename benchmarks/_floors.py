@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from _operations import Architecture, Work, architecture, backward, forward, probes, rows
 
 from leapverify.capacity.machine import Accelerator
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.predict import predictor
 
@@ -52,7 +53,7 @@ class Floors:
         host_ring: bool = False,
     ) -> None:
         t, s = config.training, config.sweep
-        self.config, self.probe_lengths, self.host_ring = config, tuple(probe_lengths), host_ring
+        self.config, self.probe_lengths, self.host_ring = Resolved.of(config), tuple(probe_lengths), host_ring
         self.model: Architecture = architecture(config.model, vocab_size, t.sequence_length)
         rank = config.tuning.lora_rank
         adapters = sum(inputs + outputs for inputs, outputs in self.model.block) * self.model.layers
@@ -159,12 +160,7 @@ class Floors:
 
     def curve_evaluations(self) -> int:
         """Held-out losses between checkpoints, in a whole run."""
-        from leapverify.config.resolved import curve_steps
-
-        steps, interval = self.config.training.steps, self.config.observe.interval_steps
-        return sum(
-            step % interval != 0 for step in curve_steps(steps, interval, self.config.sweep, self.config.cascade)
-        )
+        return len(self.config.curve_steps - set(self.config.checkpoint_steps))
 
     def study(self, device: Accelerator, *, starts: int = 0) -> float:
         """Seconds of one seed at least, every checkpoint swept.

@@ -21,9 +21,11 @@ from unittest.mock import patch
 import torch
 
 from leapverify.capacity.activations import model_shapes
-from leapverify.capacity.memory import BUILDING, CASCADE, CHECKPOINT, TRAINING, MemoryPlan, Place, Room, memory_plan
+from leapverify.capacity.memory import BUILDING, CASCADE, CHECKPOINT, TRAINING, MemoryPlan, Place, Room
+from leapverify.capacity.plan import memory_plan
 from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.observe import Fingerprinter, Thresholds
 from leapverify.runs.progress import ignore
@@ -212,7 +214,7 @@ def measured(config: StudyConfig, text: Path, folder: Path, device: str = "cpu")
         try:
             record_seed(
                 ignore,
-                config=config,
+                config=Resolved.of(config),
                 thresholds=Thresholds.fixed(-1.0, -0.99),
                 seed=0,
                 run=folder,
@@ -228,7 +230,8 @@ def measured(config: StudyConfig, text: Path, folder: Path, device: str = "cpu")
 def planned(config: StudyConfig, device: str = "cpu") -> MemoryPlan:
     """The plan of the same seed, with all the room that it wants."""
     room = Room(10**15 if device == "cuda" else None, 10**15)
-    return memory_plan(config, model_shapes(config, 256), room)
+    resolved = Resolved.of(config)
+    return memory_plan(resolved, model_shapes(resolved, 256), room)
 
 
 def main() -> None:

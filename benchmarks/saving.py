@@ -23,6 +23,7 @@ import torch
 
 from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.observe import Thresholds
 from leapverify.runs.progress import ignore
@@ -68,7 +69,7 @@ def run(config: StudyConfig, folder: Path, overlap: bool) -> tuple[float, float,
         start = time.perf_counter()
         record_seed(
             ignore,
-            config=config,
+            config=Resolved.of(config),
             thresholds=Thresholds.fixed(0.9, 0.95),
             seed=0,
             run=folder,

@@ -20,7 +20,7 @@ from job import Part, Sitting, found, run_job
 from timing import as_accelerator, median, rates
 
 from leapverify.capacity.machine import Accelerator
-from leapverify.config.resolved import effective, open_probes
+from leapverify.config.resolved import Resolved
 from leapverify.observe import similarity
 from leapverify.predict import predictor
 from leapverify.study.apparatus import Apparatus, build, open_corpus
@@ -32,14 +32,14 @@ MODES = ("off", "default", "reduce-overhead")
 
 def apparatus(sitting: Sitting, **settings: Any) -> Apparatus:
     """One seed, untrained."""
-    config = effective(sitting.config("gpt2-124m", seeds=[42], **settings))
+    config = Resolved.of(sitting.config("gpt2-124m", seeds=[42], **settings))
     return build(config, 42, sitting.device, open_corpus(config))
 
 
 def floors_of(a: Apparatus) -> Floors:
     tokenizer = load_tokenizer(a.config.data.tokenizer)
-    lengths = [len(tokenizer.encode(text)) for text in open_probes(a.config).texts]
-    return Floors(a.config, lengths, vocab_size=tokenizer.vocab_size)
+    lengths = [len(tokenizer.encode(text)) for text in a.config.probes.texts]
+    return Floors(a.config.settings, lengths, vocab_size=tokenizer.vocab_size)
 
 
 def with_history(sitting: Sitting) -> Apparatus:

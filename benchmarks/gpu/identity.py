@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from job import Sitting, found
 
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.leap.api import LeapVerify
 from leapverify.runs import StudyError
 from leapverify.runs.progress import Progress
@@ -77,7 +77,7 @@ def _compared(one: Study, other: Study) -> dict[str, Any]:
 
 def rejected_leap(sitting: Sitting) -> Mapping[str, Any]:
     """Leaps that are predicted, verified and refused: weights, moments and random streams before and after."""
-    config = effective(sitting.config("gpt2-124m", seeds=[42]))
+    config = Resolved.of(sitting.config("gpt2-124m", seeds=[42]))
     a = build(config, 42, sitting.device, open_corpus(config))
     held = [a.batch(10**6 + number) for number in range(HELDOUT_BATCHES)]
     leap = LeapVerify(

@@ -14,7 +14,7 @@ from leapverify.analysis.over_seeds import summarise
 from leapverify.analysis.study.acceptance import acceptance, averages
 from leapverify.analysis.study.costs import costs
 from leapverify.capacity.cost import vocabulary_of
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.study.folder import Study
 
 SUMMARY = ("mean", "std", "low", "high", "n", "reason")
@@ -69,13 +69,13 @@ def _cascades(study: Study) -> list[dict[str, Any]]:
 
 def _training_step(sitting: Sitting, study: Study) -> dict[str, float] | None:
     """Seconds of a step, over all of them, and the least that it can take at the rates that the device shows now."""
-    config, t = effective(study.config), study.config.training
+    config, t = Resolved.of(study.config), study.config.training
     trained = sum(row.train_s for row in study.checkpoints)
     if not trained:
         return None
     step_s = trained / (len(study.checkpoints) * study.config.observe.interval_steps)
     device = as_accelerator(rates(sitting.device, small=sitting.reduced, repeats=3))
-    floor_s = seconds(Floors(config, [], vocab_size=vocabulary_of(config)).training_step(), device)
+    floor_s = seconds(Floors(config.settings, [], vocab_size=vocabulary_of(config)).training_step(), device)
     return {
         "step_s": step_s,
         "floor_s": floor_s,

@@ -15,6 +15,7 @@ from leapverify.bench.measures import Persistence, share_left
 from leapverify.bench.results import BenchSeed, key_of, take_folder
 from leapverify.bench.run import bench_predictors
 from leapverify.config.overrides import with_settings
+from leapverify.config.resolved import Resolved
 from leapverify.core.weights import Tensors, copy_
 from leapverify.io import records
 from leapverify.io.records import Benched, Prediction
@@ -100,7 +101,7 @@ def test_after_all_predictions_and_all_training_on_the_run_is_the_recorded_one_b
 
 
 def test_training_on_from_the_present_state_is_the_run_itself_and_leaves_no_trace(recorded, config):
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     tensors = list(apparatus.moved.values())
     apparatus.train(1, 1, 20)
     apparatus.history.push(20, tensors)
@@ -147,7 +148,7 @@ def test_the_state_of_the_future_has_a_gain_fraction_of_1_and_the_share_follows_
 
 def test_training_on_from_a_prediction_is_what_a_run_with_these_weights_does(copy, config, oracle, recorded):
     predictions, benched = bench(copy(), oracle, horizons=[10])
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     apparatus.train(1, 1, 20)
     ahead = load_snapshot(recorded / "seed-42" / "snapshots", 30)
     copy_(list(apparatus.parameters.values()), [ahead[name] for name in apparatus.parameters])

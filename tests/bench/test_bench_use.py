@@ -155,8 +155,10 @@ def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monk
     told = []
 
     class Listener(InProcess):
-        def run(self, tasks, *_):
+        def run(self, tasks, watcher, ended):
             told.append(tasks)
+            for task in tasks:
+                ended(task, None)
             return {}
 
     monkeypatch.setattr(Execution, "open", lambda self, folder, workers: told.append(workers) or Listener())
@@ -166,7 +168,7 @@ def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monk
     (run / "environment.json").unlink()
     (run / "seed-43").mkdir()
     (run / "seed-43" / "done.json").write_text("{}")
-    monkeypatch.setattr("leapverify.runs.executor_choice.cpu_count", lambda: 2)
+    monkeypatch.setattr("leapverify.runs.executors.cpu_count", lambda: 2)
     monkeypatch.setattr("leapverify.bench.run.join", lambda *_: False)
     monkeypatch.setattr("leapverify.bench.run.SeedFolder.read_rows", lambda self: None)
     bench_predictors(run, predictors=["hold"], device="cpu")

@@ -13,7 +13,7 @@ import pytest
 from killed_study import differences
 from leapverify import run_study
 from leapverify.cli.main import main
-from leapverify.config.retention import with_stop
+from leapverify.config.retention import Retention
 from leapverify.runs import Paused, stopping
 from leapverify.study.record import Recorder
 from micro import MICRO
@@ -81,10 +81,10 @@ def test_a_run_that_is_told_to_stop_saves_a_state_wherever_it_is(unbroken, text,
 
 def test_a_state_of_a_stop_is_kept_until_there_is_a_newer_one():
     steps = [10, 20, 30, 40, 50, 60]
-    assert with_stop({10}, {10}, steps, 2, None) == ({10}, {10})
-    assert with_stop({30, 40}, {40}, steps, 2, 60) == ({30, 40, 50, 60}, {40, 60})
-    assert with_stop({50, 60}, {60}, steps, 2, 40) == ({50, 60}, {60})
-    assert with_stop(set(), set(), steps, 3, 20) == ({10, 20}, {20})
+    assert Retention("last", 4, 2).needed_to_resume(steps) == ({30, 40}, {40})
+    assert Retention("last", 4, 2).needed_to_resume(steps, stop=60) == ({30, 40, 50, 60}, {40, 60})
+    assert Retention("last", 6, 2).needed_to_resume(steps, stop=40) == ({50, 60}, {60})
+    assert Retention("last", None, 3).needed_to_resume(steps, stop=20) == ({10, 20}, {20})
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:

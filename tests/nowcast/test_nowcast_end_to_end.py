@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from leapverify.cli.main import main
 from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.storage import Damaged, read_json, read_sealed, save_tensors, write_sealed
@@ -109,7 +110,7 @@ def test_the_first_weights_are_those_that_the_run_began_with(
     from leapverify.study.apparatus import build, open_corpus
 
     study = Study(runs["train"])
-    apparatus = build(study.config, 1, "cpu", open_corpus(study.config))
+    apparatus = build(Resolved.of(study.config), 1, "cpu", open_corpus(study.config))
     found = initial_weights(study, 1)
     assert all(torch.equal(found[name], each) for name, each in apparatus.parameters.items())
     assert found.keys() == study.weights(1, 10).keys()

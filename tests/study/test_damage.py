@@ -14,7 +14,7 @@ import pytest
 
 from leapverify import load_study, run_study
 from leapverify.config.overrides import dump_config
-from leapverify.config.retention import needed_to_resume
+from leapverify.config.retention import Retention
 from leapverify.errors import ConfigError
 from leapverify.runs import StudyError
 from leapverify.runs.progress import Progress
@@ -115,7 +115,7 @@ def test_whatever_single_snapshot_is_damaged_some_state_can_be_resumed(length):
     for step in range(10, 500, 10):
         steps.append(step)
         snapshots, states = ({*kept, step} for kept in (snapshots, states))
-        needed_snapshots, needed_states = needed_to_resume(steps, length)
+        needed_snapshots, needed_states = Retention("last", 1, length).needed_to_resume(steps)
         assert needed_snapshots <= snapshots, "something needed was deleted before"
         assert needed_states <= states
         snapshots, states = needed_snapshots, needed_states

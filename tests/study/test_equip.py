@@ -9,7 +9,7 @@ import torch
 
 from all_needs import AllNeeds
 from leapverify import run_study
-from leapverify.config.resolved import AVERAGED, MILESTONES, needs_of
+from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
 from leapverify.io.storage import read_sealed, write_sealed
 from leapverify.predict import CATALOGUE
 from leapverify.runs import Paused
@@ -63,7 +63,7 @@ def reasons(rows, name):
 
 def test_a_study_that_asks_for_nothing_more_gets_nothing_more(micro):
     config = micro()
-    history = build(config, 42, "cpu", open_corpus(config)).history
+    history = build(Resolved.of(config), 42, "cpu", open_corpus(config)).history
     assert (history.recent, history.averages, history.milestones) == (None, None, None)
     assert (history.selection, history.gradients) == (None, None)
     assert history.layout is not None
@@ -73,22 +73,22 @@ def test_a_study_that_asks_for_nothing_more_gets_nothing_more(micro):
 
 def test_names_are_in_the_order_of_the_tensors(micro):
     config = micro(sweep__moved="no-norms-embeddings")
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     assert apparatus.history.layout.names == tuple(apparatus.moved)
 
 
 def test_needs_are_joined_and_cascades_take_no_single_steps(micro, all_needs):
-    needs = needs_of(micro(cascade__predictors=["all-needs"]))
+    needs = Resolved.of(micro(cascade__predictors=["all-needs"])).needs
     assert (needs.recent, needs.averages, needs.milestones) == (0, False, ())
     assert needs.selection
     assert needs.gradients
-    needs = needs_of(micro(sweep__predictors=["all-needs", "taylor-4", "all-needs-long"]))
+    needs = Resolved.of(micro(sweep__predictors=["all-needs", "taylor-4", "all-needs-long"])).needs
     assert (needs.snapshots, needs.recent, needs.milestones) == (5, INTERVAL + 3, (0.0, 0.4))
 
 
 def test_a_walker_fills_single_steps_before_checkpoints_and_the_first_state(equipped):
     config = equipped()
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     history = apparatus.history
     untrained = [each.detach().clone() for each in apparatus.moved.values()]
     apparatus.after_step(0)
@@ -109,7 +109,7 @@ def test_a_walker_fills_single_steps_before_checkpoints_and_the_first_state(equi
 
 def test_the_counts_that_the_memory_plan_reckons_with_are_those_of_a_history(equipped):
     config = equipped()
-    history = build(config, 42, "cpu", open_corpus(config)).history
+    history = build(Resolved.of(config), 42, "cpu", open_corpus(config)).history
     like = [torch.zeros(2)]
     for step in range(1, 40):
         history.milestones.push(step, like)
@@ -122,7 +122,7 @@ def test_the_counts_that_the_memory_plan_reckons_with_are_those_of_a_history(equ
 def test_predictors_choose_by_sequences_that_the_verifier_never_reads(micro, count, budget, wanted):
     config = micro(verify__budget=budget, verify__sequences=1, verify__selection_sequences=wanted)
     windows = Windows(torch.zeros(0).numpy(), torch.zeros(count).numpy(), torch.zeros(count).numpy(), 8, 0)
-    chosen = selection_indices(windows, config)
+    chosen = selection_indices(windows, Resolved.of(config))
     assert len(set(chosen)) == wanted
     assert not set(chosen) & set(windows.spread(budget))
     assert set(chosen) <= set(range(count))
@@ -132,16 +132,16 @@ def test_too_few_sequences_to_choose_by_are_said(micro, equipped):
     config = micro(verify__selection_sequences=5)
     windows = Windows(torch.zeros(0).numpy(), torch.zeros(20).numpy(), torch.zeros(20).numpy(), 8, 0)
     with pytest.raises(ValueError, match=r"4 are left where verify\.selection_sequences is 5: lower it or"):
-        selection_indices(windows, config)
+        selection_indices(windows, Resolved.of(config))
     with pytest.raises(ValueError, match="too little text"):
-        build(equipped(verify__selection_sequences=10**6), 42, "cpu", open_corpus(config))
+        build(Resolved.of(equipped(verify__selection_sequences=10**6)), 42, "cpu", open_corpus(config))
 
 
 @pytest.mark.parametrize("windows", [120, 400, 10**5])
 def test_fresh_batches_are_none_of_the_plan_and_repeat_for_the_same_step_and_draw(micro, windows):
     config = micro()
     planned, size = config.training.steps, config.training.batch_size
-    number = FreshNumbers(config, windows)
+    number = FreshNumbers(Resolved.of(config), windows)
     found = {(step, draw): number(step, draw) for step in range(10, planned + 1, 10) for draw in range(DRAWS)}
     assert min(found.values()) > planned
     assert found == {key: number(*key) for key in found}

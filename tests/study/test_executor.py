@@ -263,7 +263,7 @@ def test_ray_that_is_missing_is_said_with_the_command_that_installs_it(monkeypat
 
 
 def test_tasks_side_by_side_follow_from_cores_and_threads(monkeypatch):
-    monkeypatch.setattr("leapverify.runs.executor_choice.cpu_count", lambda: 8)
+    monkeypatch.setattr("leapverify.runs.executors.cpu_count", lambda: 8)
     assert execution().side_by_side(3, 1, "cpu") == 3
     assert execution().side_by_side(20, 2, "cpu") == 4
     assert execution(None, 6).side_by_side(20, 2, "cpu") == 6

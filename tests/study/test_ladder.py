@@ -65,14 +65,14 @@ def test_one_seed_is_its_own_shared_initialisation(climbed):
 
 
 def test_shared_initialisation_gives_every_seed_the_first_ones_weights(climbed):
-    from leapverify.config.resolved import effective
+    from leapverify.config.resolved import Resolved
     from leapverify.study.apparatus import build, open_corpus
 
     config, _, _ = climbed
-    variant = effective(variants(config)["shared_init"])
+    variant = Resolved.of(variants(config)["shared_init"])
     corpus = open_corpus(variant)
     one, two = (build(variant, seed, "cpu", corpus) for seed in (42, 43))
-    plain = build(config, 43, "cpu", corpus)
+    plain = build(Resolved.of(config), 43, "cpu", corpus)
     assert all((a == b).all() for a, b in zip(one.parameters.values(), two.parameters.values(), strict=True))
     assert any((a != b).any() for a, b in zip(one.parameters.values(), plain.parameters.values(), strict=True))
     assert (one.batch(1).tokens != two.batch(1).tokens).any()

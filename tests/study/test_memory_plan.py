@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leapverify.capacity.activations import Shapes, model_shapes, shapes_of
+from leapverify.capacity.activations import ModelShapes, model_shapes, shapes_of
 from leapverify.capacity.buffers import branch_snapshots
 from leapverify.capacity.cost import cost, vocabulary_of
-from leapverify.capacity.memory import CASCADE, GB, PHASES, TRAINING, Room, memory_plan
-from leapverify.capacity.remedies import options
+from leapverify.capacity.memory import CASCADE, GB, PHASES, TRAINING, Room
+from leapverify.capacity.plan import memory_plan, options
 from leapverify.config.overrides import with_settings
 from leapverify.config.presets import PRESETS, preset
-from leapverify.config.resolved import history_length
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.train.models import build_model, parameter_count
 from leapverify.trajectory.history import History
@@ -21,19 +21,21 @@ PAPER = [name for name in PRESETS if not name.startswith("tiny")]
 AMPLE = 10**15
 
 
-def shapes(config: StudyConfig) -> Shapes:
-    return model_shapes(config, vocabulary_of(config))
+def shapes(config: StudyConfig) -> ModelShapes:
+    return model_shapes(Resolved.of(config), vocabulary_of(Resolved.of(config)))
 
 
 def plan_of(config: StudyConfig, gpu_gb: float | None, host_gb: float):
-    return memory_plan(config, shapes(config), Room.usable(None if gpu_gb is None else gpu_gb * GB, host_gb * GB))
+    return memory_plan(
+        Resolved.of(config), shapes(config), Room.usable(None if gpu_gb is None else gpu_gb * GB, host_gb * GB)
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_shapes_are_those_of_the_model_itself_and_nothing_is_allocated(name):
     config = preset(name)
     found = shapes(config)
-    count = parameter_count(config.model, vocabulary_of(config), config.training.sequence_length)
+    count = parameter_count(config.model, vocabulary_of(Resolved.of(config)), config.training.sequence_length)
     assert found.moved == found.parameters
     if config.tuning.lora_rank is not None:
         assert found.frozen == count
@@ -46,7 +48,7 @@ def test_shapes_are_those_of_the_model_itself_and_nothing_is_allocated(name):
 def test_shapes_of_a_real_model_and_of_one_on_the_meta_device_agree():
     config = with_settings(preset("tiny"), {"model.family": "qwen2", "model.kv_heads": 2})
     real = build_model(config.model, seed=0, vocab_size=256, sequence_length=64)
-    assert shapes_of(real) == model_shapes(config, 256)
+    assert shapes_of(real) == model_shapes(Resolved.of(config), 256)
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
@@ -63,7 +65,7 @@ def test_the_ring_is_what_a_history_allocates(place):
     config = with_settings(preset("tiny"), {"sweep.ring": place, "cascade.kinds": []})
     plan = plan_of(config, 80, 200)
     like = [torch.empty(size) for size in shapes(config).moved]
-    history = History(like, history_length(config))
+    history = History(like, Resolved.of(config).needs.snapshots)
     for step in range(history.length):
         history.push(step + 1, like)
     ring = next(part for part in plan.parts if part.name == f"ring on {place}")
@@ -83,7 +85,7 @@ def test_an_automatic_ring_fills_the_device_and_no_more(gpu_gb):
     far = [size for size, place in zip(sizes.moved, plan.ring_places, strict=True) if place == "host"]
     assert plan.device_bytes <= plan.room.device_bytes or not near
     if far and near:
-        copies = history_length(config) + branch_snapshots(config)
+        copies = Resolved.of(config).needs.snapshots + branch_snapshots(Resolved.of(config))
         assert plan.device_bytes + copies * 2 * min(far) > 0.94 * plan.room.device_bytes
         assert max(near) >= max(far)
     assert bool(far) == (gpu_gb < 200)
@@ -159,19 +161,19 @@ def test_lines_are_aligned_and_name_every_part_and_phase(gpu_gb):
 
 def test_options_are_every_precision_with_every_ring_and_one_of_them_is_chosen():
     config = preset("qwen2.5-7b")
-    found = options(config, shapes(config), Room.usable(80 * GB, 200 * GB))
+    found = options(Resolved.of(config), shapes(config), Room.usable(80 * GB, 200 * GB))
     assert [(option.precision, option.ring) for option in found if option.plan.fits] == [
         ("pure bf16", "split"),
         ("pure bf16", "host"),
     ]
     assert [(option.precision, option.ring) for option in found if option.chosen] == [("pure bf16", "split")]
-    assert len(options(config, shapes(config), Room.usable(None, 200 * GB))) == 2
+    assert len(options(Resolved.of(config), shapes(config), Room.usable(None, 200 * GB))) == 2
 
 
 @pytest.mark.parametrize("every", [None, 1, 5, 10])
 def test_disk_holds_what_is_written_at_once(every):
     config = with_settings(preset("gpt2-124m"), {"snapshots.every": every, "seeds": [1]})
-    bill = cost(config, 50257, Room(None, AMPLE))
+    bill = cost(Resolved.of(config), 50257, Room(None, AMPLE))
     weights = 4 * shapes(config).total
     fingerprints = 100 * 768 * 4 * 41
     copies = (bill.disk_bytes - fingerprints) / weights
@@ -186,4 +188,4 @@ def test_disk_of_a_study_that_keeps_everything():
     config = with_settings(preset("tiny"), {"seeds": [1]})
     checkpoints, weights = 30, 4 * shapes(config).total
     fingerprints = 100 * 64 * 4 * (checkpoints + 1)
-    assert cost(config, 256, Room(None, AMPLE)).disk_bytes == 3 * checkpoints * weights + fingerprints
+    assert cost(Resolved.of(config), 256, Room(None, AMPLE)).disk_bytes == 3 * checkpoints * weights + fingerprints

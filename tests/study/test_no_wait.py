@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from leapverify.config.resolved import Resolved
 from leapverify.observe import Thresholds
 from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import SeedFolder
@@ -52,7 +53,7 @@ class Steps(TorchDispatchMode):
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 def test_nothing_is_read_between_checkpoints(micro, tmp_path, monkeypatch, weights):
     config = micro(training__weights=weights, training__steps=40)
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     # Batches are cut on the host, where looking at them waits for nobody.
     apparatus.batches = {step: apparatus.batch(step) for step in range(1, 41)}.__getitem__
     recorder = Recorder(apparatus, Thresholds.fixed(0.9, 0.95), SeedFolder(tmp_path, 42), lambda _: None)

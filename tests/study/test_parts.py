@@ -10,8 +10,9 @@ from torch import nn
 
 from leapverify.capacity.cost import cost
 from leapverify.capacity.memory import Room
+from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
-from leapverify.config.resolved import curve_steps
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import CascadeConfig
 from leapverify.io.records import LossPoint
 from leapverify.landscape.lyapunov import Shadow
@@ -176,17 +177,17 @@ def test_a_cascade_whose_predictor_declines_says_so_once(line):
 
 def test_the_curve_covers_every_t_plus_k_and_nothing_beyond_the_end():
     config = preset("gpt2-124m")
-    bare = config.cascade.model_copy(update={"kinds": ()})
-    steps = curve_steps(200, 50, config.sweep, bare)
+    short = {"training.steps": 200, "observe.interval_steps": 50}
+    steps = Resolved.of(with_settings(config, {**short, "cascade.kinds": []})).curve_steps
     assert steps == {50, 55, 60, 75, 100, 105, 110, 125, 150, 155, 160, 175, 200}
-    links = curve_steps(200, 50, config.sweep, config.cascade)
+    links = Resolved.of(with_settings(config, short)).curve_steps
     assert links >= steps | {50 + 10 * link for link in range(1, 11)} | {50 + 20 * link for link in range(1, 8)}
     assert max(links) == 200
 
 
 def test_the_presets_have_the_papers_sizes():
     room = Room(80 * 10**9, 200 * 10**9)
-    assert cost(preset("gpt2-124m"), 50257, room).parameters == 124_439_808
-    assert round(cost(preset("qwen2.5-1.5b"), 151936, room).parameters / 1e9, 2) == 1.54
-    assert round(cost(preset("qwen2.5-7b"), 152064, room).parameters / 1e9, 2) == 7.62
-    assert 1e5 <= cost(preset("tiny"), 256, room).parameters <= 5e5
+    assert cost(Resolved.of(preset("gpt2-124m")), 50257, room).parameters == 124_439_808
+    assert round(cost(Resolved.of(preset("qwen2.5-1.5b")), 151936, room).parameters / 1e9, 2) == 1.54
+    assert round(cost(Resolved.of(preset("qwen2.5-7b")), 152064, room).parameters / 1e9, 2) == 7.62
+    assert 1e5 <= cost(Resolved.of(preset("tiny")), 256, room).parameters <= 5e5

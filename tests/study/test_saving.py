@@ -10,7 +10,7 @@ import pytest
 from leapverify import load_study, run_study
 from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
-from leapverify.config.retention import has_state, in_a_ring, needed_to_resume
+from leapverify.config.retention import Retention
 from leapverify.errors import ConfigError
 from leapverify.runs import Paused
 from leapverify.study import record
@@ -20,14 +20,15 @@ from micro import MICRO, same_numbers
 @pytest.mark.parametrize("length", [1, 3, 5])
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 7, 10])
 def test_states_apart_keep_their_whole_rings_and_survive_any_one_damage(length, every):
+    retention = Retention("last", every, length)
     steps: list[int] = []
     snapshots: set[int] = set()
     states: set[int] = set()
     for number in range(1, 70):
         steps.append(number)
-        snapshots |= {number} if in_a_ring(number, every, length) else set()
-        states |= {number} if has_state(number, every) else set()
-        needed, kept = needed_to_resume(steps, length, every)
+        snapshots |= {number} if retention.has_snapshot(number) else set()
+        states |= {number} if retention.has_state(number) else set()
+        needed, kept = retention.needed_to_resume(steps)
         assert needed <= snapshots, "something needed was deleted before, or never written"
         assert kept <= states
         snapshots, states = needed, kept
@@ -38,8 +39,9 @@ def test_states_apart_keep_their_whole_rings_and_survive_any_one_damage(length, 
 
 
 def test_no_state_at_all():
-    assert needed_to_resume([10, 20, 30], 3, None) == (set(), set())
-    assert not any(in_a_ring(number, None, 3) or has_state(number, None) for number in range(1, 9))
+    never = Retention("last", None, 3)
+    assert never.needed_to_resume([10, 20, 30]) == (set(), set())
+    assert not any(never.has_snapshot(number) or never.has_state(number) for number in range(1, 9))
 
 
 @pytest.fixture(scope="module")

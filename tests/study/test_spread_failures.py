@@ -19,7 +19,7 @@ from leapverify.core.ranks import ranks_of_world
 from leapverify.runs import on_ranks, stopping
 from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.folder import SeedFolder
-from leapverify.study.parallel import Spread
+from leapverify.study.parallel import ParallelModel
 from leapverify.train.losses_compiled import Losses
 from leapverify.trajectory.history import OptimizerState
 from processes import run_ranks
@@ -152,6 +152,6 @@ def test_moments_of_a_parameter_without_dimensions_are_its_own() -> None:
     (2 * weights[0] + weights[1].sum()).backward()
     optimizer.step()
     state = OptimizerState.from_optimizer(optimizer, weights, step=1, schedule=[lambda _: 0.1])
-    held = Spread.optimizer_state(cast("Any", None), state, weights)
+    held = ParallelModel.optimizer_state(cast("Any", None), state, weights)
     assert [each.tolist() for each in held.m] == [each.tolist() for each in state.m]
     assert held.m[0] > 0

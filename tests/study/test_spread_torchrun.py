@@ -23,7 +23,7 @@ SETTINGS = [
 TINY = ("seeds=[42]", "model.layers=1", "model.hidden=16", "model.heads=2", "training.sequence_length=16")
 DYING = """
 import os, signal
-from leapverify import cli
+from leapverify.cli import main as cli
 from leapverify.study import setup
 
 steps, real = [0], setup.train_step

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from leapverify import run_study
 from leapverify.config.overrides import differences, dump_config, load_config, parse_settings, with_settings
 from leapverify.config.presets import PRESETS, preset
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import SWITCH_SETTINGS, Switches
 from leapverify.errors import ConfigError
 from leapverify.io.storage import Damaged
+from leapverify.runs import execution
+from leapverify.study.resweep import sweep_study
 
 
 @pytest.mark.parametrize(
@@ -75,12 +78,12 @@ def test_a_damaged_configuration_file_is_named(tmp_path):
 
 def test_every_switch_changes_something_and_only_when_on():
     base = preset("tiny")
-    assert effective(base) is base
+    assert Resolved.of(base).settings is base
     assert set(SWITCH_SETTINGS) == set(Switches.model_fields)
     for name in SWITCH_SETTINGS:
         on = with_settings(base, {f"switches.{name}": True})
-        changed = differences(base, effective(on))
-        assert len(changed) == len(SWITCH_SETTINGS[name]) + 1, (name, changed)
+        changed = differences(base, Resolved.of(on).settings)
+        assert len(changed) == len(SWITCH_SETTINGS[name]), (name, changed)
 
 
 def test_the_papers_protocol_to_the_letter():
@@ -100,3 +103,15 @@ def test_the_papers_protocol_to_the_letter():
         assert config.cascade.shapes == ((4, 25), (2, 50), (10, 10))
         assert config.seeds == (42, 43, 44, 45, 46)
         assert config.data.source == "wikitext-103"
+
+
+def test_a_config_is_resolved_once_at_each_door(micro, tmp_path, monkeypatch):
+    made = []
+    of = Resolved.of.__func__
+    monkeypatch.setattr(Resolved, "of", classmethod(lambda cls, config: made.append(config) or of(cls, config)))
+    config = micro(training__steps=20, seeds=[42, 43])
+    study = run_study(config, tmp_path / "run", device="cpu", execution=execution("in-process"))
+    assert made == [config] * 3, "once by the driver, once by the task of each seed"
+    made.clear()
+    sweep_study(study.path, device="cpu", execution=execution("in-process"))
+    assert len(made) == 2, "once by the task of each seed"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from leapverify import load_study, run_study
 from leapverify.config.overrides import dump_config
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.runs import StudyError, execution
 from leapverify.runs.progress import Progress
@@ -257,7 +258,7 @@ def test_a_filter_says_which_parameters_predictions_move(micro, tmp_path):
     from leapverify.study.apparatus import build, open_corpus
 
     config = micro(sweep__moved="no-norms-embeddings")
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     kept = set(apparatus.parameters) - set(apparatus.moved)
     assert kept == {name for name in apparatus.parameters if "wte" in name or "wpe" in name or "ln_" in name}
     study = run_study(config, tmp_path / "run", device="cpu")

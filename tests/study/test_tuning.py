@@ -14,6 +14,7 @@ from leapverify.capacity.cost import cost
 from leapverify.capacity.memory import Room
 from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
+from leapverify.config.resolved import Resolved
 from leapverify.core.weights import trainable
 from leapverify.errors import ConfigError
 from leapverify.runs import Paused
@@ -56,7 +57,7 @@ def lora(micro, start):
 
 
 def model_of(config, seed):
-    return first_model(config, seed, vocab_size=256)
+    return first_model(Resolved.of(config), seed, vocab_size=256)
 
 
 def test_a_tuned_run_begins_where_its_start_ended(tuned, start, tmp_path):
@@ -83,7 +84,7 @@ def test_stopped_again_and_again_equals_the_unbroken_run(tuned, tmp_path):
 
 def test_a_lora_run_trains_and_keeps_adapters_alone(lora, tmp_path):
     config = lora(training__steps=10)
-    apparatus = build(config, 42, "cpu", open_corpus(config))
+    apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))
     frozen = {name: each.clone() for name, each in apparatus.model.named_parameters() if not each.requires_grad}
     assert all(".lora_" in name for name in apparatus.parameters)
     assert frozen.keys() | apparatus.parameters.keys() == dict(apparatus.model.named_parameters()).keys()
@@ -137,7 +138,7 @@ def test_adapters_are_counted_without_being_made(family):
     changes = {f"model.{key}": value for key, value in spec.items()}
     config = with_settings(preset("tiny-lora"), {**changes, "tuning.lora_rank": 3, "model.context": 64})
     config = with_settings(config, {"training.sequence_length": 16})
-    planned = model_shapes(config, 64)
+    planned = model_shapes(Resolved.of(config), 64)
     assert (planned.parameters, planned.moved) == (tuple(sizes), tuple(sizes))
     assert Floors(config, [12], vocab_size=64).trained == sum(sizes)
     context = 48 * 32 if family == "gpt2" else 0  # the presets' longer one
@@ -164,8 +165,10 @@ def test_a_family_without_known_matrices_is_refused():
 
 
 def test_the_bill_of_adapters_counts_what_rests():
-    whole, adapters = (cost(preset(name), 256, Room(None, 10**15)) for name in ("tiny-finetune", "tiny-lora"))
-    trained = model_shapes(preset("tiny-lora"), 256).total
+    whole, adapters = (
+        cost(Resolved.of(preset(name)), 256, Room(None, 10**15)) for name in ("tiny-finetune", "tiny-lora")
+    )
+    trained = model_shapes(Resolved.of(preset("tiny-lora")), 256).total
     assert adapters.parameters == whole.parameters + trained
     assert adapters.disk_bytes < whole.disk_bytes / 2
     assert 2 / 3 < adapters.train_flops / whole.train_flops < 1
@@ -180,20 +183,20 @@ def test_the_presets_say_how_their_start_is_made(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     told = r"runs/tiny-code is no run folder of a study: make one \(leapverify study tiny --set data\.source=stdlib-"
     with pytest.raises(ConfigError, match=told + r"code --out runs/tiny-code\), or name another"):
-        check_start(preset(name))
+        check_start(Resolved.of(preset(name)))
     assert preset(name).observe.interval_steps == 20
 
 
 def refused(config, match):
     with pytest.raises(ConfigError, match=match):
-        check_start(config)
+        check_start(Resolved.of(config))
 
 
 def test_starts_that_cannot_be_begun_from_are_refused(micro, start, tmp_path):
     refused(micro(tuning__start=str(start), model__hidden=32), r"another model \(model\.hidden 16 there, 32 here\)")
     refused(micro(tuning__start=str(start), model__heads=4), r"model\.heads 2 there, 4 here")
     refused(micro(tuning__start=str(start), model__context=16), r"model\.context 96 there, 16 here")
-    check_start(micro(tuning__start=str(start), model__dropout=0.2))
+    check_start(Resolved.of(micro(tuning__start=str(start), model__dropout=0.2)))
     copy = tmp_path / "copy"
     shutil.copytree(start, copy)
     (copy / "done.json").unlink()

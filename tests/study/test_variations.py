@@ -11,7 +11,7 @@ from leapverify.claims.evidence import BASE, CONSTANT, LENGTHS, RATES_AND_INTERV
 from leapverify.claims.variations import BASE_SEEDS, OTHER_SEEDS, as_lines, base_config, chosen, variations
 from leapverify.config.overrides import differences
 from leapverify.config.presets import preset
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.io.storage import read_sealed, write_sealed
 
@@ -41,8 +41,8 @@ def test_the_variations_are_those_of_their_names(every):
     assert [every[name].config.training.steps for name in LENGTHS] == [900, 1200, 1800]
     shares = {every[name].config.training.warmup_steps / every[name].config.training.steps for name in LENGTHS}
     assert shares == {base.training.warmup_steps / base.training.steps}
-    assert effective(every["shared-init"].config).training.init == "shared"
-    assert effective(every["half-moments"].config).sweep.moments == "float16"
+    assert Resolved.of(every["shared-init"].config).training.init == "shared"
+    assert Resolved.of(every["half-moments"].config).sweep.moments == "float16"
     assert every["bfloat16-stochastic"].config.training.rounding == "stochastic"
     assert {every[name].config.training.lr for name in ("paper-rate", "bfloat16", "bfloat16-stochastic")} == {5e-5}
 
@@ -50,7 +50,7 @@ def test_the_variations_are_those_of_their_names(every):
 def test_the_larger_model_has_about_four_times_the_parameters(every):
     from leapverify.study.apparatus import parameters_of
 
-    small, large = (parameters_of(every[name].config) for name in (BASE, "larger"))
+    small, large = (parameters_of(Resolved.of(every[name].config)) for name in (BASE, "larger"))
     assert small is not None
     assert large is not None
     assert 3 < large / small < 4.5
@@ -216,7 +216,7 @@ def _file(path):
 
 
 def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypatch):
-    from leapverify.cli.main import main as cli
+    from leapverify.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
@@ -231,7 +231,7 @@ def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypa
 
 
 def test_a_wrong_name_is_wrong_use(capsys):
-    from leapverify.cli.main import main as cli
+    from leapverify.cli import main as cli
 
     with pytest.raises(SystemExit) as left:
         cli.main(["findings", "--dry-run", "--only", "bas"])

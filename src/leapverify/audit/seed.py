@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.audit.finding import AuditIssue, remedy_for
-from leapverify.config.resolved import curve_steps, history_length
-from leapverify.config.retention import needed_to_resume
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.io import records
 from leapverify.io.records import (
     Benched,
@@ -103,7 +101,7 @@ class SeedAudit:
         damaged: files that have been named already; what they say is passed over.
     """
 
-    def __init__(self, run: Path, seed: int, config: StudyConfig, damaged: set[str]) -> None:
+    def __init__(self, run: Path, seed: int, config: Resolved, damaged: set[str]) -> None:
         self._run, self._seed, self._config, self._damaged = run, seed, config, damaged
         self._folder = SeedFolder(run, seed)
         self._name = f"seed-{seed}"
@@ -176,9 +174,8 @@ class SeedAudit:
     def _between(self, rows: Rows) -> Iterator[AuditIssue]:
         """The loss curve and the sweep's rows of every checkpoint."""
         c = self._config
-        interval, last = c.observe.interval_steps, max((row.step for row in rows.checkpoints), default=0)
-        due = curve_steps(c.training.steps, interval, c.sweep, c.cascade)
-        lacking = {step for step in due if step <= last} - {row.step for row in rows.curve}
+        last = max((row.step for row in rows.checkpoints), default=0)
+        lacking = {step for step in c.curve_steps if step <= last} - {row.step for row in rows.curve}
         if lacking:
             text = f"lacks the loss of {len(lacking)} steps, the first of step {min(lacking)}"
             yield self._found(f"records/{CURVE}", "gap", text)
@@ -207,7 +204,7 @@ class SeedAudit:
     def _kept(self, steps: list[int]) -> Iterator[AuditIssue]:
         """The snapshots and states that the configuration keeps, and none of a later step."""
         c = self._config
-        snapshots, states = needed_to_resume(steps, history_length(c), c.snapshots.every)
+        snapshots, states = c.retention.needed_to_resume(steps)
         every = set(steps[c.snapshots.every - 1 :: c.snapshots.every]) if c.snapshots.every else set()
         kept = {
             self._folder.snapshots: set(steps) if c.snapshots.weights == "all" else snapshots,

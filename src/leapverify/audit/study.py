@@ -13,7 +13,7 @@ from leapverify.audit.heldout import Looked, Text, check_text
 from leapverify.audit.lineage import check_lineage, nonfinite
 from leapverify.audit.seed import KINDS, SeedAudit, check_rows, key_of, read_rows
 from leapverify.config.overrides import identity_of, load_config
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.io.records import Benched, Prediction, RacePoint, RaceRun, SeedMeasure
 from leapverify.io.storage import Damaged, read_json
@@ -38,14 +38,14 @@ def check_study(run: Path, damaged: set[str], tell: Tell, looked: Looked) -> Ite
     if CONFIG in damaged:
         return
     try:
-        config = load_config(run / CONFIG)
+        asked = load_config(run / CONFIG)
     except ValueError as error:
         yield AuditIssue(CONFIG, "config", " ".join(str(error).split()), remedy_for(CONFIG, run))
         return
-    yield from _identity(run, config, damaged)
-    config = effective(config)
+    yield from _identity(run, asked, damaged)
+    config = Resolved.of(asked)
     there = sorted(int(path.name[5:]) for path in run.glob("seed-*") if path.name[5:].isdigit())
-    yield from _seeds(run, config, there, damaged)
+    yield from _seeds(run, asked, there, damaged)
     audits = {}
     for seed in [seed for seed in config.seeds if seed in there]:
         tell(f"seed {seed}", 0, 0)
@@ -55,7 +55,7 @@ def check_study(run: Path, damaged: set[str], tell: Tell, looked: Looked) -> Ite
     yield from _bench(run, damaged)
     yield from check_tensors(run, damaged, tell)
     tell("lineage", 0, 0)
-    yield from check_lineage(run, config, [seed for seed in config.seeds if seed in there], damaged)
+    yield from check_lineage(run, asked, [seed for seed in config.seeds if seed in there], damaged)
     tell("text", 0, 0)
     yield from check_text(Text(config.data.source, config.data.tokenizer), CONFIG, looked)
 

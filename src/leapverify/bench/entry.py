@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leapverify.bench.options import BenchOptions
+from leapverify.bench.options import BenchOptions, configured
 from leapverify.bench.seed import bench_seed
 from leapverify.config.overrides import checked
 from leapverify.config.study import StudyConfig
@@ -26,10 +26,11 @@ def bench(
     deadline: Deadline | None = None,
 ) -> None:
     """`bench_seed`, with a configuration and options as JSON."""
+    chosen = BenchOptions.from_dict(options)
     bench_seed(
         watcher,
-        config=checked(StudyConfig, config),
-        options=BenchOptions.from_dict(options),
+        config=configured(checked(StudyConfig, config), chosen),
+        options=chosen,
         run=Path(run),
         seed=seed,
         device=device,

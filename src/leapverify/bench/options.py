@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from leapverify.config.overrides import with_settings
+from leapverify.config.resolved import Resolved, with_switches
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.storage import sha256_of
@@ -53,8 +54,8 @@ class BenchOptions:
         return cls(dict(values["labels"]), tuple(values["horizons"]), values["persist_every"])
 
 
-def configured(config: StudyConfig, options: BenchOptions) -> StudyConfig:
-    """The study's configuration, its switches put in, with the predictors and horizons of the bench.
+def configured(config: StudyConfig, options: BenchOptions) -> Resolved:
+    """The study's settings, with the predictors and horizons of the bench.
 
     `momentum` has one scale: the search for the best of several on the verifier is an artefact, not a predictor.
     """
@@ -63,7 +64,7 @@ def configured(config: StudyConfig, options: BenchOptions) -> StudyConfig:
         "sweep.horizons": options.horizons,
         "sweep.momentum_scales": (1.0,),
     }
-    return with_settings(config, changes)
+    return Resolved.of(with_settings(with_switches(config), changes))
 
 
 def chosen_seeds(config: StudyConfig, asked: Sequence[int] | None) -> tuple[int, ...]:

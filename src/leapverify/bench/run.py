@@ -10,7 +10,6 @@ from typing import Any
 from leapverify.bench.options import BenchChoice, BenchOptions, choose, chosen_seeds, configured, task_of
 from leapverify.bench.results import join, take_folder
 from leapverify.config.overrides import load_config
-from leapverify.config.resolved import effective
 from leapverify.config.study import StudyConfig
 from leapverify.report import build_report
 from leapverify.runs import AUTOMATIC, Deadline, Execution, Failure, StudyError, Task
@@ -64,7 +63,7 @@ def bench_predictors(
     config = load_config(run / "config.yaml")
     choice = choose(predictors, nino)
     options = BenchOptions(choice.labels, tuple(horizons or config.sweep.horizons), persist_every)
-    configured(effective(config), options)
+    _ = configured(config, options)
     chosen = chosen_seeds(config, seeds)
     deadline = deadline_of(config, minutes)
     _require_kept(run, config, chosen)

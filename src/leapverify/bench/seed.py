@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from leapverify.bench.checkpoint import Bench, Tried
-from leapverify.bench.options import BenchOptions, configured
+from leapverify.bench.options import BenchOptions
 from leapverify.bench.results import BenchRows, BenchSeed
-from leapverify.config.resolved import effective
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import Checkpoint
 from leapverify.io.storage import Damaged
@@ -112,7 +111,7 @@ class Walk:
 def bench_seed(
     watcher: Watcher,
     *,
-    config: StudyConfig,
+    config: Resolved,
     options: BenchOptions,
     run: Path,
     seed: int,
@@ -134,7 +133,7 @@ def bench_seed(
         checkpoints = SeedFolder(run, seed).read_rows().checkpoints
         if any(options.keys - rows.done(each.step) for each in checkpoints):
             require_time(deadline, seed)
-            apparatus = build(configured(effective(config), options), seed, device, open_corpus(config))
+            apparatus = build(config, seed, device, open_corpus(config))
             SeedBench(apparatus, options, SeedFolder(run, seed), part, rows, watcher, deadline).run(checkpoints)
         watcher(Progress(seed, steps, steps, "done"))
 

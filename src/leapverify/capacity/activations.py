@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leapverify.config.resolved import moves
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.core.weights import trainable
 from leapverify.train import losses
 from leapverify.train.adapters import adapter_sizes
@@ -26,7 +25,7 @@ CPU_PROBE_TOKENS, GPU_PROBE_TOKENS = 2048, 16384
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ModelShapes:
     """The sizes of a model's tensors: all that a memory plan needs to know of it."""
 
     family: str
@@ -63,7 +62,7 @@ class Shapes:
         return self.vocabulary * self.hidden
 
 
-def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> Shapes:
+def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> ModelShapes:
     """The sizes of a model's tensors; one on the meta device will do.
 
     Args:
@@ -76,7 +75,7 @@ def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> S
     for module in model.modules():
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
             linear |= {id(each): each.numel() for each in module.parameters(recurse=False)}
-    return Shapes(
+    return ModelShapes(
         family=config.model_type,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -93,11 +92,11 @@ def shapes_of(model: nn.Module, moves: Callable[[str], bool] | None = None) -> S
     )
 
 
-def model_shapes(config: StudyConfig, vocab_size: int) -> Shapes:
+def model_shapes(config: Resolved, vocab_size: int) -> ModelShapes:
     """The sizes of the configured model's tensors, without allocating one.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         vocab_size: the tokenizer's, where the model names none.
 
     Raises:
@@ -108,13 +107,13 @@ def model_shapes(config: StudyConfig, vocab_size: int) -> Shapes:
         model = _pretrained(config.model.pretrained) if config.model.pretrained else _random(config, vocab_size)
     rank = config.tuning.lora_rank
     if rank is None:
-        return shapes_of(model, moves(config, model))
+        return shapes_of(model, config.moves(model))
     sizes = tuple(adapter_sizes(model, config.model.family, rank))
     bare = shapes_of(model)
     return replace(bare, parameters=sizes, moved=sizes, cast=bare.cast + sum(sizes), frozen=bare.total)
 
 
-def _random(config: StudyConfig, vocab_size: int) -> nn.Module:
+def _random(config: Resolved, vocab_size: int) -> nn.Module:
     return build_model(config.model, seed=0, vocab_size=vocab_size, sequence_length=config.training.sequence_length)
 
 
@@ -137,7 +136,7 @@ def _pretrained(name: str) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassMemory:
     """Bytes that forward and backward passes of a model hold.
 
     Args:
@@ -147,7 +146,7 @@ class Passes:
         cuda: whether it runs on a GPU, whose kernels keep dropout as one byte an element and its randomness as a seed.
     """
 
-    shapes: Shapes
+    shapes: ModelShapes
     weight: int
     compute: int
     cuda: bool

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leapverify.capacity.activations import Shapes
-from leapverify.config.resolved import AVERAGED, MILESTONES, history_type, needs_of
-from leapverify.config.study import StudyConfig
+from leapverify.capacity.activations import ModelShapes
+from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
 from leapverify.predict import predictor
 
 FLOAT = 4
 
 
 @dataclass(frozen=True)
-class Kept:
+class BufferKind:
     """Copies of one kind; all kinds lie where the ring does."""
 
     name: str
@@ -24,25 +23,25 @@ class Kept:
     reason: str
 
 
-def kept(config: StudyConfig) -> tuple[Kept, ...]:
+def buffer_kinds(config: Resolved) -> tuple[BufferKind, ...]:
     """Every kind of which there is at least one copy, the ring first."""
-    needs, size = needs_of(config), history_type(config).itemsize
+    needs, size = config.needs, config.history_dtype.itemsize
     length, more = needs.snapshots, branch_snapshots(config)
     text = f"{length} snapshots" + (f" and {more} of cascades" if more else "")
-    found = [Kept("ring", length + more, size, text)]
+    found = [BufferKind("ring", length + more, size, text)]
     if needs.recent:
-        found.append(Kept("single steps", needs.recent, size, "that lead to a checkpoint"))
+        found.append(BufferKind("single steps", needs.recent, size, "that lead to a checkpoint"))
     if needs.averages:
         states = min(AVERAGED, len(config.checkpoint_steps))
         text = f"two in float32, and copies of both at {states} checkpoints"
-        found.append(Kept("averages", 2 + 2 * states, FLOAT, text))
+        found.append(BufferKind("averages", 2 + 2 * states, FLOAT, text))
     if needs.milestones:
         states = min(MILESTONES, len(config.checkpoint_steps) + 1)
-        found.append(Kept("early states", states, size, f"{states} from step 0 on"))
+        found.append(BufferKind("early states", states, size, f"{states} from step 0 on"))
     return tuple(found)
 
 
-def branch_snapshots(config: StudyConfig) -> int:
+def branch_snapshots(config: Resolved) -> int:
     """Snapshots beyond the history's that branches of it fill, and keep for the next branch."""
     c = config.cascade
     depth = max((depth for depth, _ in c.shapes), default=0)
@@ -58,10 +57,10 @@ RING = "ring"
 
 
 def copied_bytes(
-    config: StudyConfig,
-    shapes: Shapes,
+    config: Resolved,
+    shapes: ModelShapes,
     weight: int,
-    kept: Sequence[Kept],
+    buffer_kinds: Sequence[BufferKind],
     hosted: Callable[[Sequence[int], int], int],
 ) -> int:
     """Bytes of the copies that a thread writes while training goes on: they stay, to be used again.
@@ -70,7 +69,7 @@ def copied_bytes(
         config: the study.
         shapes: the model's.
         weight: bytes of a weight, and of a moment.
-        kept: from `kept`.
+        kept: from `buffer_kinds`.
         hosted: elements of tensors, bytes of each -> bytes of host memory.
     """
     snapshots = config.snapshots
@@ -83,13 +82,13 @@ def copied_bytes(
     nbytes += hosted([2 * total], weight)
     if config.observe.lyapunov:
         nbytes += hosted([3 * total], weight)
-    spans = needs_of(config).recent > config.observe.interval_steps
-    beside = [each for each in kept if each.name != RING and (spans or each.name != "single steps")]
+    spans = config.needs.recent > config.observe.interval_steps
+    beside = [each for each in buffer_kinds if each.name != RING and (spans or each.name != "single steps")]
     elements = {size: sum(each.copies for each in beside if each.itemsize == size) for size in (2, FLOAT)}
     return nbytes + sum(hosted([count * sum(shapes.moved)], size) for size, count in elements.items() if count)
 
 
-def written_bytes(config: StudyConfig, shapes: Shapes, weight: int) -> int:
+def written_bytes(config: Resolved, shapes: ModelShapes, weight: int) -> int:
     """Bytes of the copies that writing takes without overlap, of what does not lie in host memory."""
     if config.snapshots.every is None and config.snapshots.weights != "all":
         return 0

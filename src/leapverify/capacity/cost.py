@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leapverify.capacity.activations import Shapes, model_shapes
-from leapverify.capacity.buffers import kept
+from leapverify.capacity.activations import ModelShapes, model_shapes
+from leapverify.capacity.buffers import buffer_kinds
 from leapverify.capacity.machine import Machine, duration
-from leapverify.capacity.memory import GB, MemoryPlan, Room, memory_plan
-from leapverify.capacity.remedies import Option, options
+from leapverify.capacity.memory import GB, MemoryPlan, Room
+from leapverify.capacity.plan import Option, memory_plan, options
 from leapverify.config.presets import PRESETS
-from leapverify.config.resolved import history_length, weights_type
-from leapverify.config.retention import has_state, in_a_ring, needed_to_resume
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 
 FLOAT = 4
 REMEMBERED = ("averages", "early states")
@@ -53,11 +51,11 @@ class Cost:
         return self.plan.device_bytes + self.plan.host_bytes
 
 
-def cost(config: StudyConfig, vocab_size: int, room: Room) -> Cost:
+def cost(config: Resolved, vocab_size: int, room: Room) -> Cost:
     """The bill of a study.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         vocab_size: the tokenizer's, where the model names none.
         room: the memory that there is for its tensors.
     """
@@ -80,23 +78,20 @@ def cost(config: StudyConfig, vocab_size: int, room: Room) -> Cost:
     )
 
 
-def _evaluated(config: StudyConfig) -> int:
+def _evaluated(config: Resolved) -> int:
     """Sequences of all losses that are measured beside the sweep."""
-    from leapverify.config.resolved import curve_steps
-
     v, checkpoints = config.verify, config.checkpoint_steps
-    curve = curve_steps(config.training.steps, config.observe.interval_steps, config.sweep, config.cascade)
-    return len(curve - set(checkpoints)) * v.sequences + len(checkpoints) * (v.budget + v.val_sequences)
+    return len(config.curve_steps - set(checkpoints)) * v.sequences + len(checkpoints) * (v.budget + v.val_sequences)
 
 
-def _swept(config: StudyConfig) -> int:
+def _swept(config: Resolved) -> int:
     """Sequences that the sweep runs, momentum once for each of its scales."""
     s = config.sweep
     variants = sum(len(s.momentum_scales) if name == "momentum" else 1 for name in s.predictors)
     return variants * len(s.horizons) * len(config.checkpoint_steps) * config.verify.budget
 
 
-def _cascade_work(config: StudyConfig) -> tuple[int, int]:
+def _cascade_work(config: Resolved) -> tuple[int, int]:
     """Real steps and verified sequences of the cascades."""
     c, after_first = config.cascade, len(config.checkpoint_steps) - 1
     starts = after_first if c.max_starts is None else min(after_first, c.max_starts)
@@ -107,40 +102,40 @@ def _cascade_work(config: StudyConfig) -> tuple[int, int]:
     return starts * real, starts * links * (chained + 2 * trained) * config.verify.sequences
 
 
-def _disk_bytes(config: StudyConfig, shapes: Shapes) -> int:
-    weights = shapes.total * weights_type(config).itemsize
-    snapshots, states = _most_files(config, config.checkpoint_steps, history_length(config))
+def _disk_bytes(config: Resolved, shapes: ModelShapes) -> int:
+    weights = shapes.total * config.weights_dtype.itemsize
+    snapshots, states = _most_files(config)
     copies = snapshots + 2 * states + (3 * states if config.observe.lyapunov else 0)
-    remembered = sum(each.copies * each.itemsize for each in kept(config) if each.name in REMEMBERED)
-    nbytes = remembered * sum(shapes.moved) * _most_states(config, history_length(config))
+    remembered = sum(each.copies * each.itemsize for each in buffer_kinds(config) if each.name in REMEMBERED)
+    nbytes = remembered * sum(shapes.moved) * _most_states(config)
     fingerprints = 100 * shapes.hidden * FLOAT * (len(config.checkpoint_steps) + 1)
     return weights * copies + nbytes + fingerprints
 
 
-def _most_states(config: StudyConfig, length: int) -> int:
+def _most_states(config: Resolved) -> int:
     """States that a resume needs at once, at most, and the one that is being written."""
-    every, steps = config.snapshots.every, config.checkpoint_steps
-    most = max((len(needed_to_resume(steps[:number], length, every)[1]) for number in range(len(steps) + 1)), default=0)
+    steps, needed = config.checkpoint_steps, config.retention.needed_to_resume
+    most = max((len(needed(steps[:number])[1]) for number in range(len(steps) + 1)), default=0)
     return most + 1 if most else 0
 
 
-def _most_files(config: StudyConfig, steps: Sequence[int], length: int) -> tuple[int, int]:
+def _most_files(config: Resolved) -> tuple[int, int]:
     """Snapshots and states that lie on the disk at once, at most: a checkpoint's are written before older ones go."""
-    s = config.snapshots
-    kept: tuple[set[int], set[int]] = set(), set()
+    s, retention, steps = config.snapshots, config.retention, config.checkpoint_steps
+    buffer_kinds: tuple[set[int], set[int]] = set(), set()
     most = [0, 0]
     for number, step in enumerate(steps, start=1):
-        written = (s.weights == "all" or in_a_ring(number, s.every, length), has_state(number, s.every))
-        needed = needed_to_resume(steps[:number], length, s.every)
+        written = (retention.has_snapshot(number), retention.has_state(number))
+        needed = retention.needed_to_resume(steps[:number])
         for index, keeps_all in enumerate((s.weights == "all", s.optimizer == "all")):
-            before = kept[index] | ({step} if written[index] else set())
+            before = buffer_kinds[index] | ({step} if written[index] else set())
             most[index] = max(most[index], len(before))
-            kept[index].clear()
-            kept[index].update(before if keeps_all else before & needed[index])
+            buffer_kinds[index].clear()
+            buffer_kinds[index].update(before if keeps_all else before & needed[index])
     return most[0], most[1]
 
 
-def vocabulary_of(config: StudyConfig) -> int:
+def vocabulary_of(config: Resolved) -> int:
     """The vocabulary of a preset without loading its tokenizer."""
     return config.model.vocab_size or VOCABULARY.get(config.data.tokenizer, 50257)
 
@@ -166,7 +161,7 @@ def overview(machine: Machine) -> list[Sheet]:
     Args:
         machine: what they would run on.
     """
-    configs = {name: make(None) for name, make in PRESETS.items()}
+    configs = {name: Resolved.of(make(None)) for name, make in PRESETS.items()}
     bills = {name: cost(config, vocabulary_of(config), machine.room) for name, config in configs.items()}
     seeds = {name: f"{len(config.seeds)} × {config.training.steps}" for name, config in configs.items()}
     return [_bills(bills, seeds, machine), _fits(machine)]
@@ -198,7 +193,7 @@ def _fits(machine: Machine) -> Sheet:
     rows: list[tuple[str, ...]] = []
     headings: Sequence[str] = ()
     for name, make in PRESETS.items():
-        config = make(None)
+        config = Resolved.of(make(None))
         found = options(config, model_shapes(config, vocabulary_of(config)), machine.room)
         headings = [RINGS[ring] for ring in dict.fromkeys(option.ring for option in found)]
         for number, precision in enumerate(dict.fromkeys(option.precision for option in found)):

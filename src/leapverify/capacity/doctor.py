@@ -12,6 +12,7 @@ from leapverify.capacity.cost import cost, gigabytes, vocabulary_of
 from leapverify.capacity.machine import Machine, duration
 from leapverify.capacity.memory import GB, MemoryPlan
 from leapverify.config.presets import PRESETS
+from leapverify.config.resolved import Resolved
 from leapverify.runs.environment import cpu_count, cpu_name, disk_free_bytes, memory_bytes, versions
 
 LONGEST_S = 7 * 24 * 3600.0
@@ -68,7 +69,7 @@ def _libraries() -> Iterator[DoctorCheck]:
 
 
 def _preset(name: str, folder: Path, machine: Machine) -> DoctorCheck:
-    config = PRESETS[name](None)
+    config = Resolved.of(PRESETS[name](None))
     bill = cost(config, vocabulary_of(config), machine.room)
     free = disk_free_bytes(folder)
     seconds = bill.flops / machine.flops

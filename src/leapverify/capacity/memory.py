@@ -12,10 +12,9 @@ from typing import Literal
 
 import torch
 
-from leapverify.capacity.activations import FLOAT, Passes, Shapes
-from leapverify.capacity.buffers import IN_FLIGHT, copied_bytes, kept, written_bytes
-from leapverify.config.resolved import SAMPLED, autocast_of, history_type, needs_of, open_probes, weights_type
-from leapverify.config.study import StudyConfig
+from leapverify.capacity.activations import FLOAT, ModelShapes, PassMemory
+from leapverify.capacity.buffers import IN_FLIGHT, buffer_kinds, copied_bytes, written_bytes
+from leapverify.config.resolved import SAMPLED, Resolved
 from leapverify.core.pinned import host_bytes
 from leapverify.core.weights import ACCELERATOR_BLOCK, CPU_BLOCK
 from leapverify.observe.packing import best_rows
@@ -144,21 +143,7 @@ def peak_at(parts: Iterable[MemoryItem], place: Place, moment: str) -> int:
     return sum(part.nbytes for part in parts if part.place == place and moment in part.moments)
 
 
-def memory_plan(config: StudyConfig, shapes: Shapes, room: Room) -> MemoryPlan:
-    """What one seed of a study will hold and where; the ring goes where `sweep.ring` says.
-
-    Args:
-        config: the study, after `effective`.
-        shapes: the model's, from `model_shapes`.
-        room: the memory that there is for tensors.
-    """
-    from leapverify.capacity.remedies import problem_of
-
-    parts, places = planned(config, shapes, room)
-    return MemoryPlan(parts, room, places, problem_of(config, shapes, room, parts), parts[-1].name == IN_FLIGHT)
-
-
-def planned(config: StudyConfig, shapes: Shapes, room: Room) -> tuple[tuple[MemoryItem, ...], tuple[Place, ...]]:
+def planned(config: Resolved, shapes: ModelShapes, room: Room) -> tuple[tuple[MemoryItem, ...], tuple[Place, ...]]:
     """The parts of a plan, fitting or not, and the places of the ring's tensors."""
     sizes = _Sizes(config, shapes, room)
     parts = sizes.parts()
@@ -175,7 +160,7 @@ def over(parts: Sequence[MemoryItem], room: Room) -> dict[Place, int]:
     return {place: peak for place, peak in peaks.items() if peak > room.of(place)}
 
 
-def _ring_places(config: StudyConfig, sizes: _Sizes, room: Room, parts: Sequence[MemoryItem]) -> tuple[Place, ...]:
+def _ring_places(config: Resolved, sizes: _Sizes, room: Room, parts: Sequence[MemoryItem]) -> tuple[Place, ...]:
     """auto: the largest tensors first, each on the device while its snapshots still fit there."""
     count = len(sizes.shapes.moved)
     if room.device_bytes is None or config.sweep.ring == "host":
@@ -195,20 +180,20 @@ def _ring_places(config: StudyConfig, sizes: _Sizes, room: Room, parts: Sequence
 class _Sizes:
     """Every part but the ring's, from configuration and shapes."""
 
-    def __init__(self, config: StudyConfig, shapes: Shapes, room: Room) -> None:
+    def __init__(self, config: Resolved, shapes: ModelShapes, room: Room) -> None:
         self.config, self.shapes = config, shapes
         self.cuda = room.device_bytes is not None
         self.place: Place = "device" if self.cuda else "host"
-        weights = weights_type(config)
-        autocast = autocast_of(config, torch.device("cuda" if self.cuda else "cpu"))
+        weights = config.weights_dtype
+        autocast = config.autocast(torch.device("cuda" if self.cuda else "cpu"))
         self.weight = weights.itemsize
-        self.passes = Passes(shapes, self.weight, (autocast or weights).itemsize, self.cuda)
-        self.stored = history_type(config).itemsize
-        self.exact = torch.promote_types(history_type(config), weights) == history_type(config)
-        self.kept = kept(config)
+        self.passes = PassMemory(shapes, self.weight, (autocast or weights).itemsize, self.cuda)
+        self.stored = config.history_dtype.itemsize
+        self.exact = torch.promote_types(config.history_dtype, weights) == config.history_dtype
+        self.kept = buffer_kinds(config)
         self.kept_bytes = sum(each.copies * each.itemsize for each in self.kept)
         """Of an element of a moved tensor."""
-        self.needs = needs_of(config)
+        self.needs = config.needs
         self.theta = shapes.total * self.weight
 
     def parts(self) -> tuple[MemoryItem, ...]:
@@ -304,7 +289,7 @@ class _Sizes:
     def _probes(self) -> tuple[int, int]:
         """Rows and width of the packed probes, with a token for every byte, which no tokenizer exceeds by much."""
         longest = self.config.model.context or self.config.training.sequence_length
-        lengths = [min(len(text.encode()), longest) for text in open_probes(self.config).texts]
+        lengths = [min(len(text.encode()), longest) for text in self.config.probes.texts]
         rows = best_rows(lengths)
         return len(rows), max(sum(lengths[index] for index in row) for row in rows)
 
@@ -321,8 +306,8 @@ class _Sizes:
         moved = sum(self.shapes.moved)
         if "trained" in self.config.cascade.kinds:
             # Memory that was locked once is kept for the next time.
-            kept = 2 * self.shapes.total + self.shapes.total - moved
-            nbytes = self._hosted([kept], self.weight)
+            buffer_kinds = 2 * self.shapes.total + self.shapes.total - moved
+            nbytes = self._hosted([buffer_kinds], self.weight)
             yield MemoryItem("set aside", nbytes, "host", _RUNNING, "the moments, for trained cascades to come back to")
         if not self.exact:
             nbytes = self._hosted([moved], self.weight)

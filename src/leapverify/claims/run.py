@@ -12,6 +12,7 @@ from leapverify.claims.evidence import Evidence
 from leapverify.claims.page import require_marks, verdict_lines, write_findings
 from leapverify.claims.rule import ClaimResult
 from leapverify.claims.variations import Variation, as_lines, base_config, chosen, run_variations, variations
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.storage import Damaged, read_json
@@ -97,7 +98,7 @@ def run_findings(
     _require_own(planned, out)
     todo = [each.config for each in planned.wanted if not finished(each.config, out / each.name)]
     if todo:
-        rehearse(todo[0])
+        rehearse(Resolved.of(todo[0]))
     options: dict[str, Any] = {"device": device, "watcher": watcher, "deadline": deadline, "execution": execution}
     evidence = run_variations(planned.wanted, planned.every, out, **options)
     found = judge_findings(evidence)

@@ -23,6 +23,7 @@ from leapverify.claims.evidence import (
     beyond_first,
 )
 from leapverify.config.overrides import with_settings
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import ALL_REGIMES, StudyConfig
 from leapverify.errors import ConfigError, hint
 from leapverify.io.untrusted import escape as words
@@ -237,7 +238,7 @@ def _records(study: Study) -> Records:
         warmup=config.training.warmup_steps,
         steps=config.training.steps,
         interval=config.observe.interval_steps,
-        parameters=parameters_of(config),
+        parameters=parameters_of(Resolved.of(config)),
     )
 
 

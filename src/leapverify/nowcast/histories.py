@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leapverify.config.overrides import dump_config
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.runs.environment import threads_of
 from leapverify.study.apparatus import build, open_corpus
@@ -135,7 +135,7 @@ def initial_weights(study: Study, seed: int) -> dict[str, Tensor]:
     Raises:
         ConfigError: its fingerprint is not the recorded one.
     """
-    config = effective(study.config)
+    config = Resolved.of(study.config)
     with threads_of(1):
         apparatus = build(config, seed, "cpu", open_corpus(config))
         recorded, again = study.fingerprints(seed).get(0), apparatus.fingerprinter()

@@ -2,7 +2,7 @@
 
 from leapverify.errors import Paused, StudyError
 from leapverify.runs.deadline import Deadline
-from leapverify.runs.executor_choice import AUTOMATIC, Execution, execution
+from leapverify.runs.executors import AUTOMATIC, Execution, execution
 from leapverify.runs.failure import Failure, failure_message, failure_of, require_leave
 from leapverify.runs.lock import LOCK_PATIENCE_S, exclusive
 from leapverify.runs.task import Executor, Task, by_seed

@@ -12,7 +12,7 @@ from leapverify.errors import ConfigError, Paused, StudyError
 from leapverify.io.manifest import Manifest, sweep_leftovers
 from leapverify.io.storage import Damaged, read_json, write_json
 from leapverify.runs.environment import describe
-from leapverify.runs.executor_choice import Execution
+from leapverify.runs.executors import Execution
 from leapverify.runs.failure import Failure
 from leapverify.runs.lock import exclusive
 from leapverify.runs.progress import Watcher

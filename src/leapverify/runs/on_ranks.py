@@ -19,7 +19,7 @@ from leapverify.core.collective import ON_ALL, as_sent
 from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.errors import StudyError
 from leapverify.runs import stopping
-from leapverify.runs.executor_choice import AUTOMATIC, Execution
+from leapverify.runs.executors import AUTOMATIC, Execution
 from leapverify.runs.failure import Failure, failure_message, failure_of, told_to_stop
 from leapverify.runs.progress import Watcher, ignore
 from leapverify.runs.task import Ended, Executor, Task, nobody

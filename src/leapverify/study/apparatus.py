@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from leapverify.capacity.activations import shapes_of
 from leapverify.capacity.machine import machine
-from leapverify.capacity.memory import memory_plan
-from leapverify.config.resolved import autocast_of, moves, needs_of, open_probes
-from leapverify.config.study import StudyConfig
+from leapverify.capacity.plan import memory_plan
+from leapverify.config.resolved import Resolved
 from leapverify.core.ranks import Ranks
 from leapverify.core.shards import Shards, local
 from leapverify.core.weights import trainable
 from leapverify.observe import Fingerprinter
 from leapverify.study.history_context import copies, equip, make_history
 from leapverify.study.initial_weights import check_start, first_model
-from leapverify.study.parallel import Spread, SpreadFingerprinter, shards_of
+from leapverify.study.parallel import ParallelFingerprinter, ParallelModel, shards_of
 from leapverify.train.batches import Batch, Batches, Windows
 from leapverify.train.corpus import Corpus, TokenSet, prepare
 from leapverify.train.loop import train_step
@@ -33,12 +32,12 @@ from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
 
 
-def open_corpus(config: StudyConfig, cache: Path | None = None) -> Corpus:
+def open_corpus(config: Resolved, cache: Path | None = None) -> Corpus:
     """The configured text as tokens, made on the first call and taken from the cache afterwards."""
     return prepare(config.data.source, load_tokenizer(config.data.tokenizer), cache)
 
 
-def check_input(config: StudyConfig) -> None:
+def check_input(config: Resolved) -> None:
     """Read text, tokenizer and probes as a study will.
 
     Raises:
@@ -48,12 +47,12 @@ def check_input(config: StudyConfig) -> None:
     _heldout(corpus, config)
     for tokens, count in ((corpus.train, t.batch_size), (corpus.val, v.val_sequences)):
         _windows(tokens, config, count)
-    open_probes(config)
+    _ = config.probes
     parameters_of(config)
     check_start(config)
 
 
-def parameters_of(config: StudyConfig) -> int | None:
+def parameters_of(config: Resolved) -> int | None:
     """The parameters of the configured model, frozen ones too, counted without allocating it; None if it is pretrained.
 
     Raises:
@@ -74,7 +73,7 @@ def parameters_of(config: StudyConfig) -> int | None:
 class Apparatus:
     """Everything that one seed is trained and measured with."""
 
-    config: StudyConfig
+    config: Resolved
     seed: int
     device: torch.device
     model: nn.Module
@@ -88,7 +87,7 @@ class Apparatus:
     schedule: Schedule
     batches: Batches
     losses: Losses
-    fingerprinter: Fingerprinter | SpreadFingerprinter
+    fingerprinter: Fingerprinter | ParallelFingerprinter
     verifier: Verifier
     """Measures on held-out text; decisions read this one."""
     validator: Verifier
@@ -97,7 +96,7 @@ class Apparatus:
     """Equipped with all that the configured predictors ask for; see `after_step` for what a walker owes it."""
     ring: list[torch.device] | None = None
     """Where the snapshots of each moved tensor lie; None: beside the tensor."""
-    spread: Spread | None = None
+    spread: ParallelModel | None = None
     """How the model lies on several ranks; None in one process."""
 
     @property
@@ -113,7 +112,7 @@ class Apparatus:
     @property
     def autocast(self) -> torch.dtype | None:
         """The precision of forward passes; None is that of the weights."""
-        return autocast_of(self.config, self.device)
+        return self.config.autocast(self.device)
 
     def batch(self, step: int) -> Batch:
         """What step number `step` trains on."""
@@ -159,18 +158,18 @@ class Apparatus:
 
 
 def optimizer_of(
-    config: StudyConfig, parameters: Iterable[nn.Parameter], device: torch.device, seed: int
+    config: Resolved, parameters: Iterable[nn.Parameter], device: torch.device, seed: int
 ) -> torch.optim.AdamW:
     """The configured AdamW; the seed is that of stochastic rounding."""
     t = config.training
     return build_optimizer(parameters, t.lr, t.betas, t.eps, t.weight_decay, device, rounding=t.rounding, seed=seed)
 
 
-def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ranks | None = None) -> Apparatus:
+def build(config: Resolved, seed: int, device: str, corpus: Corpus, ranks: Ranks | None = None) -> Apparatus:
     """The apparatus of one seed, untrained.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         seed: of the run.
         device: of this process.
         corpus: the text.
@@ -183,14 +182,14 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ra
     place, t = torch.device(device), config.training
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = first_model(config, seed, tokenizer.vocab_size)
-    spread = None if ranks is None or ranks.alone else Spread(model, config, place, ranks)
+    spread = None if ranks is None or ranks.alone else ParallelModel(model, config, place, ranks)
     if spread is None:
         model.to(place)
     torch.manual_seed(seed if spread is None else spread.ranks.stream_seed(seed))
     parameters = trainable(model)
-    moved = trainable(model, moves(config, model))
+    moved = trainable(model, config.moves(model))
     optimizer = optimizer_of(config, parameters.values(), place, seed)
-    v, autocast = config.verify, autocast_of(config, place)
+    v, autocast = config.verify, config.autocast(place)
     heldout = _batches(_heldout(corpus, config), config, v.budget, place)
     val = _batches(_windows(corpus.val, config, v.val_sequences), config, v.val_sequences, place)
     windows = _windows(corpus.train, config, t.batch_size)
@@ -204,7 +203,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ra
     sequences = losses.sequences if spread is None else spread.sequences(losses)
     fingerprinter = Fingerprinter(
         model,
-        open_probes(config),
+        config.probes,
         tokenizer=tokenizer,
         layer=config.observe.layer,
         pooling=config.observe.pooling,
@@ -224,7 +223,7 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ra
         schedule=Schedule(t.schedule, t.lr, t.warmup_steps, t.steps, t.lr_floor),
         batches=batches,
         losses=losses,
-        fingerprinter=fingerprinter if spread is None else SpreadFingerprinter(fingerprinter, spread),
+        fingerprinter=fingerprinter if spread is None else ParallelFingerprinter(fingerprinter, spread),
         verifier=Verifier(
             model, heldout, sequences, sequences=v.sequences, budget=v.budget, epsilon=v.epsilon, alpha=v.alpha
         ),
@@ -235,26 +234,26 @@ def build(config: StudyConfig, seed: int, device: str, corpus: Corpus, ranks: Ra
     )
 
 
-def ring_devices(config: StudyConfig, model: nn.Module, place: torch.device) -> list[torch.device] | None:
+def ring_devices(config: Resolved, model: nn.Module, place: torch.device) -> list[torch.device] | None:
     """Where the snapshots of each moved tensor lie, by the memory plan; None: beside the tensor."""
     if place.type == "cpu":
         return None
-    plan = memory_plan(config, shapes_of(model, moves(config, model)), machine().room)
+    plan = memory_plan(config, shapes_of(model, config.moves(model)), machine().room)
     return [place if where == "device" else torch.device("cpu") for where in plan.ring_places]
 
 
-def _windows(tokens: TokenSet, config: StudyConfig, at_least: int) -> Windows:
+def _windows(tokens: TokenSet, config: Resolved, at_least: int) -> Windows:
     return tokens.windows(config.training.sequence_length, config.data.form, at_least=at_least)
 
 
-def _heldout(corpus: Corpus, config: StudyConfig) -> Windows:
+def _heldout(corpus: Corpus, config: Resolved) -> Windows:
     """The held-out sequences, of which the verifier reads a part, and predictors that choose another."""
     v = config.verify
-    selection = v.selection_sequences if needs_of(config).selection else 0
+    selection = v.selection_sequences if config.needs.selection else 0
     return _windows(corpus.heldout, config, v.budget + selection)
 
 
-def _batches(windows: Windows, config: StudyConfig, count: int, device: torch.device) -> list[Batch]:
+def _batches(windows: Windows, config: Resolved, count: int, device: torch.device) -> list[Batch]:
     """`count` sequences spread over a set, in forward passes of the configured size, on the device once and for all."""
     # Neighbouring windows are alike. Dealing the evenly spread ones out in strides makes every batch a sample of all.
     chosen = windows.spread(count)

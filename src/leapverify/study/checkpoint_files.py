@@ -35,7 +35,7 @@ _POSITION = re.compile(r"\.(\d+)$")
 _STREAM = "rng."
 
 
-class Files(Protocol):
+class CheckpointFiles(Protocol):
     """Writes and reads the tensors of one seed."""
 
     def on_rank0(self, place: str, work: Callable[[], Value]) -> Value:
@@ -60,7 +60,7 @@ class Files(Protocol):
         """Put model, optimizer and random streams where they were (Damaged, ValueError)."""
 
 
-def files_of(apparatus: Apparatus) -> Files:
+def files_of(apparatus: Apparatus) -> CheckpointFiles:
     """How this run's tensors are written and read."""
     return OwnFiles(apparatus) if apparatus.spread is None else SharedFiles(apparatus)
 
@@ -72,32 +72,32 @@ class OwnFiles:
         self._a = apparatus
 
     def on_rank0(self, place: str, work: Callable[[], Value]) -> Value:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         del place
         return work()
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         save_tensors(path, tensors, **about)
 
     def state(self) -> dict[str, Tensor]:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         return state_tensors(self._a.model, self._a.optimizer, weights=False)
 
     def remembered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         return dict(tensors)
 
     def read_remembered(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         return read_tensors(path)
 
     def read_snapshot(self, folder: Path, step: int) -> dict[str, Tensor]:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         return load_snapshot(folder, step)
 
     def read_state(self, path: Path, weights: Mapping[str, Tensor]) -> None:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         load_state(path, self._a.model, self._a.optimizer, weights=weights)
 
 
@@ -109,27 +109,27 @@ class SharedFiles:
         self._moved = list(apparatus.moved.values())
 
     def on_rank0(self, place: str, work: Callable[[], Value]) -> Value:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         return on_rank0(self._ranks, place, work)
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], **about: Any) -> None:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         save_parts(path, tensors, self._ranks, **about)
 
     def state(self) -> dict[str, Tensor]:
-        """See `Files`; every rank's streams under a name of their own."""
+        """See `CheckpointFiles`; every rank's streams under a name of their own."""
         found = state_tensors(self._a.model, self._a.optimizer, weights=False)
         return {self._own(name) if name.startswith(_STREAM) else name: each for name, each in found.items()}
 
     def remembered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Files`; each tensor is spread as the parameter at whose place it stands."""
+        """See `CheckpointFiles`; each tensor is spread as the parameter at whose place it stands."""
         return {
             name: spread_like(each, self._like(name)) if _POSITION.search(name) else each
             for name, each in tensors.items()
         }
 
     def read_remembered(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         reader = load_parts(path, self._ranks)
         wanted = {
             name: empty_part(self._like(name), dtype) if _POSITION.search(name) else torch.empty(size, dtype=dtype)
@@ -139,7 +139,7 @@ class SharedFiles:
         return {name: local(each) for name, each in wanted.items()}, reader.about
 
     def read_snapshot(self, folder: Path, step: int) -> dict[str, Tensor]:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         reader = load_parts(snapshot_path(folder, step), self._ranks)
         wanted = {
             name: empty_part(each, reader.sizes[name][1] if name in reader.sizes else each.dtype)
@@ -150,7 +150,7 @@ class SharedFiles:
         return {name: local(each) for name, each in wanted.items()}
 
     def read_state(self, path: Path, weights: Mapping[str, Tensor]) -> None:
-        """See `Files`."""
+        """See `CheckpointFiles`."""
         a, reader = self._a, load_parts(path, self._ranks)
         moments = self._moments(reader)
         buffers = {f"buffer.{name}": torch.empty_like(each, device="cpu") for name, each in a.model.named_buffers()}

@@ -11,7 +11,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from leapverify.config.retention import has_state, in_a_ring, needed_to_resume, with_stop
 from leapverify.core.partition import spread_like
 from leapverify.core.shards import local
 from leapverify.core.weights import copy_
@@ -66,7 +65,7 @@ class Saver:
         overlap: bool = False,
     ) -> None:
         self._a, self._folder, self._shadow, self._note = apparatus, folder, shadow, note
-        self._kept = apparatus.config.snapshots
+        self._kept, self._retention = apparatus.config.snapshots, apparatus.config.retention
         self._interval = apparatus.config.observe.interval_steps
         self._remembered = remembered.folder_of(folder.path)
         self._writer, self._files = Writer(overlap), files_of(apparatus)
@@ -85,7 +84,7 @@ class Saver:
 
     def holds_state(self, number: int) -> bool:
         """Whether a stopped seed can go on from checkpoint `number`, counted from 1."""
-        return has_state(number, self._kept.every)
+        return self._retention.has_state(number)
 
     def save(self, step: int, number: int, *, stop: bool = False) -> None:
         """Take the tensors of checkpoint `number`, which `commit` writes.
@@ -104,7 +103,7 @@ class Saver:
         if stop and not holds:
             self._stop = step
             self._complete_ring()
-        if stop or self._kept.weights == "all" or in_a_ring(number, self._kept.every, a.history.length):
+        if stop or self._retention.has_snapshot(number):
             weights = self._writer.taken("weights", dict(a.parameters))
             path = snapshot_path(self._folder.snapshots, step)
             self._work.append(partial(self._files.write, path, weights, step=step))
@@ -153,8 +152,7 @@ class Saver:
         self._folder.write_fingerprints(fingerprints, self._a.fingerprinter.identity)
         self._folder.write_rows(rows)
         steps = [row.step for row in rows.checkpoints]
-        needed = needed_to_resume(steps, self._a.history.length, self._kept.every)
-        snapshots, states = with_stop(*needed, steps, self._a.history.length, self._stop)
+        snapshots, states = self._retention.needed_to_resume(steps, self._stop)
         if self._kept.weights == "last":
             keep_only(self._folder.snapshots, snapshots)
         if self._kept.optimizer == "last":

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapverify.config.resolved import AVERAGED, MILESTONES, autocast_of, history_type, needs_of
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
 from leapverify.core.shards import local
-from leapverify.study.parallel import Spread
+from leapverify.study.parallel import ParallelModel
 from leapverify.train.batches import Batch, Windows
 from leapverify.train.losses_compiled import Losses
 from leapverify.trajectory.averages import PowerAverages
@@ -27,21 +26,21 @@ FEWEST = 16
 
 
 def make_history(
-    config: StudyConfig, model: nn.Module, moved: Mapping[str, Tensor], ring: Sequence[torch.device] | None
+    config: Resolved, model: nn.Module, moved: Mapping[str, Tensor], ring: Sequence[torch.device] | None
 ) -> History:
     """The history of a seed, with whatever keeps weights beside its snapshots.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         model: whose tensors they are.
         moved: those that predictions move.
         ring: where the snapshots of each of them lie; None: beside the tensor.
     """
-    needs, like = needs_of(config), list(moved.values())
+    needs, like = config.needs, list(moved.values())
     pinned = ring is not None and any(each.type == "cpu" for each in ring)
 
     def kept(length: int) -> History:
-        return History(like, length, dtype=history_type(config), device=ring, pinned=pinned)
+        return History(like, length, dtype=config.history_dtype, device=ring, pinned=pinned)
 
     history = kept(needs.snapshots)
     history.layout = Layout.of(model, list(moved))
@@ -56,18 +55,18 @@ def make_history(
 
 def equip(
     history: History,
-    config: StudyConfig,
+    config: Resolved,
     model: nn.Module,
     heldout: Windows,
     train: Windows,
     batch: Callable[[int], Batch],
-    spread: Spread | None = None,
+    spread: ParallelModel | None = None,
 ) -> None:
     """Give a history the losses and gradients that its predictors ask for.
 
     Args:
         history: of the model's moved parameters.
-        config: the study, after `effective`.
+        config: the study.
         model: as it is trained.
         heldout: the set that the verifier reads a part of.
         train: the sequences that are trained on.
@@ -75,10 +74,10 @@ def equip(
         spread: how the model lies on several ranks; None in one process. Where a rank holds parts there are no
             gradients, for the predictors that ask for them want whole tensors.
     """
-    needs = needs_of(config)
+    needs = config.needs
     place = next(model.parameters()).device
     # Few batches, of shapes of their own: compiling would take longer than running them.
-    losses = Losses(count_padding=config.data.count_padding, autocast=autocast_of(config, place))
+    losses = Losses(count_padding=config.data.count_padding, autocast=config.autocast(place))
     parameters = _moved(model, history)
     sequences = losses.sequences if spread is None else spread.sequences(losses)
     if needs.selection:
@@ -100,7 +99,7 @@ def _moved(model: nn.Module, history: History) -> list[Tensor]:
     return [named[name] for name in history.layout.names]
 
 
-def selection_indices(windows: Windows, config: StudyConfig) -> list[int]:
+def selection_indices(windows: Windows, config: Resolved) -> list[int]:
     """The held-out sequences by which predictors choose: spread evenly over those that the verifier never reads.
 
     Raises:
@@ -128,7 +127,7 @@ class FreshNumbers:
         windows: sequences that are trained on.
     """
 
-    def __init__(self, config: StudyConfig, windows: int) -> None:
+    def __init__(self, config: Resolved, windows: int) -> None:
         self._planned = config.training.steps
         unseen = windows // config.training.batch_size - self._planned
         self._unseen = unseen if unseen >= FEWEST else None

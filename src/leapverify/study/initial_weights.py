@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.config.overrides import flat, load_config
-from leapverify.config.resolved import effective, weights_type
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.study.folder import DONE, SeedFolder
 from leapverify.train.adapters import require_peft, with_adapters
@@ -21,11 +20,11 @@ MAKE_ONE = "leapverify study tiny --set data.source=stdlib-code --out"
 """What makes the start of the presets `tiny-finetune` and `tiny-lora`."""
 
 
-def first_model(config: StudyConfig, seed: int, vocab_size: int) -> nn.Module:
+def first_model(config: Resolved, seed: int, vocab_size: int) -> nn.Module:
     """The model of a seed before its first step, on the CPU.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         seed: of the run; adapters are drawn from it.
         vocab_size: the tokenizer's.
 
@@ -33,7 +32,7 @@ def first_model(config: StudyConfig, seed: int, vocab_size: int) -> nn.Module:
         ConfigError: `tuning.start` cannot be begun from.
         ValueError: the vocabulary or the context is too small for the data, weights cannot be had, or no peft.
     """
-    tuning, dtype = config.tuning, weights_type(config)
+    tuning, dtype = config.tuning, config.weights_dtype
     begins = config.seeds[0] if config.training.init == "shared" else seed
     model = build_model(
         config.model,
@@ -53,7 +52,7 @@ def first_model(config: StudyConfig, seed: int, vocab_size: int) -> nn.Module:
     return model.train()
 
 
-def start_weights(config: StudyConfig, seed: int) -> dict[str, Tensor]:
+def start_weights(config: Resolved, seed: int) -> dict[str, Tensor]:
     """The last kept weights of the seed of the start that this one goes on from.
 
     Raises:
@@ -70,7 +69,7 @@ def start_weights(config: StudyConfig, seed: int) -> dict[str, Tensor]:
     return load_snapshot(folder.snapshots, steps[-1])
 
 
-def check_start(config: StudyConfig) -> None:
+def check_start(config: Resolved) -> None:
     """Look whether `tuning.start` can be begun from.
 
     Raises:
@@ -88,7 +87,7 @@ def check_start(config: StudyConfig) -> None:
             f"tuning.start {folder} is no run folder of a study: make one ({MAKE_ONE} {folder}), or name another "
             "with --set tuning.start=FOLDER"
         )
-    base = effective(load_config(folder / "config.yaml"))
+    base = Resolved.of(load_config(folder / "config.yaml"))
     if not (folder / DONE).is_file():
         raise ConfigError(f"tuning.start {folder} has not finished: give its study command again first")
     if base.tuning.lora_rank is not None:
@@ -105,18 +104,18 @@ def check_start(config: StudyConfig) -> None:
         start_weights(config, seed)
 
 
-def _seed_of_start(config: StudyConfig, seed: int) -> int:
+def _seed_of_start(config: Resolved, seed: int) -> int:
     """The same seed where the start has it, else one by its position."""
     seeds = load_config(Path(str(config.tuning.start)) / "config.yaml").seeds
     return seed if seed in seeds else seeds[config.seeds.index(seed) % len(seeds)]
 
 
-def _differences(base: StudyConfig, config: StudyConfig) -> list[str]:
+def _differences(base: Resolved, config: Resolved) -> list[str]:
     there, here = _architecture(base), _architecture(config)
     return [f"{key} {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
 
 
-def _architecture(config: StudyConfig) -> dict[str, Any]:
+def _architecture(config: Resolved) -> dict[str, Any]:
     """All that must be the same for weights to mean the same."""
     spec = config.model
     found = flat(spec.model_dump(exclude={"dropout"}), "model.")

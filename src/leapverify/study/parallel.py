@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import Resolved
 from leapverify.core.ranks import Ranks
 from leapverify.core.shards import Shards, Whole, local, reshard
 from leapverify.errors import ConfigError
@@ -30,21 +30,21 @@ AUTO = "fsdp"
 """What training.parallel=auto means on several ranks."""
 
 
-class Spread:
+class ParallelModel:
     """A model that the ranks of a run hold and train together.
 
     Args:
         model: whole, on the CPU, the same on every rank; it is spread in place.
-        config: the study, after `effective`.
+        config: the study.
         device: this rank's.
         ranks: those of the run, at least 2.
 
     Raises:
-        ConfigError: see `require_spreadable`.
+        ConfigError: see `require_parallel`.
     """
 
-    def __init__(self, model: nn.Module, config: StudyConfig, device: torch.device, ranks: Ranks) -> None:
-        require_spreadable(config, ranks)
+    def __init__(self, model: nn.Module, config: Resolved, device: torch.device, ranks: Ranks) -> None:
+        require_parallel(config, ranks)
         self.ranks, self.model, self._count_padding = ranks, model, config.data.count_padding
         self.kind = parallel_of(config, ranks)
         # While all are there: a group that is made later waits long for a rank that has died.
@@ -130,10 +130,10 @@ class Spread:
         return Batch(row.tokens, row.mask, None), 0
 
 
-class SpreadFingerprinter:
+class ParallelFingerprinter:
     """Takes the fingerprint of a model that is spread: rank 0's, for everybody."""
 
-    def __init__(self, own: Fingerprinter, spread: Spread) -> None:
+    def __init__(self, own: Fingerprinter, spread: ParallelModel) -> None:
         self._own, self._spread = own, spread
         self.identity, self.positions = own.identity, own.positions
 
@@ -143,18 +143,18 @@ class SpreadFingerprinter:
         return self._spread.ranks.broadcast("fingerprint", found)
 
 
-def parallel_of(config: StudyConfig, ranks: Ranks) -> str:
+def parallel_of(config: Resolved, ranks: Ranks) -> str:
     """How a study is spread over these ranks: none, fsdp, ddp or hsdp:GxS."""
     if ranks.alone:
         return "none"
     return AUTO if config.training.parallel == "auto" else config.training.parallel
 
 
-def require_spreadable(config: StudyConfig, ranks: Ranks) -> None:
+def require_parallel(config: Resolved, ranks: Ranks) -> None:
     """Refuse what is not done on several ranks, in one sentence.
 
     Args:
-        config: the study, after `effective`.
+        config: the study.
         ranks: those of the run; one process may do everything.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from leapverify.config.overrides import differences, dump_config, identity_of, load_config, with_settings
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io import records
@@ -78,18 +78,18 @@ def take_folder(config: StudyConfig, out: Path) -> None:
     write_sealed(path, dump_config(config))
 
 
-def rehearse(config: StudyConfig) -> None:
+def rehearse(config: Resolved) -> None:
     """Look at everything that can be wrong with the input before anything is written or started.
 
     Raises:
         ConfigError: text, tokenizer, probes or calibration run cannot be used.
     """
     from leapverify.study.apparatus import check_input
-    from leapverify.study.parallel import require_spreadable
+    from leapverify.study.parallel import require_parallel
 
-    require_spreadable(effective(config), present())
+    require_parallel(config, present())
     try:
-        check_input(effective(config))
+        check_input(config)
         _thresholds(config)
     except (Damaged, NotWritten):
         raise
@@ -128,7 +128,7 @@ def threads_of_seeds(config: StudyConfig, device: str, out: Path) -> int:
     return max(1, cores // seeds) if config.model.hidden >= NARROW else 1
 
 
-def resolve_thresholds(config: StudyConfig, out: Path, watcher: Watcher = ignore) -> Thresholds:
+def resolve_thresholds(config: Resolved, out: Path, watcher: Watcher = ignore) -> Thresholds:
     """The cut points of the configured method; written once, so that a resumed study uses the same.
 
     Where their file is damaged they are worked out again, which is said.
@@ -142,13 +142,13 @@ def resolve_thresholds(config: StudyConfig, out: Path, watcher: Watcher = ignore
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if path.exists():
             why = error if isinstance(error, Damaged) else f"{path} holds no thresholds"
-            say(watcher, config, f"{why}; the cut points are worked out again")
+            say(watcher, config.settings, f"{why}; the cut points are worked out again")
     thresholds = _thresholds(config)
     write_json(path, thresholds.to_dict())
     return thresholds
 
 
-def _thresholds(config: StudyConfig) -> Thresholds:
+def _thresholds(config: Resolved) -> Thresholds:
     r = config.regimes
     if r.thresholds == "fixed":
         assert r.low is not None
@@ -163,7 +163,7 @@ def _thresholds(config: StudyConfig) -> Thresholds:
     except ValueError as error:
         raise ConfigError(f"regimes.calibration {r.calibration}: {error}") from error
     # Of the kind that this study cuts, whichever kind decided the labels of the calibration run.
-    kind = effective(config).observe.similarity.replace("-", "_")
+    kind = config.observe.similarity.replace("-", "_")
     seen = [(row, value) for row in rows if (value := getattr(row, f"similarity_{kind}")) is not None]
     similarities = [value for _, value in seen]
     percentiles = {"low": 30.0 if r.low is None else r.low, "high": 70.0 if r.high is None else r.high}

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from leapverify.config.resolved import SAMPLED, curve_steps, effective
-from leapverify.config.study import StudyConfig
+from leapverify.config.resolved import SAMPLED, Resolved
 from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import Checkpoint, LossPoint
@@ -46,7 +45,7 @@ REPORT_EVERY_STEPS = 20
 def record_seed(
     watcher: Watcher,
     *,
-    config: StudyConfig,
+    config: Resolved,
     thresholds: Thresholds,
     seed: int,
     run: Path,
@@ -68,7 +67,6 @@ def record_seed(
             watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
             return
         on_all_ranks(ranks, "time left", partial(require_time, deadline, seed))
-        config = effective(config)
         apparatus = build(config, seed, device, open_corpus(config), ranks)
         Recorder(apparatus, thresholds, folder, watcher, deadline, overlap=overlap).run()
 
@@ -135,9 +133,7 @@ class Recorder:
             self._config.cascade,
             way_back=self._sweeper.way_back,
         )
-        self._curve_at = curve_steps(
-            self._steps, self._config.observe.interval_steps, self._config.sweep, self._config.cascade
-        )
+        self._curve_at = self._config.curve_steps
         trained = list(apparatus.parameters.values())
         shards = shards_of(trained, apparatus.ranks)
         self._sample = UpdateSample(apparatus.optimizer, trained, elements=SAMPLED, seed=apparatus.seed, shards=shards)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leapverify.config.overrides import load_config, with_settings
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.core.weights import copy_
 from leapverify.io.records import Checkpoint, Prediction
@@ -91,7 +91,7 @@ class _SweepJob:
         return Study(self.out)
 
 
-def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, device: str, threads: int) -> None:
+def sweep_seed(watcher: Watcher, *, config: Resolved, run: Path, seed: int, device: str, threads: int) -> None:
     """Sweep one seed's snapshots and put the rows in the place of its earlier ones.
 
     Where a snapshot or its moments are missing or damaged, the earlier rows of that checkpoint stay, which is said.
@@ -106,7 +106,6 @@ def sweep_seed(watcher: Watcher, *, config: StudyConfig, run: Path, seed: int, d
             f"{folder.snapshots} keeps the newest snapshots only: a study that is to be swept again must run with "
             "--set snapshots.weights=all"
         )
-    config = effective(config)
     with exclusive(folder.path), threads_of(threads):
         apparatus = build(config, seed, device, open_corpus(config))
         again = Resweep(apparatus, folder, rows, watcher)

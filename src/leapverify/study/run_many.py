@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leapverify.analysis.study.seeds import compare_seeds
 from leapverify.config.overrides import identity_of
-from leapverify.config.resolved import effective
+from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io import records
@@ -134,6 +134,7 @@ class _StudyJob:
     ) -> None:
         self.out, self.seeds, self.threads = out, config.seeds, threads_of_seeds(config, device, out)
         self._name, self._config, self._deadline = name, config, deadline
+        self._resolved = Resolved.of(config)
         self._watcher: Watcher = (
             (lambda progress: watcher(dataclasses.replace(progress, study=name))) if name else watcher
         )
@@ -147,7 +148,7 @@ class _StudyJob:
         require_free(self._config, self.out, self._watcher)
         if finished(self._config, self.out):
             return True
-        rehearse(self._config)
+        rehearse(self._resolved)
         return False
 
     def tasks(self, runner: Runner) -> list[Task]:
@@ -156,19 +157,19 @@ class _StudyJob:
         Raises:
             ConfigError: it does not fit into memory.
         """
-        from leapverify.capacity.remedies import plan_of, say_plan
+        from leapverify.capacity.plan import plan_of, say_plan
 
-        config, out = self._config, self.out
+        config, resolved, out = self._config, self._resolved, self.out
         for folder in (SeedFolder(out, seed) for seed in config.seeds):
             if folder.done:
                 sweep_leftovers(folder.path)
         take_folder(config, out)
-        plan = plan_of(config, runner.device, runner.workers)
-        say_plan(plan, config, out, self._watcher)
+        plan = plan_of(resolved, runner.device, runner.workers)
+        say_plan(plan, resolved, out, self._watcher)
         self._write_environment(runner)
         arguments = {
             "config": config.model_dump(mode="json"),
-            "thresholds": resolve_thresholds(config, out, self._watcher).to_dict(),
+            "thresholds": resolve_thresholds(resolved, out, self._watcher).to_dict(),
             "run": str(out),
             "device": runner.device,
             "threads": self.threads,
@@ -184,8 +185,8 @@ class _StudyJob:
 
         config = self._config
         machine = {
-            **runner.environment(self.threads, parallel_of(config, present())),
-            "parameters": parameters_of(effective(config)),
+            **runner.environment(self.threads, parallel_of(self._resolved, present())),
+            "parameters": parameters_of(self._resolved),
             "config_sha256": identity_of(config),
         }
         write_environment(self.out / "environment.json", machine, lambda text: say(self._watcher, config, text))
