@@ -28,7 +28,7 @@ from leapverify.race.averages import EMA, LAWA, Average, Lookahead
 from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
 from leapverify.race.plan import RaceUnit
-from leapverify.race.readouts import Annealing, Averaged, Leaping, Plain, Reading, ScheduleFree
+from leapverify.race.readouts import Annealing, Averaged, Leaping, Reading, ScheduleFree
 from leapverify.race.tasks import Material, RaceTask
 from leapverify.train.schedule import Schedule
 
@@ -100,7 +100,7 @@ def _reading(
     if arm.read == "schedule-free":
         return ScheduleFree(name, setting, tensors, parts.optimizers[0])
     if arm.read == "plain":
-        return Plain(name, setting)
+        return Reading(name, setting)
     parts.leaps.append(_leap(arm, value, unit, task, config, material, parts))
     if arm.read == "anneal":
         return Annealing(name, setting, parts.leaps[-1], list(trainable(material.model)), material.shares)

@@ -10,16 +10,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leapverify.core.stopwatch import Stopwatch
 from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import arm_named
 from leapverify.race.assemble import RunSetup, assemble
@@ -37,34 +37,6 @@ WARM_STEPS = 8
 
 Look = Callable[[int, float | None], None]
 """Told of every reading: real step, loss."""
-
-
-class Stopwatch:
-    """Seconds since it was made, less those in which it was held; a device's queue is waited for at both ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._held = 0.0
-        self._start = self._now()
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._now() - self._start - self._held
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """A block that does not count."""
-        start = self._now()
-        try:
-            yield
-        finally:
-            self._held += self._now() - start
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
 
 
 def unseen(step: int, loss: float | None) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
 from leapverify.io.checksum import json_sha256
+from leapverify.runs import stopping
 from leapverify.runs.deadline import Deadline
-from leapverify.runs.failure import Failure, failure_of
+from leapverify.runs.failure import Failure, failure_of, told_to_stop
 from leapverify.runs.progress import Progress, Watcher
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,10 @@ class Task:
         """What it tells, with the study that it belongs to."""
         return dataclasses.replace(progress, study=self.study) if self.study else progress
 
+    def labels(self, watcher: Watcher) -> Watcher:
+        """A watcher that passes on what it tells, labelled."""
+        return lambda progress: watcher(self.labelled(progress))
+
 
 Ended: TypeAlias = Callable[[Task, Failure | None], None]
 """Is told of every task that has ended, in the order in which they do."""
@@ -94,6 +99,32 @@ class Executor(Protocol):
 
         Returns: key -> failure of the tasks that failed; the others have done their work.
         """
+
+
+class Failures(dict[str, Failure]):
+    """Key -> failure of the tasks that failed.
+
+    Args:
+        ended: is told of every task.
+    """
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def end(self, task: Task, failure: Failure | None) -> None:
+        """Take note of a task that has ended."""
+        if failure is not None:
+            self[task.key] = failure
+        self._ended(task, failure)
+
+
+def one_by_one(tasks: Sequence[Task], do: Callable[[Task], Failure | None], ended: Ended) -> Failures:
+    """Do tasks in their order; those that come after this process was told to stop are not begun."""
+    failures = Failures(ended)
+    for task in tasks:
+        failures.end(task, told_to_stop(task.seed) if stopping.asked() else do(task))
+    return failures
 
 
 def by_seed(tasks: Sequence[Task], failures: Mapping[str, Failure]) -> dict[int, Failure]:
