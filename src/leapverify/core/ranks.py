@@ -83,7 +83,8 @@ class Ranks:
             value: anything that pickles; small, on the CPU.
 
         Raises:
-            RanksDivergedError: a rank has failed, stands elsewhere, or did not come in time; or that was so at an earlier meeting.
+            RanksDivergedError: a rank has failed, stands elsewhere, or did not come in time; or that was so at an
+                earlier meeting.
         """
         if self.alone:
             return [value]

@@ -35,6 +35,9 @@ from leapverify.verify.comparison import mean_loss_of
 WARM_STEPS = 8
 """Of a process's first run, which is not kept."""
 
+WHICH = ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting")
+"""The fields of a point that say which run and reading it belongs to."""
+
 Look = Callable[[int, float | None], None]
 """Told of every reading: real step, loss."""
 
@@ -170,14 +173,7 @@ class _Course:
         unit, bill = self._unit, reading.bill()
         hit = self._hit() if unit.stage == RACE else None
         return RaceRun(
-            task=last.task,
-            optimizer=last.optimizer,
-            rate=last.rate,
-            arm=last.arm,
-            seed=last.seed,
-            stage=last.stage,
-            lr=last.lr,
-            setting=last.setting,
+            **{name: getattr(last, name) for name in WHICH},
             steps=unit.steps,
             real_steps=self._step,
             effective_steps=last.effective_step,
