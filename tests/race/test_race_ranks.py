@@ -21,7 +21,7 @@ from leapverify.io import storage
 from leapverify.race import unit as units
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.parallel import require_spreadable
+from leapverify.race.parallel import require_parallel
 from leapverify.race.plan import RaceCase, Result
 from leapverify.race.race import run_race
 from leapverify.race.results import Store
@@ -124,8 +124,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_arm_gives_what_one_process_gives(
     size: int, arms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, real = micro(), units.spread
-    monkeypatch.setattr(units, "spread", lambda material, ranks: real(doubled(material), ranks))
+    config, real = micro(), units.parallel_material
+    monkeypatch.setattr(units, "parallel_material", lambda material, ranks: real(doubled(material), ranks))
     one = everything(arms, config)
     assert any(result.run.accepted for result in one)
     assert any(result.run.final_loss is None for result in one)
@@ -275,7 +275,7 @@ def test_choosing_what_runs_the_tasks_is_refused_under_torchrun(
 
 def test_more_ranks_than_held_out_rows_are_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="of the task convex has 32 rows, which cannot be dealt to 33 ranks: start"):
-        require_spreadable(micro(), Ranks(0, 33))
+        require_parallel(micro(), Ranks(0, 33))
     with pytest.raises(ConfigError, match=r"task pretrain has 16 rows.*17 ranks.*or raise text.heldout_batch"):
-        require_spreadable(micro(tasks=["pretrain"]), Ranks(0, 17))
-    require_spreadable(micro(), Ranks())
+        require_parallel(micro(tasks=["pretrain"]), Ranks(0, 17))
+    require_parallel(micro(), Ranks())

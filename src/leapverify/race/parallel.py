@@ -27,7 +27,7 @@ PARALLEL = "ddp"
 """How a race holds its models on several ranks; its arms write whole weights."""
 
 
-def require_spreadable(config: RaceConfig, ranks: Ranks) -> None:
+def require_parallel(config: RaceConfig, ranks: Ranks) -> None:
     """Refuse more ranks than a held-out batch has rows, before anything runs.
 
     Raises:
@@ -43,7 +43,7 @@ def require_spreadable(config: RaceConfig, ranks: Ranks) -> None:
             )
 
 
-def spread(material: Material, ranks: Ranks) -> Material:
+def parallel_material(material: Material, ranks: Ranks) -> Material:
     """A run's material as one of several ranks uses it; in one process the material itself.
 
     Args:
@@ -69,7 +69,7 @@ def _weighted(material: Material, ranks: Ranks) -> Callable[[nn.Module, Any], Te
     trained = nn.parallel.DistributedDataParallel(Whole(material.model))
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        assert model is material.model, "the model of this run is the one that is spread"
+        assert model is material.model, "the ranks train the model of this run"
         part = _rows(batch, _own(batch, ranks) or range(1))
         counted = _counted(part) if _own(batch, ranks) else 0
         if not counted and isinstance(part, Batch):

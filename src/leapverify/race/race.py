@@ -19,7 +19,7 @@ from leapverify.race.arms import SCHEDULE_FREE_MISSING, has_schedule_free, with_
 from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
 from leapverify.race.overrides import load_config, other_race
-from leapverify.race.parallel import PARALLEL, require_spreadable
+from leapverify.race.parallel import PARALLEL, require_parallel
 from leapverify.race.plan import (
     RaceCase,
     RaceUnit,
@@ -127,7 +127,7 @@ def check_input(config: RaceConfig) -> None:
     """
     try:
         build_tasks(config)
-        require_spreadable(config, present())
+        require_parallel(config, present())
         if "lora" in config.tasks and importlib.util.find_spec("peft") is None:
             raise ConfigError("the task lora needs the package peft: pip install 'leapverify[race]', or leave it out")
         device, chosen = resolve_device(config.device), {*config.tasks}

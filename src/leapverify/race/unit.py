@@ -25,7 +25,7 @@ from leapverify.race.arms import arm_named
 from leapverify.race.assemble import RunSetup, assemble
 from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
-from leapverify.race.parallel import spread
+from leapverify.race.parallel import parallel_material
 from leapverify.race.plan import RACE, RaceUnit, Result
 from leapverify.race.readouts import Reading
 from leapverify.race.tasks import Material, RaceTask
@@ -81,7 +81,7 @@ class _Course:
     def __init__(self, unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Material, look: Look) -> None:
         self._ranks = present()
         torch.manual_seed(self._ranks.stream_seed(unit.seed))
-        material = spread(material, self._ranks)
+        material = parallel_material(material, self._ranks)
         self._unit, self._task, self._material, self._look = unit, task, material, look
         self._val = material.val()
         self._watch = Stopwatch(next(material.model.parameters()).device)

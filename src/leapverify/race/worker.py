@@ -82,7 +82,7 @@ class SeedWorker:
         return on_rank0(self._ranks, "unit", write)
 
     def passed(self, case: RaceCase, name: str) -> None:
-        """A control that needs no training."""
+        """Count a control that needs no training."""
         self._count += 1
         self._tell("unit", _named(case, name))
 

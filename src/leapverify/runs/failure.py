@@ -1,4 +1,4 @@
-"""How work ends that does not come to its end: one sentence, and whether another try or other settings help."""
+"""Why work failed: one sentence, and whether another try or other settings help."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def told_to_stop(seed: int) -> Failure:
-    """Of a task that was not begun, because this process was told to stop."""
+    """The failure of a task that was not begun because this process was told to stop."""
     try:
         require_leave(f"before seed {seed} went on")
     except Paused as error:
