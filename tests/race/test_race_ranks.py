@@ -232,7 +232,7 @@ def test_an_error_of_one_rank_ends_the_race_on_all_with_one_sentence(
     monkeypatch.setattr(units._Course, "_train", fail)
     monkeypatch.setattr(on_ranks, "GRACE_S", 0.5)
     words = raced(micro(**SHORT), tmp_path / "run", 2)
-    assert words == ["Apart: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
+    assert words == ["RanksDivergedError: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
 
 
 @pytest.mark.failure(4)
