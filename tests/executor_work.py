@@ -96,7 +96,7 @@ def tell_threads(watcher: Watcher, *, seed: int, threads: int) -> None:
     """Tell with how many threads torch computes, and under which settings."""
     import torch
 
-    from leapverify.study.apparatus import threads_of
+    from leapverify.runs.environment import threads_of
 
     with threads_of(threads):
         text = f"{torch.get_num_threads()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}"

@@ -33,9 +33,8 @@ from leapverify.leap.state import checked_state
 from leapverify.observe.probes import ProbeSet
 from leapverify.predict.learnt.files import SHIPPED, load_learnt
 from leapverify.predict.nino.checkpoint import read as read_nino
-from leapverify.race.overrides import dump_config as dump_race
 from leapverify.race.overrides import load_config as load_race
-from leapverify.race.plan import Case, Result, Unit
+from leapverify.race.plan import RaceCase, RaceUnit, Result
 from leapverify.race.presets import preset as race_preset
 from leapverify.race.results import Store
 from leapverify.report.kit.run import load_run
@@ -164,7 +163,7 @@ def _take_up(folder: Path) -> None:
     unpack(lambda: ({"x": torch.zeros(2, 3)}, about), _history(), 1)
 
 
-UNIT = Unit(Case("convex", "adamw", "tuned"), arm="baseline", seed=0, stage="race", lr=0.1, steps=10)
+UNIT = RaceUnit(RaceCase("convex", "adamw", "tuned"), arm="baseline", seed=0, stage="race", lr=0.1, steps=10)
 
 
 def _unit() -> bytes:
@@ -230,7 +229,7 @@ READERS = {
                kind="json"),
         Reader("configuration of a study", "config.yaml", lambda: dump_config(study_preset("tiny")).encode(),
                lambda f: load_config(f / "config.yaml"), kind="yaml"),
-        Reader("configuration of a race", "config.yaml", lambda: dump_race(race_preset("tiny")).encode(),
+        Reader("configuration of a race", "config.yaml", lambda: dump_config(race_preset("tiny")).encode(),
                lambda f: load_race(f / "config.yaml"), kind="yaml"),
         Reader("--set KEY=VALUE", "set.txt", lambda: b"training.betas=[0.9, 1e-3]",
                lambda f: parse_settings([(f / "set.txt").read_bytes().decode(errors="surrogateescape")])),

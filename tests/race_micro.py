@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leapverify.config.overrides import with_settings
 from leapverify.race.config import RaceConfig
-from leapverify.race.overrides import with_settings
-from leapverify.race.plan import Case, Result, Unit
+from leapverify.race.plan import RaceCase, RaceUnit, Result
 from leapverify.race.presets import preset
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit
@@ -38,9 +38,9 @@ def words(**changes: Any) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items()]
 
 
-def unit_of(arm: str, **changes: Any) -> Unit:
+def unit_of(arm: str, **changes: Any) -> RaceUnit:
     """A unit of the noise task by AdamW."""
-    unit = Unit(Case("noise", "adamw", "usual"), arm, 0, "race", 1e-2, 40, target=0.0)
+    unit = RaceUnit(RaceCase("noise", "adamw", "usual"), arm, 0, "race", 1e-2, 40, target=0.0)
     return dataclasses.replace(unit, **changes)
 
 

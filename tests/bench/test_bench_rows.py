@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leapverify.bench.measures import Persistence, share_left
-from leapverify.bench.results import BenchSeed, claim, key_of
+from leapverify.bench.results import BenchSeed, key_of, take_folder
 from leapverify.bench.run import bench_predictors
 from leapverify.config.overrides import with_settings
 from leapverify.config.resolved import Resolved
@@ -319,4 +319,4 @@ def test_bench_json_says_what_was_benched_on_what(copy):
     assert (about["task"], about["persist_every"], about["persist_steps"]) == ("pretrain", 1, 10)
     assert about["environment"]["device"] == "cpu"
     assert about["seeds"]["42"]["seconds"] > 0
-    claim(run, {"files": {}, "persist_every": 1, "predictors": ["hold"]})
+    take_folder(run, {"files": {}, "persist_every": 1, "predictors": ["hold"]})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leapverify.bench.options import choose, task_of
-from leapverify.bench.results import claim
+from leapverify.bench.results import take_folder
 from leapverify.bench.run import bench_predictors
 from leapverify.cli.main import main
 from leapverify.config.overrides import dump_config, load_config, with_settings
@@ -125,7 +125,7 @@ def test_rows_that_were_made_otherwise_are_not_mixed_in(copy):
     path = run / "bench" / "bench.json"
     write_json(path, {**read_json(path), "files": {"wnn": {"file": "old.safetensors", "sha256": "0"}}})
     with pytest.raises(ConfigError, match=r"holds rows of wnn from another old\.safetensors"):
-        claim(run, {"persist_every": 1, "files": {"wnn": {"file": "new.safetensors", "sha256": "1"}}})
+        take_folder(run, {"persist_every": 1, "files": {"wnn": {"file": "new.safetensors", "sha256": "1"}}})
     path.unlink()
     with pytest.raises(ConfigError, match=r"holds rows, and bench\.json, which said how they were made, is missing"):
         bench_predictors(run, predictors=["hold"], horizons=[5], device="cpu", persist_every=2)
@@ -155,8 +155,10 @@ def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monk
     told = []
 
     class Listener(InProcess):
-        def run(self, tasks, *_):
+        def run(self, tasks, watcher, ended):
             told.append(tasks)
+            for task in tasks:
+                ended(task, None)
             return {}
 
     monkeypatch.setattr(Execution, "open", lambda self, folder, workers: told.append(workers) or Listener())

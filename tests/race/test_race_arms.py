@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from leapverify.analysis.race.arms import ARMS as ORDER
-from leapverify.race.arms import ARMS, CONTROLS, arm_named, arms_for, setting_of, values_of, with_needs
+from leapverify.race.arms import ARMS, CONTROLS, arm_named, arms_for, controls_of, setting_of, values_of, with_needs
 from leapverify.race.assemble import assemble, schedule_of
 from leapverify.race.averages import EMA, LAWA, Lookahead, swapped
-from leapverify.race.plan import Case, Result, TunedChoice, Unit, control, controls_of
+from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, TunedChoice
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, trained, unit_of
 from race_records import race_run
@@ -143,7 +143,7 @@ def test_settings_are_said_in_steps():
     assert all(setting_of(name, value, 400, 50) for name in ARMS for value in values_of(name))
 
 
-def rates(unit: Unit) -> list[float]:
+def rates(unit: RaceUnit) -> list[float]:
     """eta of every step, as the optimizer sees it."""
     config = micro(noise__steps=40)
     task = build_tasks(config)["noise"]
@@ -174,7 +174,7 @@ def test_a_shortened_schedule_is_the_baselines_squeezed():
     assert [short(2 + i) for i in range(1, 21, 5)] == pytest.approx([long(2 + 2 * i - 1) for i in range(1, 21, 5)])
 
 
-CASE = Case("noise", "adamw", "usual")
+CASE = RaceCase("noise", "adamw", "usual")
 CHOICES = {("noise", "adamw", arm): TunedChoice(1e-3, 0.2 if arm == "wsd" else None) for arm in ("baseline", "wsd")}
 
 
@@ -182,14 +182,14 @@ def result(**changes: object) -> Result:
     return Result((race_run(task="noise", rate="usual", steps=40, **changes),), ())
 
 
-def controlled(name: str, **results: Result) -> Unit | Result | None:
+def controlled(name: str, **results: Result) -> RaceUnit | Result | None:
     found = {arm.replace("_", "-"): each for arm, each in results.items()}
-    return control(build_tasks(micro())["noise"], CASE, name, 0, CHOICES, 1.5, found)
+    return SeedCase(build_tasks(micro())["noise"], CASE, 0, CHOICES, 1.5).control(name, found)
 
 
 def test_a_control_trains_as_long_as_its_arm_did():
     found = controlled("shortened:leap-auto", leap_auto=result(real_steps=25, leapt_steps=15), baseline=result())
-    assert isinstance(found, Unit)
+    assert isinstance(found, RaceUnit)
     assert (found.steps, found.lr, found.arm, found.target) == (25, 1e-3, "shortened:leap-auto", 1.5)
 
 
@@ -205,7 +205,7 @@ def test_a_control_of_a_diverged_arm_takes_the_steps_that_its_leaps_left():
     found = controlled(
         "shortened:leap-auto", leap_auto=result(real_steps=5, leapt_steps=8, final_loss=None), baseline=base
     )
-    assert isinstance(found, Unit)
+    assert isinstance(found, RaceUnit)
     assert found.steps == 32
 
 
@@ -218,7 +218,7 @@ def test_annealing_is_controlled_by_wsd_of_the_same_length_where_it_got_there():
     )
     anneal = Result((race_run(arm="anneal"),), points)
     found = controlled("shortened:anneal", wsd=wsd, anneal=anneal)
-    assert isinstance(found, Unit)
+    assert isinstance(found, RaceUnit)
     assert (found.steps, found.value) == (20, 0.2)
     assert controlled("shortened:anneal", wsd=wsd, anneal=Result(anneal.runs, points[:2])) is None
     assert controlled("shortened:anneal", wsd=result(final_loss=None), anneal=anneal) is None

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from killed import killed_at
 from leapverify.cli.main import main
-from leapverify.cli.progress import LiveRace, PlainRace, race_view
+from leapverify.cli.progress import RACE, LiveView, PlainView, race_view
 from leapverify.errors import ConfigError
 from leapverify.io import records
 from leapverify.io.records import RacePoint, RaceRun
@@ -295,7 +295,7 @@ def progress(**changes: object) -> RaceProgress:
 def test_a_pipe_gets_a_line_a_run():
     console = screen(terminal=False)
     with race_view(console) as shown:
-        assert isinstance(shown, PlainRace)
+        assert isinstance(shown, PlainView)
         shown.update(progress(what="noise sgd usual wsd", loss=2.0, share=0.5))
         shown.update(progress(phase="unit", step=6, what="noise sgd usual wsd", loss=2.25))
         shown.update(progress(phase="note", note="[unit] is damaged"))
@@ -309,8 +309,8 @@ def test_a_pipe_gets_a_line_a_run():
 
 def test_a_terminal_gets_a_row_a_seed_with_what_is_trained_now():
     console = screen(terminal=False)
-    live = LiveRace(console)
-    assert isinstance(race_view(screen(terminal=True)), LiveRace)
+    live = LiveView(console, RACE)
+    assert isinstance(race_view(screen(terminal=True)), LiveView)
     live.update(progress(phase="waiting", step=0))
     live.update(progress(what="noise sgd usual wsd", loss=2.25, share=0.5))
     live.update(progress(phase="note", note="[unit] is damaged"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from leapverify.cli.main import main
+from leapverify.config.overrides import with_settings
 from leapverify.errors import ConfigError
 from leapverify.io import records
 from leapverify.io.records import RaceRun
@@ -15,14 +16,14 @@ from leapverify.predict import CATALOGUE, names
 from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, is_of_predictor, setting_of, with_needs
 from leapverify.race.config import every_predictor
 from leapverify.race.dry_run import outline
-from leapverify.race.overrides import left_out, with_settings
-from leapverify.race.plan import Case, Result, TunedChoice, Unit, controls, digest
+from leapverify.race.overrides import other_race
+from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, TunedChoice, digest
 from leapverify.race.race import run_race
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, timeless, trained, unit_of, words
 from race_records import race_run
 
-CASE = Case("noise", "adamw", "usual")
+CASE = RaceCase("noise", "adamw", "usual")
 CHOICES = {("noise", "adamw", "baseline"): TunedChoice(1e-3)}
 
 
@@ -85,8 +86,8 @@ def test_a_path_in_a_name_gives_a_plain_short_file_name_and_different_paths_diff
 
 def test_predictors_decide_no_number_of_the_other_runs():
     assert digest(micro(predictors=["linear"])) == digest(micro())
-    assert left_out(micro(predictors=["linear"]), micro()) == ["arms: always:linear, leap:linear there, not now"]
-    assert not left_out(micro(), micro(predictors=["linear"]))
+    assert other_race(micro(predictors=["linear"]), micro()) == ["arms: always:linear, leap:linear there, not now"]
+    assert not other_race(micro(), micro(predictors=["linear"]))
 
 
 def test_a_task_without_a_raced_rate_is_refused_with_the_remedy():
@@ -107,9 +108,9 @@ def test_the_outline_names_no_more_arms_than_a_line_holds():
 
 
 def test_arms_of_predictors_that_took_equally_many_steps_share_one_control():
-    asked: list[Unit] = []
+    asked: list[RaceUnit] = []
 
-    def done(unit: Unit) -> Result:
+    def done(unit: RaceUnit) -> Result:
         asked.append(unit)
         return Result((race_run(arm=unit.arm, setting=f"{unit.steps} steps"),), ())
 
@@ -119,7 +120,7 @@ def test_arms_of_predictors_that_took_equally_many_steps_share_one_control():
         for arm, steps in {"baseline": 40, **taken}.items()
     }
     task = build_tasks(micro())["noise"]
-    found = dict(controls(task, CASE, 0, CHOICES, 1.0, results, done))
+    found = dict(SeedCase(task, CASE, 0, CHOICES, 1.0).controls(results, done))
     # A control that is judged by its seconds is trained for itself.
     assert [(unit.arm, unit.steps) for unit in asked] == [
         ("shortened:leap-fixed", 20),

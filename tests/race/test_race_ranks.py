@@ -21,8 +21,8 @@ from leapverify.io import storage
 from leapverify.race import unit as units
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.parallel import require_spreadable
-from leapverify.race.plan import Case, Result
+from leapverify.race.parallel import require_parallel
+from leapverify.race.plan import RaceCase, Result
 from leapverify.race.race import run_race
 from leapverify.race.results import Store
 from leapverify.race.tasks import Material, build_tasks
@@ -33,7 +33,7 @@ from leapverify.runs.world import among
 from processes import run_ranks
 from race_micro import micro, trained, unit_of, words
 
-CONVEX = {"case": Case("convex", "sgd", "tuned"), "lr": 0.0625}
+CONVEX = {"case": RaceCase("convex", "sgd", "tuned"), "lr": 0.0625}
 SAME = ("real_steps", "effective_steps", "attempts", "accepted", "leapt_steps", "heldout_batches", "heldout_passes")
 DECIDED = ("step", "action", "reason", "predictor", "status", "sequences")
 TEXT = {
@@ -124,8 +124,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_arm_gives_what_one_process_gives(
     size: int, arms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, real = micro(), units.spread
-    monkeypatch.setattr(units, "spread", lambda material, ranks: real(doubled(material), ranks))
+    config, real = micro(), units.parallel_material
+    monkeypatch.setattr(units, "parallel_material", lambda material, ranks: real(doubled(material), ranks))
     one = everything(arms, config)
     assert any(result.run.accepted for result in one)
     assert any(result.run.final_loss is None for result in one)
@@ -145,7 +145,7 @@ def test_text_whose_rows_do_not_divide_gives_what_one_process_gives(
 
     def work() -> list[Result]:
         prepared = build_tasks(config)[task]
-        cases = [unit_of(arm, case=Case(task, optimizer, "tuned"), steps=12) for arm in ("baseline", "leap-fixed")]
+        cases = [unit_of(arm, case=RaceCase(task, optimizer, "tuned"), steps=12) for arm in ("baseline", "leap-fixed")]
         return [run_unit(unit, prepared, config, tmp_path) for unit in cases]
 
     build_tasks(config)[task].prepare(0, tmp_path)
@@ -232,7 +232,7 @@ def test_an_error_of_one_rank_ends_the_race_on_all_with_one_sentence(
     monkeypatch.setattr(units._Course, "_train", fail)
     monkeypatch.setattr(on_ranks, "GRACE_S", 0.5)
     words = raced(micro(**SHORT), tmp_path / "run", 2)
-    assert words == ["Apart: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
+    assert words == ["RanksDivergedError: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
 
 
 @pytest.mark.failure(4)
@@ -275,7 +275,7 @@ def test_choosing_what_runs_the_tasks_is_refused_under_torchrun(
 
 def test_more_ranks_than_held_out_rows_are_refused_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="of the task convex has 32 rows, which cannot be dealt to 33 ranks: start"):
-        require_spreadable(micro(), Ranks(0, 33))
+        require_parallel(micro(), Ranks(0, 33))
     with pytest.raises(ConfigError, match=r"task pretrain has 16 rows.*17 ranks.*or raise text.heldout_batch"):
-        require_spreadable(micro(tasks=["pretrain"]), Ranks(0, 17))
-    require_spreadable(micro(), Ranks())
+        require_parallel(micro(tasks=["pretrain"]), Ranks(0, 17))
+    require_parallel(micro(), Ranks())

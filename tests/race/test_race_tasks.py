@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
 from leapverify.race.presets import preset
-from leapverify.race.tasks import Material, Task, build_tasks
+from leapverify.race.tasks import Material, RaceTask, build_tasks
 from leapverify.train.documents import load_documents
 
 Make = Callable[[str, int], Material]
@@ -122,7 +122,7 @@ def test_losses_of_rows_average_to_the_loss(name: str, make: Make) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks_say_how_they_are_run(name: str, config: RaceConfig) -> None:
     task = build_tasks(config)[name]
-    assert isinstance(task, Task)
+    assert isinstance(task, RaceTask)
     assert task.name == name
     assert task.schedule == ("constant" if name in ("convex", "noise") else "cosine")
     for optimizer in task.optimizers:

@@ -10,13 +10,13 @@ import pytest
 
 from leapverify.io.storage import Damaged
 from leapverify.race.arms import ARMS, values_of
-from leapverify.race.plan import Case
+from leapverify.race.plan import RaceCase
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit, warm_up
 from race_micro import losses, micro, timeless, trained, unit_of
 
-CONVEX = {"case": Case("convex", "sgd", "tuned"), "lr": 0.0625}
+CONVEX = {"case": RaceCase("convex", "sgd", "tuned"), "lr": 0.0625}
 
 
 def of(arm: str, **changes: object) -> dict[str, object]:

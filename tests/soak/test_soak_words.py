@@ -29,7 +29,7 @@ from hostile_names import (
 from leapverify.analysis.over_seeds import OverSeeds
 from leapverify.analysis.wording import SummaryLine, Tile
 from leapverify.cli.arguments import InertLines, say
-from leapverify.cli.progress import LiveRace, LiveView, PlainRace, PlainView
+from leapverify.cli.progress import RACE, STUDY, LiveView, PlainView
 from leapverify.io.untrusted.escape import inert
 from leapverify.report import build_report
 from leapverify.report.kit.panels import Axis, Figure, Key, Panel, grid
@@ -96,18 +96,18 @@ def on_terminals(word: str, capsys: pytest.CaptureFixture[str]) -> Iterator[tupl
     """What each writer of terminals writes of a name."""
     noted = Progress(1, 1, 2, "note", note=word, study=word)
     raced = RaceProgress(1, 1, 2, "unit", stage="race", what=word)
-    views: dict[str, tuple[Callable[[Console], PlainView | LiveView | LiveRace], Progress]] = {
+    views: dict[str, tuple[Callable[[Console], PlainView | LiveView], Progress]] = {
         "lines of a study": (PlainView, noted),
-        "lines of a race": (PlainRace, raced),
-        "table of a study": (lambda console: LiveView(console, (1,), 2), Progress(1, 1, 2, "train", study=word)),
-        "table of a race": (LiveRace, raced),
+        "lines of a race": (lambda console: PlainView(console, RACE), raced),
+        "table of a study": (lambda console: LiveView(console, STUDY), Progress(1, 1, 2, "train", study=word)),
+        "table of a race": (lambda console: LiveView(console, RACE), raced),
     }
     for writer, (made, progress) in views.items():
         out = io.StringIO()
         console = Console(file=out, force_terminal=True, color_system=None, width=400)
         view = made(console)
         view.update(progress)
-        if isinstance(view, LiveView | LiveRace):
+        if isinstance(view, LiveView):
             console.print(view.table())
         yield writer, out.getvalue()
     say(word)

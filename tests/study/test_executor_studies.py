@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from leapverify.config.overrides import with_settings
-from leapverify.runs import Execution, StudyError, execution
+from leapverify.runs import Execution, StudyError, driver, execution
 from leapverify.runs.in_process import InProcess
 from leapverify.runs.progress import Progress
-from leapverify.study import run_many as several
 from leapverify.study.folder import Study
 from leapverify.study.preflight import threads_of_seeds
 from leapverify.study.run import run_study
@@ -41,7 +40,7 @@ def test_killed_processes_cost_nothing_but_time(config, serial, tmp_path):
 
 
 def test_a_second_driver_is_told_and_the_first_goes_on(config, serial, tmp_path, monkeypatch):
-    monkeypatch.setattr(several, "HELD_PATIENCE_S", 0.0)
+    monkeypatch.setattr(driver, "HELD_PATIENCE_S", 0.0)
     out, told = tmp_path / "run", []
 
     def watch(progress: Progress) -> None:

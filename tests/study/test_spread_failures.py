@@ -64,7 +64,7 @@ def test_an_exception_on_one_rank_within_a_step_reaches_all(
     monkeypatch.setattr(Losses, "mean", _on(1, real, fail))
     monkeypatch.setattr(on_ranks, "GRACE_S", 0.5)
     words = spread_study(micro(**SMALLEST), tmp_path / "run", 2)
-    assert words == ["Apart: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
+    assert words == ["RanksDivergedError: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
 
 
 @pytest.mark.failure(9)
@@ -77,7 +77,7 @@ def test_an_exception_on_one_rank_before_a_meeting_reaches_all(
 
     monkeypatch.setattr(on_ranks, "GRACE_S", 0.5)
     words = spread_study(micro(**SMALLEST), tmp_path / "run", 2, lambda: watch)
-    assert words == ["Apart: rank 0: KeyError: 'of the watcher'"] * 2
+    assert words == ["RanksDivergedError: rank 0: KeyError: 'of the watcher'"] * 2
 
 
 def _full(*_: object) -> None:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from leapverify.cli.progress import LiveView, PlainView, view
+from leapverify.cli.progress import STUDY, LiveView, PlainView, view
 from leapverify.runs.progress import Progress
 
 
@@ -26,7 +26,7 @@ def test_a_terminal_gets_the_live_view_and_a_pipe_plain_lines():
 
 def test_the_live_view_shows_a_row_per_seed_with_all_that_is_known():
     screen = console(terminal=False)
-    live = LiveView(screen, (42, 43), 100)
+    live = LiveView(screen, STUDY, [Progress(seed, 0, 100, "waiting") for seed in (42, 43)])
     live.update(Progress(42, 10, 100, "train", loss=2.5))
     live.update(Progress(42, 50, 100, "checkpoint", 2.25, 0.998, "transition", 80.0))
     live.update(Progress(42, 60, 100, "train"))

@@ -9,6 +9,7 @@ from typing import Any
 from leapverify.bench.options import BenchOptions, configured
 from leapverify.bench.seed import bench_seed
 from leapverify.config.overrides import checked
+from leapverify.config.study import StudyConfig
 from leapverify.runs import Deadline
 from leapverify.runs.progress import Watcher
 
@@ -28,7 +29,7 @@ def bench(
     chosen = BenchOptions.from_dict(options)
     bench_seed(
         watcher,
-        config=configured(checked(config), chosen),
+        config=configured(checked(StudyConfig, config), chosen),
         options=chosen,
         run=Path(run),
         seed=seed,

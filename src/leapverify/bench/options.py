@@ -14,6 +14,7 @@ from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.storage import sha256_of
 from leapverify.predict import names, predictor
+from leapverify.runs.failure import in_one_line
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _refusal(name: str) -> str | None:
     try:
         predictor(name)
     except ValueError as error:
-        return " ".join(str(error).split())
+        return in_one_line(error)
     return None
 
 

@@ -94,7 +94,7 @@ class BenchSeed:
         records.write(self.path / PREDICTIONS, Prediction, rows.predictions.values())
 
 
-def claim(run: Path, about: Mapping[str, Any]) -> None:
+def take_folder(run: Path, about: Mapping[str, Any]) -> None:
     """Note what is benched, if it goes with what is there already.
 
     Raises:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leapverify.bench.options import BenchChoice, BenchOptions, choose, chosen_seeds, configured, task_of
-from leapverify.bench.results import claim, join
+from leapverify.bench.results import join, take_folder
 from leapverify.config.overrides import load_config
 from leapverify.config.study import StudyConfig
-from leapverify.io.manifest import Manifest
 from leapverify.report import build_report
-from leapverify.runs import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive
-from leapverify.runs.driver import raise_failures
-from leapverify.runs.environment import describe, resolve_device
+from leapverify.runs import AUTOMATIC, Deadline, Execution, Failure, StudyError, Task
+from leapverify.runs.driver import Runner, drive_one, seed_tasks
+from leapverify.runs.environment import resolve_device
 from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import SeedFolder
 from leapverify.study.preflight import threads_of_seeds
@@ -67,29 +67,61 @@ def bench_predictors(
     chosen = chosen_seeds(config, seeds)
     deadline = deadline_of(config, minutes)
     _require_kept(run, config, chosen)
-    threads = threads_of_seeds(config, device, run)
-    shared = {
-        "config": config.model_dump(mode="json"),
-        "options": options.to_dict(),
-        "run": str(run),
-        "device": device,
-        "threads": threads,
-    }
-    gpus = int(device == "cuda")
-    tasks = [
-        Task(seed, "leapverify.bench.entry:bench", {**shared, "seed": seed}, deadline, threads=threads, gpus=gpus)
-        for seed in chosen
-    ]
-    workers = execution.side_by_side(len(tasks), threads, device)
-    with execution.open(run, workers) as executor, exclusive(run, patience_s=5.0):
-        manifest = Manifest(run)
-        claim(run, _about(config, options, choice, describe(device, threads=threads, workers=workers)))
-        failures = by_seed(tasks, executor.run(tasks, watcher))
-        if join(run, {seed: SeedFolder(run, seed).read_rows() for seed in config.seeds}):
-            build_report(run)
-        raise_failures(failures)
-        manifest.write()
-    return choice
+    job = _BenchJob(config, options, choice, run, chosen, threads_of_seeds(config, device, run), deadline)
+    return drive_one(job, device=device, watcher=watcher, execution=execution)
+
+
+@dataclass(frozen=True)
+class _BenchJob:
+    """A bench of a study's run folder."""
+
+    config: StudyConfig
+    options: BenchOptions
+    choice: BenchChoice
+    out: Path
+    seeds: Sequence[int]
+    threads: int
+    deadline: Deadline | None
+
+    def tasks(self, runner: Runner) -> list[Task]:
+        """Every chosen seed.
+
+        Raises:
+            ConfigError: rows lie there that were made otherwise.
+        """
+        take_folder(self.out, self._about(runner.environment(self.threads)))
+        arguments = {
+            "config": self.config.model_dump(mode="json"),
+            "options": self.options.to_dict(),
+            "run": str(self.out),
+            "device": runner.device,
+            "threads": self.threads,
+        }
+        return seed_tasks(self.seeds, "leapverify.bench.entry:bench", arguments, runner, deadline=self.deadline)
+
+    def join(self, failures: Mapping[int, Failure]) -> None:
+        """Join whatever is whole of any seed, and write the report."""
+        del failures
+        if join(self.out, {seed: SeedFolder(self.out, seed).read_rows() for seed in self.config.seeds}):
+            build_report(self.out)
+
+    def result(self) -> BenchChoice:
+        """What was benched, and what was left out."""
+        return self.choice
+
+    def _about(self, environment: dict[str, Any]) -> dict[str, Any]:
+        """What stands in bench.json before the first row."""
+        return {
+            "task": task_of(self.config),
+            "preset": self.config.preset,
+            "predictors": list(self.options.labels),
+            "horizons": list(self.options.horizons),
+            "persist_every": self.options.persist_every,
+            "persist_steps": self.config.observe.interval_steps,
+            "files": self.choice.files,
+            "left_out": dict(self.choice.left_out),
+            "environment": environment,
+        }
 
 
 def _require_kept(run: Path, config: StudyConfig, seeds: Sequence[int]) -> None:
@@ -107,20 +139,3 @@ def _require_kept(run: Path, config: StudyConfig, seeds: Sequence[int]) -> None:
     for seed in seeds:
         if not SeedFolder(run, seed).done:
             raise StudyError(f"seed {seed} of {run} has not finished: give its study command again first")
-
-
-def _about(
-    config: StudyConfig, options: BenchOptions, choice: BenchChoice, environment: dict[str, Any]
-) -> dict[str, Any]:
-    """What stands in bench.json before the first row."""
-    return {
-        "task": task_of(config),
-        "preset": config.preset,
-        "predictors": list(options.labels),
-        "horizons": list(options.horizons),
-        "persist_every": options.persist_every,
-        "persist_steps": config.observe.interval_steps,
-        "files": choice.files,
-        "left_out": dict(choice.left_out),
-        "environment": environment,
-    }

@@ -16,8 +16,9 @@ from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import Checkpoint
 from leapverify.io.storage import Damaged
 from leapverify.runs import Deadline, StudyError, exclusive
+from leapverify.runs.environment import threads_of
 from leapverify.runs.progress import Progress, Watcher
-from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
+from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.folder import SeedFolder
 from leapverify.study.record import require_time
 from leapverify.study.replay import Replay

@@ -15,10 +15,10 @@ from leapverify.claims.variations import Variation, as_lines, base_config, chose
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
-from leapverify.io.manifest import Manifest
 from leapverify.io.storage import Damaged, read_json
 from leapverify.report.kit.section import hardware
-from leapverify.runs import AUTOMATIC, Execution, exclusive
+from leapverify.runs import AUTOMATIC, Execution
+from leapverify.runs.driver import rewriting
 from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.preflight import finished, rehearse, require_free
 from leapverify.study.run import deadline_of
@@ -103,10 +103,8 @@ def run_findings(
     evidence = run_variations(planned.wanted, planned.every, out, **options)
     found = judge_findings(evidence)
     about = list(_about(planned, evidence, out))
-    with exclusive(out, patience_s=5.0):
-        manifest = Manifest(out)
+    with rewriting(out):
         path = write_findings(found, out / "tables", about=about, missing=evidence.missing, doc=doc)
-        manifest.write()
     wanted = {each.name for each in planned.wanted}
     return Judged(found, path, {name: why for name, why in evidence.missing.items() if name in wanted})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,13 @@ from leapverify.claims.evidence import (
 from leapverify.config.overrides import with_settings
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import ALL_REGIMES, StudyConfig
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, hint
 from leapverify.io.untrusted import escape as words
 from leapverify.runs import AUTOMATIC, Deadline, Execution
+from leapverify.runs.failure import in_one_line
 from leapverify.runs.progress import Watcher
 from leapverify.study.folder import Study
-from leapverify.study.run import in_words, run_each
+from leapverify.study.run_many import run_many
 
 ETA_OF_THE_PAPER = 5e-5
 BASE_SEEDS = 8
@@ -186,9 +186,7 @@ def chosen(every: Sequence[Variation], only: Sequence[str] | None, skip: Sequenc
     for option, given in (("--only", only or ()), ("--skip", skip or ())):
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-                raise ConfigError(f"{option} names {name!r}, which is no variation: {hint}")
+                raise ConfigError(f"{option} names {name!r}, which is no variation: {hint(name, names)}")
     left = [v for v in every if (only is None or v.name in only) and v.name not in (skip or ())]
     if not left:
         raise ConfigError("--only and --skip leave no variation: name at least one to run")
@@ -213,9 +211,9 @@ def run_variations(
         Paused: the deadline passed; the same call goes on.
     """
     configs = {variation.name: (variation.config, folder / variation.name) for variation in wanted}
-    ran = run_each(configs, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
+    ran = run_many(configs, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
     found = {name: study for name, study in ran.items() if isinstance(study, Study)}
-    missing = {name: in_words(study) for name, study in ran.items() if not isinstance(study, Study)}
+    missing = {name: in_one_line(study) for name, study in ran.items() if not isinstance(study, Study)}
     for name in [v.name for v in every if v.name not in ran]:
         if (folder / name / "done.json").is_file():
             found[name] = Study(folder / name)

@@ -1,15 +1,29 @@
-"""The words of the command line: presets, settings, seeds, names and numbers."""
+"""What commands share: options, how their words are read, what runs their tasks, and how they print."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leapverify.io.untrusted.escape import inert
 
+if TYPE_CHECKING:
+    from leapverify.config.study import StudyConfig
+    from leapverify.runs.progress import Watcher
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PRESET KEY=VALUE", help="A preset (tiny unless given), then settings."),
+]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps; the warm-up keeps its share.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
+]
 ExecutorName = Annotated[
     str | None,
     typer.Option("--executor", help="in-process, processes, ray or ray:ADDRESS; what suits this machine unless given."),
@@ -17,6 +31,40 @@ ExecutorName = Annotated[
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Tasks at a time, at most.")]
 
 MOST_SEEDS = 1000
+
+
+def configured(config: Any, pairs: Sequence[str], options: dict[str, Any]) -> Any:
+    """A preset with `key=value` texts and then options set, checked as a whole.
+
+    Args:
+        config: of a study or of a race.
+        pairs: the texts.
+        options: key -> value; None: the option was not given.
+    """
+    from leapverify.config.overrides import parse_settings, with_settings
+
+    given = {key: value for key, value in options.items() if value is not None}
+    return with_settings(config, {**parse_settings(pairs), **given})
+
+
+def given(value: str | None, parse: Callable[..., Any], *option: str) -> Any:
+    """The value of an option as `parse` reads it; None where it was not given."""
+    return None if value is None else parse(value, *option)
+
+
+def watched(config: StudyConfig, folder: Path, work: Callable[[Watcher], Any]) -> Any:
+    """Do something with a study while its seeds are shown, and say where the report is.
+
+    Returns: what `work` gives.
+    """
+    from rich.console import Console
+
+    from leapverify.cli.progress import view
+
+    with view(Console(stderr=True), config.seeds, config.training.steps) as shown:
+        found = work(shown.update)
+    say(f"report: {folder / 'report.html'}")
+    return found
 
 
 def split_words(words: Sequence[str] | None) -> tuple[str, list[str]]:

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from leapverify.cli.arguments import ExecutorName, Workers, parse_names, parse_numbers, parse_seeds, say
+from leapverify.cli.arguments import (
+    Device,
+    ExecutorName,
+    Minutes,
+    Workers,
+    given,
+    parse_names,
+    parse_numbers,
+    parse_seeds,
+    say,
+)
 from leapverify.io.untrusted.escape import inert
 
 bench = typer.Typer(
@@ -29,10 +39,8 @@ def predictors(
     ] = 1,
     seeds: Annotated[str | None, typer.Option(help="Such as 42-43; the study's unless given.")] = None,
     nino: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the published NiNo checkpoints lie.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
-    ] = None,
+    device: Device = "auto",
+    minutes: Minutes = None,
     executor: ExecutorName = None,
     workers: Workers = None,
 ) -> None:
@@ -42,25 +50,20 @@ def predictors(
     from leapverify.study.run import deadline_of, minutes_until
 
     deadline = deadline_of(load_config(folders[0] / "config.yaml"), minutes)
-    asked = None if names is None else parse_names(names, "--predictors")
-    ahead = None if horizons is None else parse_numbers(horizons, "--horizons")
-    numbers = None if seeds is None else parse_seeds(seeds)
-    by = execution(executor, workers)
+    options = {
+        "predictors": given(names, parse_names, "--predictors"),
+        "horizons": given(horizons, parse_numbers, "--horizons"),
+        "persist_every": persist_every,
+        "seeds": given(seeds, parse_seeds),
+        "nino": nino,
+        "device": device,
+        "execution": execution(executor, workers),
+    }
     for folder in folders:
-        _bench(folder, asked, ahead, persist_every, numbers, nino, device, minutes_until(deadline), by)
+        _bench(folder, {**options, "minutes": minutes_until(deadline)})
 
 
-def _bench(
-    folder: Path,
-    names: list[str] | None,
-    horizons: list[int] | None,
-    persist_every: int,
-    seeds: list[int] | None,
-    nino: Path | None,
-    device: str,
-    minutes: float | None,
-    execution: Any,
-) -> None:
+def _bench(folder: Path, options: dict[str, Any]) -> None:
     from rich.console import Console
 
     from leapverify.bench.run import bench_predictors
@@ -68,19 +71,8 @@ def _bench(
     from leapverify.config.overrides import load_config
 
     config, console = load_config(folder / "config.yaml"), Console(stderr=True)
-    with view(console, tuple(seeds or config.seeds), config.training.steps) as shown:
-        choice = bench_predictors(
-            folder,
-            predictors=names,
-            horizons=horizons,
-            persist_every=persist_every,
-            seeds=seeds,
-            nino=nino,
-            device=device,
-            watcher=shown.update,
-            minutes=minutes,
-            execution=execution,
-        )
+    with view(console, tuple(options["seeds"] or config.seeds), config.training.steps) as shown:
+        choice = bench_predictors(folder, watcher=shown.update, **options)
     for name, why in choice.left_out.items():
         console.print(inert(f"left out: {name} ({why})"), markup=False, highlight=False, soft_wrap=True)
     table = folder / "tables" / "bench-leaderboard.md"

@@ -7,28 +7,35 @@ from typing import Annotated, Any
 
 import typer
 
-from leapverify.cli.arguments import ExecutorName, Workers, parse_names, parse_seeds, say, split_words
+from leapverify.cli.arguments import (
+    Device,
+    ExecutorName,
+    Minutes,
+    Steps,
+    Words,
+    Workers,
+    given,
+    parse_names,
+    parse_seeds,
+    say,
+    split_words,
+)
 
 
 def findings(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PRESET KEY=VALUE", help="A preset (tiny unless given), then settings."),
-    ] = None,
+    words: Words = None,
     seeds: Annotated[
         str | None, typer.Option(help="Of the base study, such as 42-49; the variations take the first four.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps; the warm-up keeps its share.")] = None,
+    steps: Steps = None,
     out: Annotated[Path | None, typer.Option(help="The folder; runs/findings-PRESET unless given.")] = None,
     only: Annotated[
         str | None, typer.Option(help="Run these variations only, such as base,constant; all are judged.")
     ] = None,
     skip: Annotated[str | None, typer.Option(help="Run all but these.")] = None,
     doc: Annotated[Path | None, typer.Option(help="A Markdown file whose marked part is to hold the results.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many, with exit code 3, where the same command goes on.")
-    ] = None,
+    device: Device = "auto",
+    minutes: Minutes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; run nothing.")] = False,
     executor: ExecutorName = None,
     workers: Workers = None,
@@ -37,14 +44,12 @@ def findings(
     from leapverify.claims.run import plan
     from leapverify.claims.variations import as_lines
     from leapverify.config.overrides import parse_settings
-    from leapverify.config.presets import preset as preset_named
+    from leapverify.config.presets import preset
     from leapverify.runs import execution
 
     name, pairs = split_words(words)
-    numbers = parse_seeds(seeds) if seeds is not None else None
-    options = (("--only", only), ("--skip", skip))
-    names = [None if value is None else parse_names(value, option) for option, value in options]
-    planned = plan(preset_named(name, steps), parse_settings(pairs), numbers, *names)
+    names = [given(value, parse_names, option) for option, value in (("--only", only), ("--skip", skip))]
+    planned = plan(preset(name, steps), parse_settings(pairs), given(seeds, parse_seeds), *names)
     if dry_run:
         say("\n".join(as_lines(planned.wanted)))
         return

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from leapverify.runs.launched import launched
+
+if TYPE_CHECKING:
+    from leapverify.runs import Execution
 
 ON_RANKS = frozenset({"study", "race"})
 """Commands whose work the ranks of torchrun do together."""
@@ -26,22 +29,23 @@ def require_one_process(words: Sequence[str]) -> None:
         raise ConfigError(f"leapverify {words[0]} works in one process: start it without torchrun")
 
 
-def on_ranks(drive: Callable[[Any], None], alone: Any, asked: bool) -> None:
+def on_ranks(drive: Callable[[Execution], None], executor: str | None, workers: int | None) -> None:
     """Drive a command in this process, or on rank 0 of torchrun while the other ranks follow.
 
     Args:
         drive: the command, given what runs its tasks; shows progress and results.
-        alone: what runs them in one process.
-        asked: whether the user chose what runs them.
+        executor, workers: the options, see `execution`.
 
     Raises:
-        ConfigError: the user chose so, and torchrun has started several ranks.
+        ConfigError: one of them is given, and torchrun has started several ranks.
     """
     from leapverify.errors import ConfigError
+    from leapverify.runs import execution
     from leapverify.runs.on_ranks import over_ranks
     from leapverify.runs.torchrun import world
 
-    if asked and launched():
+    alone = execution(executor, workers)
+    if launched() and (executor is not None or workers is not None):
         raise ConfigError(
             "--executor and --workers share out tasks, which under torchrun all ranks do together: leave them out, or "
             "start one process"

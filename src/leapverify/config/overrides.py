@@ -6,59 +6,53 @@ import difflib
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from leapverify.config.run import Section
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io.untrusted.paths import require_inside
 from leapverify.io.untrusted.text import parse_yaml
 from leapverify.io.yaml_file import read_yaml
 
+Config = TypeVar("Config", bound=Section)
 
-def with_settings(config: StudyConfig, settings: Mapping[str, Any]) -> StudyConfig:
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """The configuration with dotted keys set, checked as a whole.
 
     Raises:
         ConfigError: an unknown key or a value that does not fit, in one sentence.
+
+    >>> from leapverify.config.presets import preset
+    >>> with_settings(preset("tiny"), {"training.lr": 1e-3}).training.lr
+    0.001
     """
-    return checked(with_keys(config.model_dump(), settings))
-
-
-def with_keys(tree: dict[str, Any], settings: Mapping[str, Any], open_groups: Collection[str] = ()) -> dict[str, Any]:
-    """A configuration's tree with dotted keys set.
-
-    Args:
-        tree: what a configuration dumps; it is changed.
-        settings: dotted key -> value.
-        open_groups: names of mappings that are values themselves and may be set as a whole.
-
-    Raises:
-        ConfigError: an unknown key, or a group of settings.
-    """
+    tree: dict[str, Any] = config.model_dump()
     for key, value in settings.items():
         node, *parents = reversed(key.split("."))
         section: Any = tree
         for part in reversed(parents):
             section = _child(section, part, key)
         present = _child(section, node, key)
-        if isinstance(present, dict) and node not in open_groups:
+        if isinstance(present, dict) and node not in config.open_groups:
             names = ", ".join(f"{key}.{name}" for name in present)
             raise ConfigError(f"{key} is a group of settings: set one of {names}")
         section[node] = value
-    return tree
+    return checked(type(config), tree)
 
 
-def checked(tree: Mapping[str, Any]) -> StudyConfig:
+def checked(kind: type[Config], tree: Mapping[str, Any]) -> Config:
     """A configuration from plain data.
 
     Raises:
         ConfigError: what is wrong, in one sentence.
     """
     try:
-        return StudyConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(one_line(error)) from error
 
@@ -86,13 +80,25 @@ def load_config(path: Path) -> StudyConfig:
         ConfigError: it is missing, or no configuration.
         ValueError: a link leads out of the run folder.
     """
+    return read_config(StudyConfig, path, "is no run folder of a study", "put back a copy of it, or name another --out")
+
+
+def read_config(kind: type[Config], path: Path, lacks: str, remedy: str) -> Config:
+    """The configuration in a file; `load_config` says what may be wrong with it.
+
+    Args:
+        kind: of configuration.
+        path: a config.yaml.
+        lacks: what the folder is without it, such as `holds no race`.
+        remedy: what to do where it is damaged.
+    """
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: {path.parent} is no run folder of a study")
+        raise ConfigError(f"{path} is missing: {path.parent} {lacks}")
     require_inside(path.parent)
-    return checked(read_yaml(path, "put back a copy of it, or name another --out"))
+    return checked(kind, read_yaml(path, remedy))
 
 
-def dump_config(config: StudyConfig) -> str:
+def dump_config(config: Section) -> str:
     """The configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
@@ -102,10 +108,17 @@ def identity_of(config: StudyConfig) -> str:
     return hashlib.sha256(dump_config(config).encode()).hexdigest()
 
 
-def differences(a: StudyConfig, b: StudyConfig) -> list[str]:
-    """The settings in which two configurations differ, as 'key: a, b'."""
-    left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
-    return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in right if left.get(key) != right.get(key)]
+def differences(there: Config, now: Config, exclude: Collection[str] = ()) -> list[str]:
+    """The settings in which two configurations differ, as 'key: a there, b now'.
+
+    Args:
+        there: the earlier configuration.
+        now: the present one.
+        exclude: groups that do not count.
+    """
+    left, right = (flat(each.model_dump(mode="json", exclude=set(exclude))) for each in (there, now))
+    keys = dict.fromkeys([*right, *left])
+    return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in keys if left.get(key) != right.get(key)]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

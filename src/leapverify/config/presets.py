@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from leapverify.config.study import (
     SweepConfig,
     VerifyConfig,
 )
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, hint
 from leapverify.predict import predictor
 from leapverify.train.models import ModelSpec, gpt2_124m_spec, qwen_1_5b_spec, qwen_7b_spec
 
@@ -149,9 +148,7 @@ def preset(name: str, steps: int | None = None) -> StudyConfig:
         ConfigError: no such preset, or too few steps.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
-        raise ConfigError(f"there is no preset {name!r}: {hint}")
+        raise ConfigError(f"there is no preset {name!r}: {hint(name, PRESETS)}")
     if steps is not None and steps < 1:
         raise ConfigError(f"{steps} steps are no study: give a positive number of steps, such as 1000")
     try:

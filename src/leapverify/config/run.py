@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -15,6 +15,8 @@ class Section(BaseModel):
     """A group of settings: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    open_groups: ClassVar[tuple[str, ...]] = ()
+    """Of a whole configuration: names of mappings that are values themselves, which may be set as a whole."""
 
 
 class DataConfig(Section):

@@ -71,6 +71,10 @@ class Ranks:
         """Into how many shares held-out data are dealt."""
         return len(self.leaders)
 
+    def stream_seed(self, seed: int) -> int:
+        """The seed of this rank's random streams, such as dropout masks; rank 0's is that of one process."""
+        return seed + 1_000_003 * self.rank
+
     def all_gather(self, place: str, value: Value) -> list[Value]:
         """The values of all ranks, by rank; the ranks must all come to the same place.
 
@@ -79,7 +83,8 @@ class Ranks:
             value: anything that pickles; small, on the CPU.
 
         Raises:
-            Apart: a rank has failed, stands elsewhere, or did not come in time; or that was so at an earlier meeting.
+            RanksDivergedError: a rank has failed, stands elsewhere, or did not come in time; or that was so at an
+                earlier meeting.
         """
         if self.alone:
             return [value]
@@ -135,7 +140,7 @@ class Ranks:
             what: the words for it in the message.
 
         Raises:
-            Apart: it differs; the message is the same everywhere.
+            RanksDivergedError: it differs; the message is the same everywhere.
         """
         values = self.all_gather(place, value)
         other = next((rank for rank, each in enumerate(values) if each != values[0]), None)
@@ -207,7 +212,7 @@ def ranks_of_world(
         group: a process group on the CPU to meet in; None makes one (gloo).
 
     Raises:
-        Apart: the ranks' data groups do not fit together.
+        RanksDivergedError: the ranks' data groups do not fit together.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return Ranks()

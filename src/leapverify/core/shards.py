@@ -6,14 +6,17 @@ is held in parts, along some dimensions of its mesh in different ones and along 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from leapverify.core.ranks import Ranks
+
+Value = TypeVar("Value")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -37,6 +40,22 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if (give_back := getattr(module, "reshard", None)) is not None and hasattr(module, "unshard"):
             give_back()
+
+
+class Whole(nn.Module):
+    """Runs any function of a model as its own forward pass.
+
+    Whatever gathers parameters around the forward pass of its outermost module (fully_shard, DistributedDataParallel)
+    then does so around losses and fingerprints too, which call parts of the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable[[nn.Module], Value]) -> Value:
+        """What the function gives for the model."""
+        return call(self.model)
 
 
 @dataclass(frozen=True)

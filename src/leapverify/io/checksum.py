@@ -18,20 +18,21 @@ def as_json(value: Any) -> str:
     plain = json.loads(json.dumps(value))
     if isinstance(plain, dict):
         plain.pop(SEAL, None)
-        plain[SEAL] = _sum_of(plain)
+        plain[SEAL] = json_sha256(plain)
     return json.dumps(plain, indent=2, sort_keys=True) + "\n"
 
 
 def is_as_written(found: dict[str, Any]) -> bool:
     """Take the sum out of a mapping; whether it is that of the rest. Earlier versions wrote none."""
     if SEAL in found:
-        return bool(found.pop(SEAL) == _sum_of(found))
+        return bool(found.pop(SEAL) == json_sha256(found))
     # The key itself may be what is damaged: the sum of the rest then stands under another.
     sums = [key for key, value in found.items() if isinstance(value, str) and len(value) == _HEX]
-    return all(found[key] != _sum_of({name: value for name, value in found.items() if name != key}) for key in sums)
+    return all(found[key] != json_sha256({name: value for name, value in found.items() if name != key}) for key in sums)
 
 
-def _sum_of(plain: dict[str, Any]) -> str:
+def json_sha256(plain: Any) -> str:
+    """The sha256 of plain data as compact JSON with sorted keys, in hexadecimal."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

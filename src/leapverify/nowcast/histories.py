@@ -15,7 +15,8 @@ from torch import Tensor
 from leapverify.config.overrides import dump_config
 from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
-from leapverify.study.apparatus import build, open_corpus, threads_of
+from leapverify.runs.environment import threads_of
+from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import Study
 from leapverify.study.source import SeedTrajectory
 from leapverify.train.documents import share_text

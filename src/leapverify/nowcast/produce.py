@@ -14,8 +14,7 @@ from leapverify.nowcast.fit import Fitted, Options, Score, best_slope, fit, scor
 from leapverify.nowcast.histories import PER_TENSOR, Histories, open_studies, read_histories, require_apart
 from leapverify.nowcast.pairs import Pairs, joined, pairs_of
 from leapverify.predict.learnt import NETWORKS, save_learnt
-from leapverify.runs.environment import versions
-from leapverify.study.apparatus import threads_of
+from leapverify.runs.environment import threads_of, versions
 
 AHEAD = 2
 """Intervals from the newest state that `wnn` reads to its target."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from leapverify.errors import hint
 
 BASELINE = "baseline"
 SHORTENED = "shortened:"
@@ -124,9 +125,7 @@ def arm_named(name: str) -> Arm:
         return _of_predictor(name)
     known = {**ARMS, **CONTROLS}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ARMS)}"
-        raise ValueError(f"there is no arm {name!r}: {hint}")
+        raise ValueError(f"there is no arm {name!r}: {hint(name, known, listed=ARMS)}")
     return known[name]
 
 

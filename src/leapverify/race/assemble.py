@@ -27,9 +27,9 @@ from leapverify.race.arms import (
 from leapverify.race.averages import EMA, LAWA, Average, Lookahead
 from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
-from leapverify.race.plan import Unit
-from leapverify.race.readouts import Annealing, Averaged, Leaping, Plain, Reading, ScheduleFree
-from leapverify.race.tasks import Material, Task
+from leapverify.race.plan import RaceUnit
+from leapverify.race.readouts import Annealing, Averaged, Leaping, Reading, ScheduleFree
+from leapverify.race.tasks import Material, RaceTask
 from leapverify.train.schedule import Schedule
 
 WEIGHT_DECAY = 0.01
@@ -49,18 +49,18 @@ class RunSetup:
     """The engines at work."""
 
 
-def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> RunSetup:
+def assemble(unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Material) -> RunSetup:
     """Everything for one run, before its first step."""
     arm = arm_named(unit.arm)
     optimizers = _optimizers(unit, task, arm, material)
     schedulers = [] if arm.schedule == "none" else [_scheduler(schedule_of(unit, task), each) for each in optimizers]
     parts = RunSetup(list(trainable(material.model).values()), optimizers, schedulers)
-    for name, value in ((unit.arm, unit.value), *unit.also):
-        parts.readings.append(_reading(name, value, unit, task, config, material, parts))
+    assembly = _Assembly(unit, task, config, material, parts)
+    parts.readings += [assembly.reading(name, value) for name, value in ((unit.arm, unit.value), *unit.also)]
     return parts
 
 
-def schedule_of(unit: Unit, task: Task) -> Schedule:
+def schedule_of(unit: RaceUnit, task: RaceTask) -> Schedule:
     """eta of every step of a unit: the task's own shape, WSD with the chosen share of decay, or constant."""
     kind = arm_named(unit.arm).schedule
     decay = None if kind != "wsd" else span(unit.value, unit.steps)
@@ -73,7 +73,59 @@ def _scheduler(schedule: Schedule, optimizer: torch.optim.Optimizer) -> LambdaLR
     return LambdaLR(optimizer, lambda done: schedule(done + 1) / schedule.peak)
 
 
-def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[torch.optim.Optimizer]:
+@dataclass(frozen=True)
+class _Assembly:
+    """One run that is put together."""
+
+    unit: RaceUnit
+    task: RaceTask
+    config: RaceConfig
+    material: Material
+    parts: RunSetup
+
+    def reading(self, name: str, value: float | None) -> Reading:
+        """How an arm reads the run, with the setting that tuning chose for it."""
+        arm, setting = arm_named(name), setting_of(name, value, self.unit.steps, self.task.interval)
+        tensors: list[Tensor] = list(self.parts.parameters)
+        if arm.read in ("ema", "lawa", "lookahead"):
+            return Averaged(name, setting, tensors, _average(arm, value, self.unit.steps, tensors))
+        if arm.read == "schedule-free":
+            return ScheduleFree(name, setting, tensors, self.parts.optimizers[0])
+        if arm.read == "plain":
+            return Reading(name, setting)
+        leap, shares = self._leap(arm, value), self.material.shares
+        self.parts.leaps.append(leap)
+        if arm.read == "anneal":
+            return Annealing(name, setting, leap, list(trainable(self.material.model)), shares)
+        return Leaping(name, setting, leap, shares)
+
+    def _leap(self, arm: Arm, value: float | None) -> LeapVerify:
+        unit, material, config = self.unit, self.material, self.config
+        wishes: dict[str, Any] = {"interval": self.task.interval, "scheduler": self.parts.schedulers, **arm.leap}
+        if arm.leap.get("policy") == "auto":
+            wishes["budget"] = config.overhead
+        if arm.read == "anneal":
+            # Asked for at each reading, not at checkpoints of the engine's own: it observes nothing, nor pays for it.
+            memory = AnnealMemory(ANNEAL_STATES, _apart(span(value, unit.steps), ANNEAL_STATES))
+            wishes |= {"mode": "monitor", "anneal": memory, "interval": unit.steps + 1}
+        return LeapVerify(
+            material.model,
+            self.parts.optimizers,
+            heldout=material.heldout,
+            loss=material.losses,
+            probes=material.probes,
+            layer=material.layer,
+            alpha=config.alpha,
+            sequences=config.sequences,
+            total_steps=unit.steps,
+            seed=unit.seed,
+            clock="tokens",
+            step_tokens=3.0 * material.step_positions,
+            **wishes,
+        )
+
+
+def _optimizers(unit: RaceUnit, task: RaceTask, arm: Arm, material: Material) -> list[torch.optim.Optimizer]:
     if arm.read != "schedule-free":
         return make_optimizers(unit.case.optimizer, material.model, unit.lr, WEIGHT_DECAY)
     try:
@@ -82,23 +134,6 @@ def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[to
         raise ValueError(SCHEDULE_FREE_MISSING) from error
     chosen = trainable(material.model).values()
     return [AdamWScheduleFree(chosen, lr=unit.lr, weight_decay=WEIGHT_DECAY, warmup_steps=task.warmup_steps)]
-
-
-def _reading(
-    name: str, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
-) -> Reading:
-    arm, setting = arm_named(name), setting_of(name, value, unit.steps, task.interval)
-    tensors: list[Tensor] = list(parts.parameters)
-    if arm.read in ("ema", "lawa", "lookahead"):
-        return Averaged(name, setting, tensors, _average(arm, value, unit.steps, tensors))
-    if arm.read == "schedule-free":
-        return ScheduleFree(name, setting, tensors, parts.optimizers[0])
-    if arm.read == "plain":
-        return Plain(name, setting)
-    parts.leaps.append(_leap(arm, value, unit, task, config, material, parts))
-    if arm.read == "anneal":
-        return Annealing(name, setting, parts.leaps[-1], list(trainable(material.model)), material.shares)
-    return Leaping(name, setting, parts.leaps[-1], material.shares)
 
 
 def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> Average:
@@ -111,30 +146,3 @@ def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor
 def _apart(window: int, states: int) -> int:
     """Steps from one state to the next so that so many span a window."""
     return max(1, round(window / states))
-
-
-def _leap(
-    arm: Arm, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
-) -> LeapVerify:
-    wishes: dict[str, Any] = {"interval": task.interval, "scheduler": parts.schedulers, **arm.leap}
-    if arm.leap.get("policy") == "auto":
-        wishes["budget"] = config.overhead
-    if arm.read == "anneal":
-        # Asked for at each reading, not at checkpoints of the engine's own: it observes nothing, nor pays for it.
-        memory = AnnealMemory(ANNEAL_STATES, _apart(span(value, unit.steps), ANNEAL_STATES))
-        wishes |= {"mode": "monitor", "anneal": memory, "interval": unit.steps + 1}
-    return LeapVerify(
-        material.model,
-        parts.optimizers,
-        heldout=material.heldout,
-        loss=material.losses,
-        probes=material.probes,
-        layer=material.layer,
-        alpha=config.alpha,
-        sequences=config.sequences,
-        total_steps=unit.steps,
-        seed=unit.seed,
-        clock="tokens",
-        step_tokens=3.0 * material.step_positions,
-        **wishes,
-    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from leapverify.config.run import Positive, Section
 from leapverify.predict import names, predictor
+from leapverify.race.arms import arm_named, with_needs
 from leapverify.race.optimizers import OPTIMIZERS
 from leapverify.train.models import ModelSpec
 
@@ -121,6 +122,8 @@ class TextConfig(Section):
 class RaceConfig(Section):
     """Everything that decides a race's numbers."""
 
+    open_groups: ClassVar[tuple[str, ...]] = ("usual", "grids")
+
     preset: str
     tasks: tuple[TaskName, ...] = TASKS
     optimizers: tuple[str, ...] = OPTIMIZERS
@@ -169,6 +172,13 @@ class RaceConfig(Section):
         if values is not None and (not values or len(set(values)) != len(values)):
             raise ValueError(f"the list {list(values)} in the race must name at least one thing, and each once")
         return values
+
+    @model_validator(mode="after")
+    def _known_arms(self) -> Self:
+        for name in with_needs(self.arms, self.predictors):
+            if (read := arm_named(name).leap.get("predictor")) is not None:
+                predictor(read)  # of a file that is missing, or of no predictor, it is said before anything is run
+        return self
 
     @model_validator(mode="after")
     def _tuned_elsewhere(self) -> Self:

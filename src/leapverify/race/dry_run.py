@@ -8,8 +8,8 @@ from pathlib import Path
 
 from leapverify.race.arms import ALWAYS, SHORTENED, VERIFIED, controls_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import RACE, TUNE, Case, arms_in, cases, first_round, second_round
-from leapverify.race.tasks import Task, build_tasks
+from leapverify.race.plan import RACE, TUNE, RaceCase, arms_in, cases, first_round, second_round
+from leapverify.race.tasks import RaceTask, build_tasks
 
 NAMED = 6
 """Arms that begin alike are named up to so many: with every predictor there are more than a line can hold."""
@@ -24,7 +24,7 @@ def outline(config: RaceConfig) -> list[str]:
     tasks = build_tasks(config)
     rates = {(task.name, optimizer): 1.0 for task in tasks.values() for optimizer in task.optimizers}
     seed = config.tuning_seeds[0]
-    tuning: dict[Case, Counter[str]] = {}
+    tuning: dict[RaceCase, Counter[str]] = {}
     for unit in [*first_round(config, tasks, seed), *second_round(config, tasks, seed, rates)]:
         tuning.setdefault(unit.case, Counter())[unit.arm] += 1
     racing = {case: Counter(_raced(config, case)) for case in cases(tasks)}
@@ -40,12 +40,12 @@ def outline(config: RaceConfig) -> list[str]:
     return [*said, f"total  {total:.2e} forward-token equivalents, at most, without what the tool spends"]
 
 
-def _raced(config: RaceConfig, case: Case) -> Iterable[str]:
+def _raced(config: RaceConfig, case: RaceCase) -> Iterable[str]:
     arms = arms_in(config, case.optimizer)
     return [*arms, *controls_of(arms)]
 
 
-def _positions(config: RaceConfig, task: Task) -> int:
+def _positions(config: RaceConfig, task: RaceTask) -> int:
     """Positions of a step, without reading any text."""
     if task.name in ("pretrain", "finetune", "lora"):
         return config.text.batch_size * config.text.sequence_length

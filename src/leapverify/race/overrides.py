@@ -1,49 +1,13 @@
-"""Configurations of a race from what users type and from files; one sentence for every mistake."""
+"""A race's configuration in its folder, and what makes a folder's race another one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from leapverify.config.overrides import flat, one_line, with_keys
-from leapverify.errors import ConfigError
-from leapverify.io.untrusted.paths import require_inside
-from leapverify.io.yaml_file import read_yaml
-from leapverify.predict import predictor
-from leapverify.race.arms import arm_named, with_needs
+from leapverify.config.overrides import differences, read_config
+from leapverify.race.arms import with_needs
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import SELECTION
-
-
-def with_settings(config: RaceConfig, settings: Mapping[str, Any]) -> RaceConfig:
-    """The configuration with dotted keys set, checked as a whole, arms included.
-
-    Raises:
-        ConfigError: an unknown key or a value that does not fit, in one sentence.
-    """
-    return checked(with_keys(config.model_dump(mode="json"), settings, open_groups=("usual", "grids")))
-
-
-def checked(tree: Mapping[str, Any]) -> RaceConfig:
-    """A configuration from plain data.
-
-    Raises:
-        ConfigError: what is wrong, in one sentence.
-    """
-    try:
-        config = RaceConfig.model_validate(tree)
-        for name in with_needs(config.arms, config.predictors):
-            if (read := arm_named(name).leap.get("predictor")) is not None:
-                predictor(read)  # of a file that is missing, or of no predictor, it is said before anything is run
-    except ValidationError as error:
-        raise ConfigError(one_line(error)) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return config
 
 
 def load_config(path: Path) -> RaceConfig:
@@ -54,27 +18,19 @@ def load_config(path: Path) -> RaceConfig:
         ConfigError: it is missing, or no configuration.
         ValueError: a link leads out of the race's folder.
     """
-    require_inside(path.parent)
-    try:
-        return checked(read_yaml(path, "delete it and give the same command again"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing: {path.parent} holds no race") from error
+    return read_config(RaceConfig, path, "holds no race", "delete it and give the same command again")
 
 
-def dump_config(config: RaceConfig) -> str:
-    """The configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def other_race(there: RaceConfig, now: RaceConfig) -> list[str]:
+    """Why a folder's race cannot go on as this one; empty where it can.
+
+    Settings that decide numbers and differ, as 'alpha: 0.05 there, 0.1 now'; otherwise what the folder's race runs and
+    this one does not, as 'seeds: 3, 4 there, not now'.
+    """
+    return differences(there, now, exclude=SELECTION) or _left_out(there, now)
 
 
-def differences(there: RaceConfig, now: RaceConfig) -> list[str]:
-    """The settings that decide numbers and differ, as 'key: a there, b now'."""
-    left, right = (flat(each.model_dump(mode="json", exclude=set(SELECTION))) for each in (there, now))
-    keys = dict.fromkeys([*right, *left])
-    return [f"{key}: {left.get(key)} there, {right.get(key)} now" for key in keys if left.get(key) != right.get(key)]
-
-
-def left_out(there: RaceConfig, now: RaceConfig) -> list[str]:
-    """What the folder's race runs and this one does not, as 'seeds: 3, 4 there, not now'."""
+def _left_out(there: RaceConfig, now: RaceConfig) -> list[str]:
     found = []
     for key, before, after in (
         ("tasks", there.tasks, now.tasks),

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from leapverify.core.batch_tree import rows_of, taken
 from leapverify.core.ranks import Ranks
+from leapverify.core.shards import Whole
 from leapverify.errors import ConfigError
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks import Material, convex, noise
-from leapverify.study.parallel import Whole
 from leapverify.train.batches import Batch, counted_tokens, part_of, share_of
 from leapverify.verify.heldout import LossOutput, loss_rows
 
@@ -27,7 +27,7 @@ PARALLEL = "ddp"
 """How a race holds its models on several ranks; its arms write whole weights."""
 
 
-def require_spreadable(config: RaceConfig, ranks: Ranks) -> None:
+def require_parallel(config: RaceConfig, ranks: Ranks) -> None:
     """Refuse more ranks than a held-out batch has rows, before anything runs.
 
     Raises:
@@ -43,12 +43,7 @@ def require_spreadable(config: RaceConfig, ranks: Ranks) -> None:
             )
 
 
-def seed_on(ranks: Ranks, seed: int) -> int:
-    """What a rank's global random streams (dropout masks) begin with; rank 0's as in one process."""
-    return seed + 1_000_003 * ranks.rank
-
-
-def spread(material: Material, ranks: Ranks) -> Material:
+def parallel_material(material: Material, ranks: Ranks) -> Material:
     """A run's material as one of several ranks uses it; in one process the material itself.
 
     Args:
@@ -74,7 +69,7 @@ def _weighted(material: Material, ranks: Ranks) -> Callable[[nn.Module, Any], Te
     trained = nn.parallel.DistributedDataParallel(Whole(material.model))
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        assert model is material.model, "the model of this run is the one that is spread"
+        assert model is material.model, "the ranks train the model of this run"
         part = _rows(batch, _own(batch, ranks) or range(1))
         counted = _counted(part) if _own(batch, ranks) else 0
         if not counted and isinstance(part, Batch):

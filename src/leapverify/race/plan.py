@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leapverify.io.checksum import json_sha256
 from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import (
     FIRST_DECAY,
@@ -21,7 +20,7 @@ from leapverify.race.arms import (
     values_of,
 )
 from leapverify.race.config import RaceConfig
-from leapverify.race.tasks import Task
+from leapverify.race.tasks import RaceTask
 
 TUNE, RACE = "tune", "race"
 TUNED, USUAL = "tuned", "usual"
@@ -34,7 +33,7 @@ SELECTION = ("tasks", "optimizers", "rates", "arms", "predictors", "seeds")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RaceCase:
     """A task with an optimizer at a learning rate."""
 
     task: str
@@ -47,10 +46,10 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class RaceUnit:
     """One training run: everything that decides it but the configuration."""
 
-    case: Case
+    case: RaceCase
     arm: str
     seed: int
     stage: str
@@ -71,10 +70,10 @@ class Unit:
         Args:
             decided_by: the configuration's digest.
         """
-        content = json.dumps([dataclasses.asdict(self), decided_by], sort_keys=True)
         readable = f"{self.stage}-{self.case.task}-{self.case.optimizer}-{self.case.rate}-{self.arm}-{self.seed}"
+        digest = json_sha256([dataclasses.asdict(self), decided_by])[:12]
         # An arm may name a file, whose path is longer than a file's name may be.
-        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)[:READABLE]}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return f"{re.sub(r'[^a-z0-9.]+', '-', readable)[:READABLE]}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -116,25 +115,25 @@ Choices = Mapping[tuple[str, str, str], TunedChoice]
 def digest(config: RaceConfig) -> str:
     """Hash of all settings that decide numbers."""
     tree = config.model_dump(mode="json", exclude=set(SELECTION))
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(tree)[:16]
 
 
-def cases(tasks: Mapping[str, Task]) -> list[Case]:
+def cases(tasks: Mapping[str, RaceTask]) -> list[RaceCase]:
     """Every case of the tasks."""
     return [
-        Case(task.name, optimizer, rate)
+        RaceCase(task.name, optimizer, rate)
         for task in tasks.values()
         for optimizer in task.optimizers
         for rate in task.rates_of(optimizer)
     ]
 
 
-def label(task: Task) -> str:
+def label(task: RaceTask) -> str:
     """The rate under which a task's grid is recorded: `usual` where the usual rate is all the grid there is."""
     return TUNED if TUNED in task.rates else USUAL
 
 
-def first_round(config: RaceConfig, tasks: Mapping[str, Task], seed: int) -> Iterator[Unit]:
+def first_round(config: RaceConfig, tasks: Mapping[str, RaceTask], seed: int) -> Iterator[RaceUnit]:
     """The tuning runs of a seed that need no other's result: every rate of every schedule; the baseline at usual ones.
 
     One run at a constant rate is read in all ways at once: as it is, averaged, and annealed.
@@ -142,13 +141,13 @@ def first_round(config: RaceConfig, tasks: Mapping[str, Task], seed: int) -> Ite
     for task in tasks.values():
         for optimizer in task.optimizers:
             chosen = arms_in(config, optimizer)
-            case = Case(task.name, optimizer, label(task))
+            case = RaceCase(task.name, optimizer, label(task))
             for lr in task.grid(optimizer):
                 for arm, value, also in _schedules(chosen):
-                    yield Unit(case, arm, seed, TUNE, lr, task.steps, value, also=also)
+                    yield RaceUnit(case, arm, seed, TUNE, lr, task.steps, value, also=also)
             if case.rate == TUNED and USUAL in task.rates_of(optimizer):
                 usual = dataclasses.replace(case, rate=USUAL)
-                yield Unit(usual, "baseline", seed, TUNE, task.usual_lr(optimizer), task.steps)
+                yield RaceUnit(usual, "baseline", seed, TUNE, task.usual_lr(optimizer), task.steps)
 
 
 def _schedules(arms: Sequence[str]) -> Iterator[tuple[str, float | None, tuple[tuple[str, float | None], ...]]]:
@@ -163,8 +162,8 @@ def _schedules(arms: Sequence[str]) -> Iterator[tuple[str, float | None, tuple[t
 
 
 def second_round(
-    config: RaceConfig, tasks: Mapping[str, Task], seed: int, rates: Mapping[tuple[str, str], float]
-) -> Iterator[Unit]:
+    config: RaceConfig, tasks: Mapping[str, RaceTask], seed: int, rates: Mapping[tuple[str, str], float]
+) -> Iterator[RaceUnit]:
     """The tuning runs of a seed that vary WSD's share of decay at its best learning rate.
 
     Args:
@@ -176,88 +175,81 @@ def second_round(
     for task in tasks.values():
         for optimizer in task.optimizers:
             if "wsd" in arms_in(config, optimizer):
-                case, lr = Case(task.name, optimizer, label(task)), rates[task.name, optimizer]
+                case, lr = RaceCase(task.name, optimizer, label(task)), rates[task.name, optimizer]
                 for value in values_of("wsd"):
                     if value != FIRST_DECAY:
-                        yield Unit(case, "wsd", seed, TUNE, lr, task.steps, value)
+                        yield RaceUnit(case, "wsd", seed, TUNE, lr, task.steps, value)
 
 
-def race_units(config: RaceConfig, task: Task, case: Case, seed: int, choices: Choices, target: float) -> list[Unit]:
-    """The runs of a seed in a case, controls left out: how long those are, the others tell."""
-    return [_unit(task, case, name, seed, choices, target, task.steps) for name in arms_in(config, case.optimizer)]
+@dataclass(frozen=True)
+class SeedCase:
+    """One seed of the race in one case, with all that decides its units."""
 
+    task: RaceTask
+    """Of the case."""
+    case: RaceCase
+    seed: int
+    choices: Choices
+    """Of tuning."""
+    target: float
+    """The loss that was stated before."""
 
-def _unit(task: Task, case: Case, name: str, seed: int, choices: Choices, target: float, steps: int) -> Unit:
-    arm = arm_named(name)
-    chosen = choices[task.name, case.optimizer, arm.tuned_as]
-    lr = chosen.lr if case.rate == TUNED else task.usual_lr(case.optimizer)
-    return Unit(case, name, seed, RACE, arm.factor * lr, steps, chosen.value, target)
+    def units(self, config: RaceConfig) -> list[RaceUnit]:
+        """Its runs, controls left out: how long those are, the others tell."""
+        return [self.unit(name, self.task.steps) for name in arms_in(config, self.case.optimizer)]
 
+    def unit(self, name: str, steps: int) -> RaceUnit:
+        """The run of an arm or a control over so many steps."""
+        arm, optimizer = arm_named(name), self.case.optimizer
+        chosen = self.choices[self.task.name, optimizer, arm.tuned_as]
+        lr = chosen.lr if self.case.rate == TUNED else self.task.usual_lr(optimizer)
+        return RaceUnit(self.case, name, self.seed, RACE, arm.factor * lr, steps, chosen.value, self.target)
 
-def controls(
-    task: Task,
-    case: Case,
-    seed: int,
-    choices: Choices,
-    target: float,
-    results: Mapping[str, Result],
-    done: Callable[[Unit], Result],
-) -> Iterator[tuple[str, Result | None]]:
-    """The controls that the arms of a seed ask for, one after another: name and result, None if it has no length.
+    def control(self, name: str, results: Mapping[str, Result]) -> RaceUnit | Result | None:
+        """A shortened control: the unit to train, the run that it would repeat, or None if it has no length.
 
-    Arms of predictors that took equally many real steps share one control: there may be dozens of them, and nothing
-    but its steps decides it.
+        Args:
+            name: of the control.
+            results: arm -> what it gave on this seed.
+        """
+        whole = "wsd" if name == SHORTENED + "anneal" else "baseline"
+        steps = _reached(results) if whole == "wsd" else _taken(results[name.removeprefix(SHORTENED)].run)
+        if steps is None:
+            return None
+        if steps >= self.task.steps:
+            return results[whole].under(name, AS_ANOTHER + whole)
+        return self.unit(name, steps)
 
-    Args:
-        task: of the case.
-        case: task, optimizer, rate.
-        seed: of the race.
-        choices: of tuning.
-        target: the loss stated before.
-        results: arm -> what it gave on this seed.
-        done: gives a unit's result, by training it or from its file.
-    """
-    shared: dict[int, tuple[str, Result]] = {}
-    for name in controls_of(results):
-        found = control(task, case, name, seed, choices, target, results)
-        if not isinstance(found, Unit):
-            yield name, found
-        elif not is_of_predictor(name):
-            yield name, done(found)
-        elif found.steps in shared:
-            other, result = shared[found.steps]
-            yield name, result.under(name, AS_ANOTHER + other)
-        else:
-            shared[found.steps] = name, done(found)
-            yield shared[found.steps]
+    def controls(
+        self, results: Mapping[str, Result], done: Callable[[RaceUnit], Result]
+    ) -> Iterator[tuple[str, Result | None]]:
+        """The controls that its arms ask for, one after another: name and result, None if it has no length.
+
+        Arms of predictors that took equally many real steps share one control: there may be dozens of them, and nothing
+        but its steps decides it.
+
+        Args:
+            results: arm -> what it gave on this seed.
+            done: gives a unit's result, by training it or from its file.
+        """
+        shared: dict[int, tuple[str, Result]] = {}
+        for name in controls_of(results):
+            found = self.control(name, results)
+            if not isinstance(found, RaceUnit):
+                yield name, found
+            elif not is_of_predictor(name):
+                yield name, done(found)
+            elif found.steps in shared:
+                other, result = shared[found.steps]
+                yield name, result.under(name, AS_ANOTHER + other)
+            else:
+                shared[found.steps] = name, done(found)
+                yield shared[found.steps]
 
 
 def arms_in(config: RaceConfig, optimizer: str) -> tuple[str, ...]:
     """The arms of a race that run with an optimizer on this machine."""
     return arms_for(config.arms, optimizer, config.predictors)
-
-
-def control(
-    task: Task, case: Case, name: str, seed: int, choices: Choices, target: float, results: Mapping[str, Result]
-) -> Unit | Result | None:
-    """A shortened control: the unit to train, the run of another arm that it would repeat, or None if it has no length.
-
-    Args:
-        task: of the case.
-        case: task, optimizer, rate.
-        name: of the control.
-        seed: of the race.
-        choices: of tuning.
-        target: the loss stated before.
-        results: arm -> what it gave on this seed.
-    """
-    whole = "wsd" if name == SHORTENED + "anneal" else "baseline"
-    steps = _reached(results) if whole == "wsd" else _taken(results[name.removeprefix(SHORTENED)].run)
-    if steps is None:
-        return None
-    if steps >= task.steps:
-        return results[whole].under(name, AS_ANOTHER + whole)
-    return _unit(task, case, name, seed, choices, target, steps)
 
 
 def _taken(run: RaceRun) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, hint
 from leapverify.race.config import Length, RaceConfig, TextConfig, TextLength
 from leapverify.train.models import ModelSpec, gpt2_124m_spec
 
@@ -20,9 +19,7 @@ def preset(name: str) -> RaceConfig:
         ConfigError: there is none.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
-        raise ConfigError(f"there is no race preset {name!r}: {hint}")
+        raise ConfigError(f"there is no race preset {name!r}: {hint(name, PRESETS)}")
     return PRESETS[name]()
 
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leapverify.analysis.race.api import verdicts
+from leapverify.config.overrides import dump_config, with_settings
 from leapverify.errors import ConfigError
 from leapverify.io import records
-from leapverify.io.manifest import Manifest, sweep_leftovers
+from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import RacePoint, RaceRun
-from leapverify.io.storage import Damaged, NotWritten, read_json, write_json, write_sealed
+from leapverify.io.storage import Damaged, NotWritten, write_json, write_sealed
 from leapverify.race.arms import SCHEDULE_FREE_MISSING, has_schedule_free, with_needs
 from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
-from leapverify.race.overrides import differences, dump_config, left_out, load_config, with_settings
-from leapverify.race.parallel import PARALLEL, require_spreadable
-from leapverify.race.plan import Case, Result, TunedChoice, Unit, cases, digest, first_round, second_round
+from leapverify.race.overrides import load_config, other_race
+from leapverify.race.parallel import PARALLEL, require_parallel
+from leapverify.race.plan import (
+    RaceCase,
+    RaceUnit,
+    Result,
+    SeedCase,
+    TunedChoice,
+    cases,
+    digest,
+    first_round,
+    second_round,
+)
 from leapverify.race.presets import preset as preset_named
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
@@ -27,10 +38,18 @@ from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES, Reader
 from leapverify.race.tune import best_wsd_rates, choose_all, edges, state_targets
 from leapverify.race.worker import results_of
 from leapverify.report import build_report
-from leapverify.runs import AUTOMATIC, Execution, Executor, Failure, Task, by_seed, exclusive
-from leapverify.runs.driver import raise_failures
-from leapverify.runs.environment import cpu_count, describe, resolve_device
-from leapverify.runs.progress import Watcher, ignore
+from leapverify.runs import AUTOMATIC, Execution, Failure, Task
+from leapverify.runs.driver import (
+    Runner,
+    drive_one,
+    other_configuration,
+    raise_failures,
+    require_empty,
+    seed_tasks,
+    write_environment,
+)
+from leapverify.runs.environment import cpu_count, resolve_device
+from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.runs.world import present
 
 FOLDER = "race"
@@ -88,16 +107,7 @@ def run_race(
     require_free(config, folder)
     check_input(config)
     device = resolve_device(config.device)
-    threads = threads_of_a_race(device)
-    workers = execution.side_by_side(len(config.seeds), threads, device)
-    with execution.open(folder, workers) as executor, exclusive(folder, patience_s=5.0):
-        for place, below in ((folder, False), (folder / FOLDER, True)):
-            sweep_leftovers(place, below=below)
-        manifest = Manifest(folder)
-        write_sealed(folder / FOLDER / "config.yaml", dump_config(config))
-        race = _Race(config, folder, watcher, executor, device, threads, workers).run()
-        manifest.write()
-    return race
+    return drive_one(_RaceJob(config, folder, watcher, device), device=device, watcher=watcher, execution=execution)
 
 
 def threads_of_a_race(device: str) -> int:
@@ -117,7 +127,7 @@ def check_input(config: RaceConfig) -> None:
     """
     try:
         build_tasks(config)
-        require_spreadable(config, present())
+        require_parallel(config, present())
         if "lora" in config.tasks and importlib.util.find_spec("peft") is None:
             raise ConfigError("the task lora needs the package peft: pip install 'leapverify[race]', or leave it out")
         device, chosen = resolve_device(config.device), {*config.tasks}
@@ -142,129 +152,96 @@ def require_free(config: RaceConfig, out: Path) -> None:
     """
     path = out / FOLDER / "config.yaml"
     if path.is_file():
-        there = load_config(path)
-        found = differences(there, config) or left_out(there, config)
+        found = other_race(load_config(path), config)
         if found and any((out / FOLDER / "units").glob("*.json")):
-            raise ConfigError(
-                f"{out} holds a race with another configuration ({'; '.join(found[:3])}"
-                f"{'; ...' if len(found) > 3 else ''}): name another --out, or delete {out / FOLDER}"
-            )
-        return
-    strange = out.exists() and (not out.is_dir() or any(not item.name.startswith(".") for item in out.iterdir()))
-    if strange and not (out / STUDY).is_file():
-        raise ConfigError(f"{out} is not empty and holds neither a race nor a study: name another --out")
+            raise other_configuration(out, "race", found, out / FOLDER)
+    elif not (out / STUDY).is_file():
+        require_empty(out, "neither a race nor a study")
 
 
-class _Race:
-    """A race that goes on in a folder that is its own."""
+class _RaceJob:
+    """A race that is to be run: tuning, then the targets, then every seed."""
 
-    def __init__(
-        self,
-        config: RaceConfig,
-        out: Path,
-        watcher: Watcher,
-        executor: Executor,
-        device: str,
-        threads: int,
-        workers: int,
-    ) -> None:
-        self.config, self.out, self.watcher, self.executor = config, out, watcher, executor
-        self.device, self.threads, self.workers = device, threads, workers
-        self.folder = out / FOLDER
-        self.tasks = build_tasks(config)
-        self.store = Store(self.folder / "units", digest(config))
+    def __init__(self, config: RaceConfig, out: Path, watcher: Watcher, device: str) -> None:
+        self.out, self.seeds, self.threads = out, config.seeds, threads_of_a_race(device)
+        self._config, self._watcher = config, watcher
+        self._folder = out / FOLDER
+        self._tasks = build_tasks(config)
+        self._store = Store(self._folder / "units", digest(config))
+        self._choices: dict[tuple[str, str, str], TunedChoice] = {}
+        self._targets: dict[RaceCase, float] = {}
+        self._tuning: list[Result] = []
+        self._found: Race | None = None
 
-    def run(self) -> Race:
-        """All stages."""
-        self._write_environment()
-        tuning = self._tune()
-        choices = choose_all(self.config, self.tasks, tuning)
-        self._write_notes(edges(self.tasks, choices))
-        targets = state_targets(self.folder / "targets.json", self.tasks, choices, tuning)
-        arguments = {"choices": choices_as_json(choices), "targets": targets_as_json(targets)}
-        failures = self._side_by_side("race", self.config.seeds, arguments)
-        race = self._join(tuning, choices, targets, [seed for seed in self.config.seeds if seed not in failures])
-        raise_failures(failures)
-        return race
+    def tasks(self, runner: Runner) -> list[Task]:
+        """The races of all seeds, behind everything that is chosen on the seeds of tuning.
 
-    def _tune(self) -> list[Result]:
-        seeds = self.config.tuning_seeds
-        raise_failures(self._side_by_side("tune", seeds, {"rates": None}))
-        first = [unit for seed in seeds for unit in first_round(self.config, self.tasks, seed)]
-        found = [self.store.need(unit) for unit in first]
-        rates = best_wsd_rates(self.config, self.tasks, found)
-        second = [unit for seed in seeds for unit in second_round(self.config, self.tasks, seed, rates)]
+        Raises:
+            ConfigError, StudyError: tuning failed, or no rate trains the baseline.
+        """
+        sweep_leftovers(self._folder)
+        write_sealed(self._folder / "config.yaml", dump_config(self._config))
+        environment = runner.environment(self.threads, PARALLEL)
+        write_environment(self._folder / "environment.json", environment, self._note)
+        self._tuning = self._tune(runner)
+        self._choices = choose_all(self._config, self._tasks, self._tuning)
+        self._write_notes(edges(self._tasks, self._choices))
+        self._targets = state_targets(self._folder / "targets.json", self._tasks, self._choices, self._tuning)
+        chosen = {"choices": choices_as_json(self._choices), "targets": targets_as_json(self._targets)}
+        return self._tasks_of("race", self.seeds, runner, **chosen)
+
+    def join(self, failures: Mapping[int, Failure]) -> None:
+        """Write the records of the seeds that are whole, and the report."""
+        seeds = [seed for seed in self.seeds if seed not in failures]
+        every = [*self._tuning, *(result for seed in seeds for result in self._raced(seed))]
+        runs = tuple(run for result in every for run in result.runs)
+        points = tuple(point for result in every for point in result.points)
+        records.write(self._folder / RUNS, RaceRun, runs)
+        records.write(self._folder / CURVE, RacePoint, points)
+        if seeds:
+            build_report(self.out)
+        self._found = Race(self.out, runs, points, self._config.overhead)
+
+    def result(self) -> Race:
+        """The finished race."""
+        assert self._found is not None
+        return self._found
+
+    def _tune(self, runner: Runner) -> list[Result]:
+        seeds = self._config.tuning_seeds
+        raise_failures(runner.run(self._tasks_of("tune", seeds, runner, rates=None)))
+        first = [unit for seed in seeds for unit in first_round(self._config, self._tasks, seed)]
+        found = [self._store.need(unit) for unit in first]
+        rates = best_wsd_rates(self._config, self._tasks, found)
+        second = [unit for seed in seeds for unit in second_round(self._config, self._tasks, seed, rates)]
         if any(self._missing(unit) for unit in second):
-            raise_failures(self._side_by_side("tune", seeds, {"rates": rates_as_json(rates)}))
-        return found + [self.store.need(unit) for unit in second]
+            raise_failures(runner.run(self._tasks_of("tune", seeds, runner, rates=rates_as_json(rates))))
+        return found + [self._store.need(unit) for unit in second]
 
-    def _missing(self, unit: Unit) -> bool:
+    def _missing(self, unit: RaceUnit) -> bool:
         try:
-            return self.store.read(unit) is None
+            return self._store.read(unit) is None
         except Damaged:
             return True
 
-    def _side_by_side(self, work: str, seeds: Sequence[int], arguments: Mapping[str, Any]) -> dict[int, Failure]:
+    def _tasks_of(self, work: str, seeds: Sequence[int], runner: Runner, **arguments: Any) -> list[Task]:
         place = {
-            "config": self.config.model_dump(mode="json"),
-            "folder": str(self.folder),
+            "config": self._config.model_dump(mode="json"),
+            "folder": str(self._folder),
             "threads": self.threads,
         }
-        gpus = int(self.device == "cuda")
-        tasks = [
-            Task(
-                seed,
-                f"leapverify.race.entry:{work}",
-                {**place, **arguments, "seed": seed},
-                threads=self.threads,
-                gpus=gpus,
-            )
-            for seed in seeds
-        ]
-        return by_seed(tasks, self.executor.run(tasks, self.watcher))
+        return seed_tasks(seeds, f"leapverify.race.entry:{work}", {**place, **arguments}, runner)
 
-    def _join(
-        self,
-        tuning: Sequence[Result],
-        choices: Mapping[tuple[str, str, str], TunedChoice],
-        targets: Mapping[Case, float],
-        seeds: Sequence[int],
-    ) -> Race:
-        """Write the records of the seeds that are whole, and the report."""
-        raced = [
-            result
-            for seed in seeds
-            for case in cases(self.tasks)
-            for result in results_of(self.store, self.config, self.tasks[case.task], case, seed, choices, targets[case])
-        ]
-        every = [*tuning, *raced]
-        runs = tuple(run for result in every for run in result.runs)
-        points = tuple(point for result in every for point in result.points)
-        records.write(self.folder / RUNS, RaceRun, runs)
-        records.write(self.folder / CURVE, RacePoint, points)
-        if seeds:
-            build_report(self.out)
-        return Race(self.out, runs, points, self.config.overhead)
+    def _raced(self, seed: int) -> Iterator[Result]:
+        for case in cases(self._tasks):
+            which = SeedCase(self._tasks[case.task], case, seed, self._choices, self._targets[case])
+            yield from results_of(self._store, self._config, which)
 
     def _write_notes(self, found: Sequence[str]) -> None:
         """What a reader should know beside the numbers."""
-        asked = "schedule-free" in with_needs(self.config.arms) and "adamw" in self.config.optimizers
+        asked = "schedule-free" in with_needs(self._config.arms) and "adamw" in self._config.optimizers
         missing = [SCHEDULE_FREE_MISSING] if asked and not has_schedule_free() else []
-        write_json(self.folder / "notes.json", {"notes": [*missing, *found]})
+        write_json(self._folder / "notes.json", {"notes": [*missing, *found]})
 
-    def _write_environment(self) -> None:
-        """What the race runs on; the start of one that goes on stays, other machines are listed."""
-        path = self.folder / "environment.json"
-        ranks = present()
-        spread = {} if ranks.alone else {"ranks": ranks.size, "parallel": PARALLEL}
-        machine = describe(self.device, threads=self.threads, workers=self.workers) | spread
-        try:
-            first: dict[str, Any] = read_json(path)
-            same = all(first[key] == machine[key] for key in ("device", "cpu", "gpu", "versions"))
-            same = same and all(first.get(key) == machine.get(key) for key in ("ranks", "parallel"))
-        except (Damaged, KeyError, TypeError):
-            write_json(path, machine)
-            return
-        if not same:
-            first.setdefault("continued_on", []).append(machine)
-            write_json(path, first)
+    def _note(self, text: str) -> None:
+        self._watcher(Progress(self.seeds[0], 0, 1, "note", note=text))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,59 +30,42 @@ class Bill:
     heldout_batches: int = 0
 
 
-class Reading(Protocol):
-    """One way to look at a run, or to act on it."""
+class Reading:
+    """One way to look at a run, or to act on it; this one does nothing and takes the weights as they are.
 
-    arm: str
-    setting: str
+    Args:
+        arm: its name.
+        setting: as recorded.
+    """
+
+    def __init__(self, arm: str, setting: str) -> None:
+        self.arm, self.setting = arm, setting
 
     @property
     def leapt(self) -> int:
         """Steps leapt over so far."""
+        return 0
 
     def after(self, step: int) -> None:
         """What follows real step `step`, from 1."""
 
     def weights(self) -> Sequence[Tensor] | None:
         """The weights of which the loss is reported; None: those that the model holds."""
+        return None
 
     def bill(self) -> Bill:
         """The costs so far."""
+        return Bill()
 
     def close(self) -> None:
         """Let go of the model."""
 
 
-class Plain:
-    """The weights as they are."""
-
-    leapt = 0
-
-    def __init__(self, arm: str, setting: str) -> None:
-        self.arm, self.setting = arm, setting
-
-    def after(self, step: int) -> None:
-        """Nothing follows a step."""
-        del step
-
-    def weights(self) -> None:
-        """Those that the model holds."""
-
-    def bill(self) -> Bill:
-        """Nothing."""
-        return Bill()
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class Averaged:
+class Averaged(Reading):
     """EMA, LAWA or Lookahead: no forward pass, so no tokens; the seconds are counted."""
 
-    leapt = 0
-
     def __init__(self, arm: str, setting: str, parameters: Sequence[Tensor], average: Average) -> None:
-        self.arm, self.setting = arm, setting
+        super().__init__(arm, setting)
         self._average = average
         self._read = [torch.empty_like(each.detach()) for each in parameters]
         self._seconds = 0.0
@@ -102,9 +85,6 @@ class Averaged:
         """Seconds alone."""
         return Bill(seconds=self._seconds)
 
-    def close(self) -> None:
-        """Nothing is held but memory."""
-
     @contextmanager
     def _counted(self) -> Iterator[None]:
         start = time.perf_counter()
@@ -112,20 +92,14 @@ class Averaged:
         self._seconds += time.perf_counter() - start
 
 
-class ScheduleFree:
-    """The library's averaged point x; the optimizer stays at y, where it trains, bit by bit."""
-
-    leapt = 0
+class ScheduleFree(Reading):
+    """The library's averaged point x, part of the optimizer's step; it stays at y, where it trains, bit by bit."""
 
     def __init__(self, arm: str, setting: str, parameters: Sequence[Tensor], optimizer: Any) -> None:
-        self.arm, self.setting = arm, setting
+        super().__init__(arm, setting)
         self._parameters = [each.detach() for each in parameters]
         self._optimizer = optimizer
         optimizer.train()
-
-    def after(self, step: int) -> None:
-        """Nothing follows a step."""
-        del step
 
     def weights(self) -> Sequence[Tensor]:
         """x, by the library's own `eval()`; what its `train()` then rounds is put right."""
@@ -136,15 +110,8 @@ class ScheduleFree:
         copy_(self._parameters, y)
         return x
 
-    def bill(self) -> Bill:
-        """The average is part of the optimizer's step."""
-        return Bill()
 
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class Leaping:
+class Leaping(Reading):
     """The engine at work: live, or shadow.
 
     Args:
@@ -155,7 +122,7 @@ class Leaping:
     """
 
     def __init__(self, arm: str, setting: str, leap: Any, shares: int = 1) -> None:
-        self.arm, self.setting = arm, setting
+        super().__init__(arm, setting)
         self._leap, self._shares = leap, shares
 
     @property
@@ -168,12 +135,16 @@ class Leaping:
         del step
         self._leap.step()
 
-    def weights(self) -> None:
-        """Those that the model holds."""
-
     def bill(self) -> Bill:
-        """By the engine's own ledger."""
-        return bill_of(self._leap, self._shares)
+        """By the engine's own ledger; so many of its draws as there are ranks are one held-out batch."""
+        report = self._leap.report()
+        return Bill(
+            tokens=float(report["overhead_tokens"]),
+            seconds=float(report["overhead_s"]),
+            attempts=int(report["attempts"]),
+            accepted=int(report["accepted"]),
+            heldout_batches=int(report["heldout_batches"]) // self._shares,
+        )
 
     def close(self) -> None:
         """Take the engine's hooks out."""
@@ -187,19 +158,7 @@ class Annealing(Leaping):
         super().__init__(arm, setting, leap, shares)
         self._names = names
 
-    def weights(self) -> Sequence[Tensor]:  # type: ignore[override]
+    def weights(self) -> Sequence[Tensor]:
         """The annealed weights, verified; the raw ones where that failed."""
         found = self._leap.anneal().weights
         return [found[name] for name in self._names]
-
-
-def bill_of(leap: Any, shares: int = 1) -> Bill:
-    """The costs of an engine so far; so many of its draws are one held-out batch."""
-    report = leap.report()
-    return Bill(
-        tokens=float(report["overhead_tokens"]),
-        seconds=float(report["overhead_s"]),
-        attempts=int(report["attempts"]),
-        accepted=int(report["accepted"]),
-        heldout_batches=int(report["heldout_batches"]) // shares,
-    )

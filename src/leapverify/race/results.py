@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
+from leapverify.io.checksum import json_sha256
 from leapverify.io.records import RacePoint, RaceRun, from_plain
 from leapverify.io.storage import Damaged, read_json, write_json
 from leapverify.io.yaml_file import as_written
-from leapverify.race.plan import Result, Unit
+from leapverify.race.plan import RaceUnit, Result
 
 _REMEDY = "it is made again when the same command is given"
 
@@ -28,16 +26,16 @@ class Store:
         self.folder = folder
         self._decided_by = decided_by
 
-    def path(self, unit: Unit) -> Path:
+    def path(self, unit: RaceUnit) -> Path:
         """The unit's file."""
         return self.folder / f"{unit.key(self._decided_by)}.json"
 
-    def write(self, unit: Unit, result: Result) -> None:
+    def write(self, unit: RaceUnit, result: Result) -> None:
         """Keep a unit's result, whole or not at all."""
         content = {"unit": dataclasses.asdict(unit), **dataclasses.asdict(result)}
-        write_json(self.path(unit), {"sha256": _digest(content), "content": content})
+        write_json(self.path(unit), {"sha256": json_sha256(content), "content": content})
 
-    def read(self, unit: Unit) -> Result | None:
+    def read(self, unit: RaceUnit) -> Result | None:
         """A unit's result; None where there is none yet.
 
         Raises:
@@ -48,7 +46,7 @@ class Store:
             return None
         found = read_json(path)
         content = found.get("content") if isinstance(found, dict) else None
-        if not isinstance(content, dict) or _digest(content) != found.get("sha256"):
+        if not isinstance(content, dict) or json_sha256(content) != found.get("sha256"):
             raise Damaged(f"{path} is damaged: its content is not what was written; {_REMEDY}")
         with as_written(path, _REMEDY):
             if not content["runs"]:
@@ -60,7 +58,7 @@ class Store:
                 tuple(map(str, content["notes"])),
             )
 
-    def need(self, unit: Unit) -> Result:
+    def need(self, unit: RaceUnit) -> Result:
         """A unit's result.
 
         Raises:
@@ -70,7 +68,3 @@ class Store:
         if result is None:
             raise Damaged(f"{self.path(unit)} is missing; {_REMEDY}")
         return result
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

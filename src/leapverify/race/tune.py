@@ -12,8 +12,8 @@ from leapverify.io.records import RaceRun
 from leapverify.io.storage import Damaged, read_json, write_json
 from leapverify.race.arms import BASELINE, arm_named, setting_of, values_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import TUNED, Case, Result, TunedChoice, arms_in, cases, label
-from leapverify.race.tasks import Task
+from leapverify.race.plan import TUNED, RaceCase, Result, TunedChoice, arms_in, cases, label
+from leapverify.race.tasks import RaceTask
 from leapverify.runs import StudyError
 
 TARGET_SHARE = 0.9
@@ -29,7 +29,7 @@ class Grid:
         results: of the tuning units of all tasks and seeds.
     """
 
-    def __init__(self, task: Task, optimizer: str, results: Iterable[Result]) -> None:
+    def __init__(self, task: RaceTask, optimizer: str, results: Iterable[Result]) -> None:
         self._task, self._optimizer = task, optimizer
         self._runs = [run for result in results for run in result.runs if self._own(run)]
 
@@ -72,7 +72,7 @@ class Grid:
 
 
 def choose_all(
-    config: RaceConfig, tasks: Mapping[str, Task], results: Sequence[Result]
+    config: RaceConfig, tasks: Mapping[str, RaceTask], results: Sequence[Result]
 ) -> dict[tuple[str, str, str], TunedChoice]:
     """(task, optimizer, tuned arm) -> what tuning chose, for every arm that the race takes from."""
     chosen = {}
@@ -85,7 +85,7 @@ def choose_all(
 
 
 def best_wsd_rates(
-    config: RaceConfig, tasks: Mapping[str, Task], results: Sequence[Result]
+    config: RaceConfig, tasks: Mapping[str, RaceTask], results: Sequence[Result]
 ) -> dict[tuple[str, str], float]:
     """(task, optimizer) -> WSD's best rate at the first share of decay, where WSD is run."""
     return {
@@ -98,10 +98,10 @@ def best_wsd_rates(
 
 def state_targets(
     path: Path,
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RaceTask],
     choices: Mapping[tuple[str, str, str], TunedChoice],
     results: Sequence[Result],
-) -> dict[Case, float]:
+) -> dict[RaceCase, float]:
     """The targets of all cases: those that the file states, and new ones, which are written before anything is raced.
 
     Args:
@@ -111,7 +111,7 @@ def state_targets(
         results: of tuning.
 
     Returns:
-        Case -> mean over the tuning seeds of the baseline's reported loss after 90 % of its steps.
+        RaceCase -> mean over the tuning seeds of the baseline's reported loss after 90 % of its steps.
 
     Raises:
         Damaged: the file is there and cannot be read.
@@ -133,7 +133,7 @@ def state_targets(
 
 
 def _target(
-    case: Case, task: Task, choices: Mapping[tuple[str, str, str], TunedChoice], results: Sequence[Result]
+    case: RaceCase, task: RaceTask, choices: Mapping[tuple[str, str, str], TunedChoice], results: Sequence[Result]
 ) -> dict[str, Any]:
     tuned = choices[case.task, case.optimizer, BASELINE].lr
     lr = tuned if case.rate == TUNED else task.usual_lr(case.optimizer)
@@ -159,7 +159,7 @@ def _late(result: Result) -> float | None:
     return None if result.run.final_loss is None else until[-1].loss
 
 
-def edges(tasks: Mapping[str, Task], choices: Mapping[tuple[str, str, str], TunedChoice]) -> list[str]:
+def edges(tasks: Mapping[str, RaceTask], choices: Mapping[tuple[str, str, str], TunedChoice]) -> list[str]:
     """A sentence for every choice at the end of its grid of rates: the best one may lie beyond."""
     found = []
     for (name, optimizer, arm), choice in choices.items():

@@ -10,61 +10,36 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leapverify.core.stopwatch import Stopwatch
 from leapverify.io.records import RacePoint, RaceRun
 from leapverify.race.arms import arm_named
 from leapverify.race.assemble import RunSetup, assemble
 from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
-from leapverify.race.parallel import seed_on, spread
-from leapverify.race.plan import RACE, Result, Unit
+from leapverify.race.parallel import parallel_material
+from leapverify.race.plan import RACE, RaceUnit, Result
 from leapverify.race.readouts import Reading
-from leapverify.race.tasks import Material, Task
+from leapverify.race.tasks import Material, RaceTask
 from leapverify.runs.world import present
 from leapverify.verify.comparison import mean_loss_of
 
 WARM_STEPS = 8
 """Of a process's first run, which is not kept."""
 
+WHICH = ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting")
+"""The fields of a point that say which run and reading it belongs to."""
+
 Look = Callable[[int, float | None], None]
 """Told of every reading: real step, loss."""
-
-
-class Stopwatch:
-    """Seconds since it was made, less those in which it was held; a device's queue is waited for at both ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._held = 0.0
-        self._start = self._now()
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._now() - self._start - self._held
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """A block that does not count."""
-        start = self._now()
-        try:
-            yield
-        finally:
-            self._held += self._now() - start
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
 
 
 def unseen(step: int, loss: float | None) -> None:
@@ -72,7 +47,7 @@ def unseen(step: int, loss: float | None) -> None:
     del step, loss
 
 
-def run_unit(unit: Unit, task: Task, config: RaceConfig, folder: Path, look: Look = unseen) -> Result:
+def run_unit(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path, look: Look = unseen) -> Result:
     """Train a unit to its end, or to where its loss is not finite.
 
     Args:
@@ -93,7 +68,7 @@ def run_unit(unit: Unit, task: Task, config: RaceConfig, folder: Path, look: Loo
     return Result(result.runs, result.points, result.events, tuple(notes))
 
 
-def warm_up(unit: Unit, task: Task, config: RaceConfig, folder: Path) -> None:
+def warm_up(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path) -> None:
     """Train and leap for a moment and keep nothing: the first run of a process pays for what all load only once."""
     short = copy.copy(task)
     short.steps, short.warmup_steps, short.eval_every, short.interval = WARM_STEPS, 0, WARM_STEPS, 2
@@ -103,10 +78,10 @@ def warm_up(unit: Unit, task: Task, config: RaceConfig, folder: Path) -> None:
 class _Course:
     """A run that goes on."""
 
-    def __init__(self, unit: Unit, task: Task, config: RaceConfig, material: Material, look: Look) -> None:
+    def __init__(self, unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Material, look: Look) -> None:
         self._ranks = present()
-        torch.manual_seed(seed_on(self._ranks, unit.seed))
-        material = spread(material, self._ranks)
+        torch.manual_seed(self._ranks.stream_seed(unit.seed))
+        material = parallel_material(material, self._ranks)
         self._unit, self._task, self._material, self._look = unit, task, material, look
         self._val = material.val()
         self._watch = Stopwatch(next(material.model.parameters()).device)
@@ -198,14 +173,7 @@ class _Course:
         unit, bill = self._unit, reading.bill()
         hit = self._hit() if unit.stage == RACE else None
         return RaceRun(
-            task=last.task,
-            optimizer=last.optimizer,
-            rate=last.rate,
-            arm=last.arm,
-            seed=last.seed,
-            stage=last.stage,
-            lr=last.lr,
-            setting=last.setting,
+            **{name: getattr(last, name) for name in WHICH},
             steps=unit.steps,
             real_steps=self._step,
             effective_steps=last.effective_step,

@@ -1,4 +1,4 @@
-"""A moment that no change of the wall clock moves, wherever it is sent."""
+"""A point in time that no change of the wall clock moves, wherever it is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which executor: what a user says, and what follows from it."""
+"""The choice of an executor: what a user says, and what follows from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("in-process", "processes", "ray")
 
 @dataclass(frozen=True)
 class Execution:
-    """By what tasks are run, and how many at a time."""
+    """What runs tasks, and how many at a time."""
 
     kind: str | None = None
     """in-process, processes or ray; None: a process for each, or this one where only one runs at a time."""

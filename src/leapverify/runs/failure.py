@@ -1,4 +1,4 @@
-"""How work ends that does not come to its end: one sentence, and whether another try or other settings help."""
+"""Why work failed: one sentence, and whether another try or other settings help."""
 
 from __future__ import annotations
 
@@ -37,11 +37,16 @@ def require_leave(where: str) -> None:
         raise Paused(f"told to stop {where} (SIGTERM): give the same command again to go on")
 
 
+def in_one_line(error: object) -> str:
+    """What an error says, its line breaks and runs of spaces as single spaces."""
+    return " ".join(str(error).split())
+
+
 def failure_message(error: BaseException) -> str:
     """One sentence for an error that ended a task."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full: free some space and give the same command again; everything saved so far is kept"
-    text = " ".join(str(error).split())
+    text = in_one_line(error)
     expected = isinstance(error, StudyError | ValueError | OSError)
     return text if expected and text else f"{type(error).__name__}: {text}"
 
@@ -53,7 +58,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def told_to_stop(seed: int) -> Failure:
-    """Of a task that was not begun, because this process was told to stop."""
+    """The failure of a task that was not begun because this process was told to stop."""
     try:
         require_leave(f"before seed {seed} went on")
     except Paused as error:

@@ -18,11 +18,10 @@ from typing import Any, Self, TypeVar
 from leapverify.core.collective import ON_ALL, as_sent
 from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
 from leapverify.errors import StudyError
-from leapverify.runs import stopping
 from leapverify.runs.executors import AUTOMATIC, Execution
-from leapverify.runs.failure import Failure, failure_message, failure_of, told_to_stop
+from leapverify.runs.failure import Failure, failure_message, failure_of
 from leapverify.runs.progress import Watcher, ignore
-from leapverify.runs.task import Ended, Executor, Task, nobody
+from leapverify.runs.task import Ended, Executor, Task, nobody, one_by_one
 from leapverify.runs.world import among, present
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def over_ranks(ranks: Ranks, drive: Callable[[Execution], Value], alone: Executi
 
     Raises:
         Exception: what `drive` raised, on every rank.
-        Apart: a rank had an error of its own.
+        RanksDivergedError: a rank had an error of its own.
     """
     if ranks.alone:
         return drive(alone)
@@ -130,26 +129,21 @@ class OnRanks:
         """Every task, in their order.
 
         Raises:
-            Apart: a rank had an error of its own.
+            RanksDivergedError: a rank had an error of its own.
         """
-        failures = {}
-        for task in tasks:
-            if stopping.asked():
-                failure: Failure | None = told_to_stop(task.seed)
-            else:
-                self._turns.broadcast(NEXT, task)
-                failure = together(self._ranks, task, lambda progress, task=task: watcher(task.labelled(progress)))  # type: ignore[misc]
-            if failure is not None:
-                failures[task.key] = failure
-            ended(task, failure)
-        return failures
+
+        def do(task: Task) -> Failure | None:
+            self._turns.broadcast(NEXT, task)
+            return together(self._ranks, task, task.labels(watcher))
+
+        return one_by_one(tasks, do, ended)
 
 
 def together(ranks: Ranks, task: Task, watcher: Watcher) -> Failure | None:
     """Do a task on all ranks; why it failed, if it failed alike on all of them.
 
     Raises:
-        Apart: a rank had an error that the others had not.
+        RanksDivergedError: a rank had an error that the others had not.
     """
     try:
         task.call(watcher)

@@ -1,7 +1,7 @@
 """A Ray cluster, be it one machine: a Ray task for each task; what is told comes through the run folder.
 
 Ray decides where a task runs, by cores and GPUs. It does not retry: a worker that dies is counted like any other
-(`lives.py`), and neither results nor weights go through its object store.
+(`RetryBudget`), and neither results nor weights go through its object store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from leapverify.errors import StudyError
 from leapverify.runs import stopping
 from leapverify.runs.failure import Failure, failure_of, told_to_stop
 from leapverify.runs.progress import Progress, Watcher
-from leapverify.runs.task import Ended, RetryBudget, Task, nobody
+from leapverify.runs.task import Ended, Failures, RetryBudget, Task, nobody
 
 FOLDER = ".messages"
 """Below the run folder: what the tasks tell while they run."""
@@ -91,16 +91,11 @@ class OnRay:
         """Every task, in the order in which the cluster takes them."""
         import ray
 
-        waiting, lives, failures = deque(tasks), RetryBudget(watcher), dict[str, Failure]()
+        waiting, lives, failures = deque(tasks), RetryBudget(watcher), Failures(ended)
         shutil.rmtree(self._folder, ignore_errors=True)  # Of a driver that was killed.
         # NFS keeps a folder as long as a worker of that driver has a file in there open.
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / STOP).unlink(missing_ok=True)
-
-        def end(task: Task, failure: Failure | None) -> None:
-            if failure is not None:
-                failures[task.key] = failure
-            ended(task, failure)
 
         try:
             while waiting or self._begun:
@@ -108,7 +103,7 @@ class OnRay:
                     (self._folder / STOP).touch()
                     while waiting:
                         task = waiting.popleft()
-                        end(task, told_to_stop(task.seed))
+                        failures.end(task, told_to_stop(task.seed))
                 while waiting and (self._workers is None or len(self._begun) < self._workers):
                     self._begin(waiting.popleft())
                 for begun in self._listen(lives):
@@ -119,7 +114,7 @@ class OnRay:
                         if failure is None:
                             waiting.appendleft(begun.task)
                             continue
-                    end(begun.task, failure)
+                    failures.end(begun.task, failure)
         finally:
             for begun in list(self._begun.values()):
                 ray.cancel(begun.reference, force=True)

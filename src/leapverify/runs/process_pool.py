@@ -18,7 +18,7 @@ from typing import Any, Self
 from leapverify.runs import stopping
 from leapverify.runs.failure import Failure, told_to_stop
 from leapverify.runs.progress import Progress, Watcher
-from leapverify.runs.task import Ended, RetryBudget, Task, nobody
+from leapverify.runs.task import Ended, Failures, RetryBudget, Task, nobody
 
 LISTEN_S = 1.0
 """How often a worker's state is asked for, should neither its pipe nor its sentinel tell."""
@@ -83,13 +83,8 @@ class Processes:
 
     def run(self, tasks: Sequence[Task], watcher: Watcher, ended: Ended = nobody) -> dict[str, Failure]:
         """Every task, as many at a time as there are workers."""
-        waiting, lives, failures = deque(tasks), RetryBudget(watcher), dict[str, Failure]()
+        waiting, lives, failures = deque(tasks), RetryBudget(watcher), Failures(ended)
         told = False
-
-        def end(task: Task, failure: Failure | None) -> None:
-            if failure is not None:
-                failures[task.key] = failure
-            ended(task, failure)
 
         try:
             while waiting or self._running:
@@ -98,14 +93,14 @@ class Processes:
                     self._ask_to_stop()
                 while told and waiting:
                     task = waiting.popleft()
-                    end(task, told_to_stop(task.seed))
+                    failures.end(task, told_to_stop(task.seed))
                 while waiting and len(self._running) < self._workers:
                     self._begin(waiting.popleft())
                 for task, word in self._listen(lives):
                     if isinstance(word, _End):
-                        end(task, word.failure)
+                        failures.end(task, word.failure)
                     elif (failure := lives.after_death(task, word)) is not None:
-                        end(task, failure)
+                        failures.end(task, failure)
                     else:
                         waiting.appendleft(task)
         finally:

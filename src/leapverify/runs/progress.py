@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from leapverify.config.study import StudyConfig
+if TYPE_CHECKING:
+    from leapverify.config.study import StudyConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ class Progress:
         """The seed by its name."""
         return f"{self.study} seed {self.seed}" if self.study else f"seed {self.seed}"
 
+    @property
+    def reached(self) -> float:
+        """How much of `steps` is done."""
+        return self.step
+
 
 Watcher = Callable[[Progress], None]
 
@@ -56,3 +63,8 @@ class RaceProgress(Progress):
     """The run that is going on, or has just ended."""
     share: float = 0.0
     """Of that run's steps that are done."""
+
+    @property
+    def reached(self) -> float:
+        """How much of `steps` is done, a part of the run that is going on included."""
+        return self.step + self.share

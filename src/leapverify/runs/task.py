@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeAlias
 
+from leapverify.io.checksum import json_sha256
+from leapverify.runs import stopping
 from leapverify.runs.deadline import Deadline
-from leapverify.runs.failure import Failure, failure_of
+from leapverify.runs.failure import Failure, failure_of, told_to_stop
 from leapverify.runs.progress import Progress, Watcher
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Task:
     @property
     def key(self) -> str:
         """The sha256 of what decides its result, in hexadecimal."""
-        return hashlib.sha256(json.dumps([self.work, self.arguments], sort_keys=True).encode()).hexdigest()
+        return json_sha256([self.work, self.arguments])
 
     def call(self, watcher: Watcher) -> None:
         """Do the work in this process."""
@@ -65,6 +65,10 @@ class Task:
     def labelled(self, progress: Progress) -> Progress:
         """What it tells, with the study that it belongs to."""
         return dataclasses.replace(progress, study=self.study) if self.study else progress
+
+    def labels(self, watcher: Watcher) -> Watcher:
+        """A watcher that passes on what it tells, labelled."""
+        return lambda progress: watcher(self.labelled(progress))
 
 
 Ended: TypeAlias = Callable[[Task, Failure | None], None]
@@ -95,6 +99,32 @@ class Executor(Protocol):
 
         Returns: key -> failure of the tasks that failed; the others have done their work.
         """
+
+
+class Failures(dict[str, Failure]):
+    """Key -> failure of the tasks that failed.
+
+    Args:
+        ended: is told of every task.
+    """
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def end(self, task: Task, failure: Failure | None) -> None:
+        """Take note of a task that has ended."""
+        if failure is not None:
+            self[task.key] = failure
+        self._ended(task, failure)
+
+
+def one_by_one(tasks: Sequence[Task], do: Callable[[Task], Failure | None], ended: Ended) -> Failures:
+    """Do tasks in their order; those that come after this process was told to stop are not begun."""
+    failures = Failures(ended)
+    for task in tasks:
+        failures.end(task, told_to_stop(task.seed) if stopping.asked() else do(task))
+    return failures
 
 
 def by_seed(tasks: Sequence[Task], failures: Mapping[str, Failure]) -> dict[int, Failure]:

@@ -38,7 +38,7 @@ def world(patience_s: float = PATIENCE_S) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: more ranks than GPUs on a machine.
-        StudyError: instead of Apart.
+        StudyError: instead of RanksDivergedError.
     """
     if not launched():
         yield Ranks()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,17 +30,6 @@ from leapverify.train.schedule import Schedule
 from leapverify.train.tokenizers import load_tokenizer
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
-
-
-@contextlib.contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Compute with so many CPU threads: the count is part of what makes numbers repeatable."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def open_corpus(config: Resolved, cache: Path | None = None) -> Corpus:
@@ -195,7 +183,7 @@ def build(config: Resolved, seed: int, device: str, corpus: Corpus, ranks: Ranks
     spread = None if ranks is None or ranks.alone else ParallelModel(model, config, place, ranks)
     if spread is None:
         model.to(place)
-    torch.manual_seed(seed if spread is None else spread.seed_of(seed))
+    torch.manual_seed(seed if spread is None else spread.ranks.stream_seed(seed))
     parameters = trainable(model)
     moved = trainable(model, config.moves(model))
     optimizer = optimizer_of(config, parameters.values(), place, seed)

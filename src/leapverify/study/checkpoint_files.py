@@ -169,7 +169,7 @@ class SharedFiles:
         if streams:
             restore_rng({name.removeprefix(self._own("")): each for name, each in streams.items()})
         else:
-            torch.manual_seed(a.spread.seed_of(a.seed) + reader.about["step"] if a.spread else a.seed)
+            torch.manual_seed(a.spread.ranks.stream_seed(a.seed) + reader.about["step"] if a.spread else a.seed)
 
     def _moments(self, reader: PartReader) -> dict[str, dict[str, Tensor]]:
         """By parameter: tensors to be filled, by their keys in the file."""

@@ -197,7 +197,7 @@ class Saver:
         for ours, theirs in ((a.model.parameters, fresh.model.parameters), (a.model.buffers, fresh.model.buffers)):
             copy_([local(each) for each in ours()], [local(each) for each in theirs()])
         a.optimizer.state.clear()
-        torch.manual_seed(a.seed if a.spread is None else a.spread.seed_of(a.seed))
+        torch.manual_seed(a.seed if a.spread is None else a.spread.ranks.stream_seed(a.seed))
 
     def _restored(self, step: int, rows: Rows) -> Resumed:
         a, steps = self._a, [row.step for row in rows.checkpoints]

@@ -8,6 +8,7 @@ from typing import Any
 
 from leapverify.config.overrides import checked
 from leapverify.config.resolved import Resolved
+from leapverify.config.study import StudyConfig
 from leapverify.observe import Thresholds
 from leapverify.runs import Deadline
 from leapverify.runs.progress import Watcher
@@ -30,7 +31,7 @@ def record(
 
     record_seed(
         watcher,
-        config=Resolved.of(checked(config)),
+        config=Resolved.of(checked(StudyConfig, config)),
         thresholds=Thresholds.from_dict(thresholds),
         seed=seed,
         run=Path(run),
@@ -45,4 +46,5 @@ def resweep(watcher: Watcher, *, config: Mapping[str, Any], run: str, seed: int,
     """`sweep_seed`, with a configuration as JSON."""
     from leapverify.study.resweep import sweep_seed
 
-    sweep_seed(watcher, config=Resolved.of(checked(config)), run=Path(run), seed=seed, device=device, threads=threads)
+    found = Resolved.of(checked(StudyConfig, config))
+    sweep_seed(watcher, config=found, run=Path(run), seed=seed, device=device, threads=threads)

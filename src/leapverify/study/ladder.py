@@ -14,14 +14,16 @@ from leapverify.analysis.study.acceptance import acceptance, averages
 from leapverify.config.overrides import with_settings
 from leapverify.config.study import SWITCH_SETTINGS, StudyConfig
 from leapverify.errors import ConfigError
-from leapverify.io.manifest import Manifest
 from leapverify.io.storage import replace_marked, write_text
 from leapverify.io.untrusted import escape as words
 from leapverify.report import build_report
-from leapverify.runs import AUTOMATIC, Execution, exclusive
+from leapverify.runs import AUTOMATIC, Execution
+from leapverify.runs.driver import rewriting
+from leapverify.runs.failure import in_one_line
 from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Study
-from leapverify.study.run import deadline_of, in_words, run_each
+from leapverify.study.run import deadline_of
+from leapverify.study.run_many import run_many
 
 BASE, ALL = "none", "all"
 MOMENTUM = ("momentum", "adam", "adam-constant")
@@ -78,14 +80,8 @@ def run_ladder(
         Paused: the minutes are over; the same call goes on.
     """
     wanted = {BASE: (config, out)} | {name: (each, out / "ladder" / name) for name, each in variants(config).items()}
-    ran = run_each(
-        wanted,
-        out / "ladder",
-        device=device,
-        watcher=watcher,
-        deadline=deadline_of(config, minutes),
-        execution=execution,
-    )
+    deadline = deadline_of(config, minutes)
+    ran = run_many(wanted, out / "ladder", device=device, watcher=watcher, deadline=deadline, execution=execution)
     base = ran.pop(BASE)
     if not isinstance(base, Study):
         raise base
@@ -94,16 +90,14 @@ def run_ladder(
         if isinstance(study, Study):
             rungs += rungs_of(name, study)
             continue
-        failed = summarise({}, n=0, missing=in_words(study))
+        failed = summarise({}, n=0, missing=in_one_line(study))
         rungs += [dataclasses.replace(rung, variant=name, value=failed) for rung in rungs_of(BASE, base)]
     path = out / "tables" / "ladder.md"
-    with exclusive(out, patience_s=5.0):
-        manifest = Manifest(out)
+    with rewriting(out):
         with replace_marked(path.with_suffix(".csv"), rows=len(rungs)) as handle:
             handle.write(as_csv(rungs).encode())
         write_text(path, as_markdown(rungs))
         build_report(out)
-        manifest.write()
     return path
 
 

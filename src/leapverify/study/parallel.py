@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from leapverify.config.resolved import Resolved
 from leapverify.core.ranks import Ranks
-from leapverify.core.shards import Shards, local, reshard
+from leapverify.core.shards import Shards, Whole, local, reshard
 from leapverify.errors import ConfigError
 from leapverify.observe import Fingerprinter
 from leapverify.train.batches import Batch, counted_tokens, part_of, share_of
@@ -28,22 +28,6 @@ from leapverify.trajectory.history import OptimizerState
 Value = TypeVar("Value")
 AUTO = "fsdp"
 """What training.parallel=auto means on several ranks."""
-
-
-class Whole(nn.Module):
-    """Runs any function of a model as its own forward pass.
-
-    Whatever gathers parameters around the forward pass of its outermost module (fully_shard, DistributedDataParallel)
-    then does so around losses and fingerprints too, which call parts of the model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, call: Callable[[nn.Module], Value]) -> Value:
-        """What the function gives for the model."""
-        return call(self.model)
 
 
 class ParallelModel:
@@ -77,10 +61,6 @@ class ParallelModel:
     def parts(self) -> bool:
         """Whether a rank holds parts of tensors, not all of them whole."""
         return self.kind != "ddp"
-
-    def seed_of(self, seed: int) -> int:
-        """What this rank's random streams (dropout masks) begin with; rank 0's as in one process."""
-        return seed + 1_000_003 * self.ranks.rank
 
     def look(self, call: Callable[[nn.Module], Value]) -> Value:
         """What a function gives for the model with its parameters gathered; afterwards they may be written.

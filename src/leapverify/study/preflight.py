@@ -12,7 +12,7 @@ from leapverify.io import records
 from leapverify.io.records import Checkpoint
 from leapverify.io.storage import Damaged, NotWritten, read_json, write_json, write_sealed
 from leapverify.observe import Thresholds
-from leapverify.runs.driver import _read_if_whole
+from leapverify.runs.driver import other_configuration, read_environment, require_empty
 from leapverify.runs.environment import cpu_count
 from leapverify.runs.progress import Watcher, ignore, say
 from leapverify.runs.world import present, ranks_here
@@ -34,13 +34,9 @@ def require_free(config: StudyConfig, out: Path, watcher: Watcher = ignore) -> N
     if path.is_file() or (out / "environment.json").is_file():
         found = _other_study(_standing(config, out, watcher), config)
         if found and _begun(out):
-            raise ConfigError(
-                f"{out} holds a study with another configuration ({'; '.join(found[:3])}"
-                f"{'; ...' if len(found) > 3 else ''}): name another --out, or delete that folder"
-            )
+            raise other_configuration(out, "study", found, "that folder")
         return
-    if out.exists() and (not out.is_dir() or any(not item.name.startswith(".") for item in out.iterdir())):
-        raise ConfigError(f"{out} is not empty and holds no study: name another --out")
+    require_empty(out, "no study")
 
 
 def _other_study(there: StudyConfig, config: StudyConfig) -> list[str]:
@@ -73,7 +69,7 @@ def _begun(out: Path) -> bool:
     return any(out.glob(f"seed-*/records/{CHECKPOINTS}"))
 
 
-def claim(config: StudyConfig, out: Path) -> None:
+def take_folder(config: StudyConfig, out: Path) -> None:
     """Make `out` the run folder of this configuration; what an earlier one left before its first checkpoint goes."""
     path = out / "config.yaml"
     if path.is_file() and _other_study(load_config(path), config):
@@ -120,7 +116,7 @@ def threads_of_seeds(config: StudyConfig, device: str, out: Path) -> int:
     They follow from the numbers of seeds and cores, whatever runs the seeds and how many at a time; and a resumed study
     keeps those that it began with.
     """
-    begun = _read_if_whole(out / "environment.json")
+    begun = read_environment(out / "environment.json")
     ranks = present()
     if begun.get("device") == device and begun.get("ranks", 1) == ranks.size:
         return int(begun["threads_per_seed"])

@@ -21,9 +21,10 @@ from leapverify.landscape.lyapunov import Shadow
 from leapverify.observe import Thresholds, classify_regimes, loss_curvature, similarity, straightness
 from leapverify.observe.similarity import Kind
 from leapverify.runs import Deadline, Paused, StudyError, exclusive, require_leave, stopping
+from leapverify.runs.environment import threads_of
 from leapverify.runs.progress import Progress, Watcher
 from leapverify.runs.world import present
-from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
+from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.cascade import Cascader, Start
 from leapverify.study.checkpointing import Saver
 from leapverify.study.clock import PARTS, Clock

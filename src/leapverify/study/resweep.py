@@ -9,15 +9,15 @@ from torch import Tensor
 
 from leapverify.config.overrides import load_config, with_settings
 from leapverify.config.resolved import Resolved
-from leapverify.io.manifest import Manifest
+from leapverify.config.study import StudyConfig
 from leapverify.io.records import Checkpoint, Prediction
 from leapverify.io.storage import Damaged
 from leapverify.report import build_report
-from leapverify.runs import AUTOMATIC, Execution, StudyError, Task, by_seed, exclusive, require_leave
-from leapverify.runs.driver import raise_failures
-from leapverify.runs.environment import resolve_device
+from leapverify.runs import AUTOMATIC, Execution, Failure, StudyError, Task, exclusive, require_leave
+from leapverify.runs.driver import Runner, drive_one, seed_tasks
+from leapverify.runs.environment import resolve_device, threads_of
 from leapverify.runs.progress import Progress, Watcher, ignore
-from leapverify.study.apparatus import Apparatus, build, open_corpus, threads_of
+from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.folder import Rows, SeedFolder, Study
 from leapverify.study.preflight import threads_of_seeds
 from leapverify.study.replay import Replay
@@ -61,26 +61,32 @@ def sweep_study(
     for seed in config.seeds:
         if not SeedFolder(out, seed).done:
             raise StudyError(f"seed {seed} of {out} has not finished: give its study command again first")
-    threads = threads_of_seeds(config, device, out)
-    arguments = {"config": asked.model_dump(mode="json"), "run": str(out), "device": device, "threads": threads}
-    tasks = [
-        Task(
-            seed,
-            "leapverify.study.entry:resweep",
-            {**arguments, "seed": seed},
-            threads=threads,
-            gpus=int(device == "cuda"),
-        )
-        for seed in config.seeds
-    ]
-    workers = execution.side_by_side(len(tasks), threads, device)
-    with execution.open(out, workers) as executor, exclusive(out, patience_s=5.0):
-        manifest = Manifest(out)
-        raise_failures(by_seed(tasks, executor.run(tasks, watcher)))
-        write_predictions(out, [SeedFolder(out, seed).read_rows() for seed in config.seeds])
-        build_report(out)
-        manifest.write()
-    return Study(out)
+    job = _SweepJob(asked, out, threads_of_seeds(config, device, out))
+    return drive_one(job, device=device, watcher=watcher, execution=execution)
+
+
+class _SweepJob:
+    """A study that is to be swept again, with the configuration to sweep it by."""
+
+    def __init__(self, config: StudyConfig, out: Path, threads: int) -> None:
+        self.out, self.seeds, self.threads = out, config.seeds, threads
+        self._config = config
+
+    def tasks(self, runner: Runner) -> list[Task]:
+        """Every seed."""
+        place = {"run": str(self.out), "device": runner.device, "threads": self.threads}
+        arguments = {"config": self._config.model_dump(mode="json"), **place}
+        return seed_tasks(self.seeds, "leapverify.study.entry:resweep", arguments, runner)
+
+    def join(self, failures: Mapping[int, Failure]) -> None:
+        """Join the rows of all seeds, and write the report; where one has failed, the earlier ones stay."""
+        if not failures:
+            write_predictions(self.out, [SeedFolder(self.out, seed).read_rows() for seed in self.seeds])
+            build_report(self.out)
+
+    def result(self) -> Study:
+        """The study."""
+        return Study(self.out)
 
 
 def sweep_seed(watcher: Watcher, *, config: Resolved, run: Path, seed: int, device: str, threads: int) -> None:

@@ -11,10 +11,10 @@ from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset as preset_named
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
-from leapverify.runs import AUTOMATIC, Deadline, Execution, Paused, StudyError
+from leapverify.runs import AUTOMATIC, Deadline, Execution
 from leapverify.runs.progress import Watcher, ignore
 from leapverify.study.folder import Study
-from leapverify.study.run_many import run_several
+from leapverify.study.run_many import run_many
 
 
 def run_study(
@@ -60,13 +60,9 @@ def run_study(
         changes["training.steps"] = steps
     config = with_settings(config, changes)
     folder = Path(out or f"runs/{config.preset}")
-    options: dict[str, Any] = {
-        "device": device,
-        "watcher": watcher,
-        "deadline": deadline_of(config, minutes),
-        "execution": execution,
-    }
-    study = run_several({"": (config, folder)}, folder, **options)[""]
+    deadline = deadline_of(config, minutes)
+    wanted = {"": (config, folder)}
+    study = run_many(wanted, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)[""]
     if isinstance(study, Study):
         return study
     raise study
@@ -93,43 +89,3 @@ def deadline_of(config: StudyConfig, minutes: float | None) -> Deadline | None:
 def minutes_until(deadline: Deadline | None) -> float | None:
     """What is left, for a further study under the same deadline; never nothing, since one that is done may say so."""
     return None if deadline is None else max(1e-6, deadline.left_s / 60)
-
-
-def run_each(
-    wanted: Mapping[str, tuple[StudyConfig, Path]],
-    folder: Path,
-    *,
-    device: str,
-    watcher: Watcher,
-    deadline: Deadline | None = None,
-    execution: Execution = AUTOMATIC,
-) -> dict[str, Study | StudyError | ConfigError]:
-    """Run every study; those that are finished are read, those begun go on.
-
-    The seeds of all of them are one set of tasks: no worker waits for the end of a study.
-
-    Args:
-        wanted: name -> configuration and run folder.
-        folder: below which they are held together against other processes.
-        device: auto, cpu or cuda.
-        watcher: is told how every seed gets on.
-        deadline: of all of them together.
-        execution: what runs the seeds.
-
-    Returns:
-        Name -> study, or why it failed: one study that cannot run must not cost the others.
-
-    Raises:
-        Paused: the deadline passed; the same call goes on.
-        StudyError: another process is at work in the folder.
-    """
-    found = run_several(wanted, folder, device=device, watcher=watcher, deadline=deadline, execution=execution)
-    for study in found.values():
-        if isinstance(study, Paused):
-            raise study
-    return found
-
-
-def in_words(error: Exception) -> str:
-    """Why a study failed, in one line."""
-    return " ".join(str(error).split())

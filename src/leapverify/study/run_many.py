@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from leapverify.analysis.study.seeds import compare_seeds
@@ -13,18 +12,25 @@ from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
 from leapverify.errors import ConfigError
 from leapverify.io import records
-from leapverify.io.manifest import Manifest, sweep_leftovers
+from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
 from leapverify.io.storage import Damaged, read_json, write_json
 from leapverify.report import build_report
-from leapverify.runs import Deadline, Execution, Failure, StudyError, Task, by_seed, exclusive
-from leapverify.runs.driver import raise_failures, write_environment
-from leapverify.runs.environment import describe, resolve_device
-from leapverify.runs.progress import Progress, Watcher
+from leapverify.runs import AUTOMATIC, Deadline, Execution, Failure, Paused, StudyError, Task
+from leapverify.runs.driver import Runner, drive, seed_tasks, write_environment
+from leapverify.runs.environment import resolve_device
+from leapverify.runs.progress import Progress, Watcher, say
 from leapverify.runs.world import present
 from leapverify.study import cascade, sweep
 from leapverify.study.folder import CASCADES, CHECKPOINTS, CURVE, DONE, PREDICTIONS, SEEDS, Rows, SeedFolder, Study
-from leapverify.study.preflight import claim, finished, rehearse, require_free, resolve_thresholds, threads_of_seeds
+from leapverify.study.preflight import (
+    finished,
+    rehearse,
+    require_free,
+    resolve_thresholds,
+    take_folder,
+    threads_of_seeds,
+)
 
 
 def join_records(out: Path, seeds: Sequence[int]) -> None:
@@ -65,20 +71,18 @@ def whole(folder: SeedFolder, steps: int, watcher: Watcher) -> bool:
     return True
 
 
-HELD_PATIENCE_S = 5.0
-"""How long a study waits for its folder: another driver's workers may just be ending."""
-
-
-def run_several(
+def run_many(
     wanted: Mapping[str, tuple[StudyConfig, Path]],
     folder: Path,
     *,
     device: str,
     watcher: Watcher,
-    deadline: Deadline | None,
-    execution: Execution,
+    deadline: Deadline | None = None,
+    execution: Execution = AUTOMATIC,
 ) -> dict[str, Study | StudyError | ConfigError]:
     """Run studies, or go on with them; those that are finished are read.
+
+    The seeds of all of them are one set of tasks: no worker waits for the end of a study.
 
     Args:
         wanted: name -> configuration and run folder.
@@ -91,60 +95,29 @@ def run_several(
     Returns: name -> the study, or why it failed: one that cannot run must not cost the others.
 
     Raises:
+        Paused: the deadline passed; the same call goes on.
         StudyError: another process holds the folder in which they lie, or there is no such Ray cluster.
     """
     device, found = resolve_device(device), dict[str, Study | StudyError | ConfigError]()
-    opened: dict[str, _Opened] = {}
+    jobs: dict[str, _StudyJob] = {}
     for name, (config, out) in wanted.items():
-        study = _Opened(name, config, out, device, watcher)
+        job = _StudyJob(name, config, out, device, watcher, deadline)
         try:
-            if study.finished():
+            if job.finished():
                 found[name] = Study(out)
             else:
-                opened[name] = study
+                jobs[name] = job
         except (StudyError, ConfigError) as error:
             found[name] = error
-    if opened:
-        found |= _run(opened, folder, device, watcher, deadline, execution)
+    if jobs:
+        found |= drive(jobs, folder, device=device, watcher=watcher, execution=execution)
+    for study in found.values():
+        if isinstance(study, Paused):
+            raise study
     return {name: found[name] for name in wanted}
 
 
-def _run(
-    opened: dict[str, _Opened],
-    folder: Path,
-    device: str,
-    watcher: Watcher,
-    deadline: Deadline | None,
-    execution: Execution,
-) -> dict[str, Study | StudyError | ConfigError]:
-    seeds = sum(len(study.config.seeds) for study in opened.values())
-    workers = execution.side_by_side(seeds, max(study.threads for study in opened.values()), device)
-    found: dict[str, Study | StudyError | ConfigError] = {}
-    owners: dict[str, _Opened] = {}
-
-    def ended(task: Task, failure: Failure | None) -> None:
-        study = owners[task.key]
-        if study.ended(task, failure):
-            found[study.name] = study.finish()
-
-    with execution.open(folder, workers) as executor, ExitStack() as held:
-        if all(study.out != folder for study in opened.values()):
-            held.enter_context(exclusive(folder, patience_s=HELD_PATIENCE_S))
-        for name, study in opened.items():
-            try:
-                held.enter_context(exclusive(study.out, patience_s=HELD_PATIENCE_S))
-                tasks = study.prepare(workers, deadline)
-            except (StudyError, ConfigError) as error:
-                found[name] = error
-                continue
-            owners |= {task.key: study for task in tasks}
-            if not tasks:
-                found[name] = study.finish()
-        executor.run([task for study in opened.values() for task in study.tasks], watcher, ended)
-    return found
-
-
-class _Opened:
+class _StudyJob:
     """A study that is to be run.
 
     Args:
@@ -153,14 +126,15 @@ class _Opened:
         out: its run folder.
         device: cpu or cuda.
         watcher: is told how every seed gets on.
+        deadline: after which its seeds stop.
     """
 
-    def __init__(self, name: str, config: StudyConfig, out: Path, device: str, watcher: Watcher) -> None:
-        self.name, self.config, self.out = name, config, out
-        self.resolved = Resolved.of(config)
-        self.threads = threads_of_seeds(config, device, out)
-        self.tasks: list[Task] = []
-        self._device, self._failures, self._left = device, dict[str, Failure](), set[str]()
+    def __init__(
+        self, name: str, config: StudyConfig, out: Path, device: str, watcher: Watcher, deadline: Deadline | None
+    ) -> None:
+        self.out, self.seeds, self.threads = out, config.seeds, threads_of_seeds(config, device, out)
+        self._name, self._config, self._deadline = name, config, deadline
+        self._resolved = Resolved.of(config)
         self._watcher: Watcher = (
             (lambda progress: watcher(dataclasses.replace(progress, study=name))) if name else watcher
         )
@@ -171,81 +145,60 @@ class _Opened:
         Raises:
             ConfigError: wrong settings, or the folder holds something else.
         """
-        require_free(self.config, self.out, self._watcher)
-        if finished(self.config, self.out):
+        require_free(self._config, self.out, self._watcher)
+        if finished(self._config, self.out):
             return True
-        rehearse(self.resolved)
+        rehearse(self._resolved)
         return False
 
-    def prepare(self, workers: int, deadline: Deadline | None) -> list[Task]:
-        """Settle what the seeds need in the folder, which is held; their tasks.
+    def tasks(self, runner: Runner) -> list[Task]:
+        """Those of the seeds that are not whole.
 
         Raises:
             ConfigError: it does not fit into memory.
         """
         from leapverify.capacity.plan import plan_of, say_plan
-        from leapverify.study.apparatus import parameters_of
-        from leapverify.study.parallel import parallel_of
 
-        config, resolved, out = self.config, self.resolved, self.out
-        # Not of the seeds that go on, which each sweep their own, nor of other runs that lie here.
-        for place in (out, out / "tables", out / "figures"):
-            sweep_leftovers(place, below=False)
+        config, resolved, out = self._config, self._resolved, self.out
         for folder in (SeedFolder(out, seed) for seed in config.seeds):
             if folder.done:
                 sweep_leftovers(folder.path)
-        self._manifest = Manifest(out)
-        claim(config, out)
-        plan = plan_of(resolved, self._device, workers)
+        take_folder(config, out)
+        plan = plan_of(resolved, runner.device, runner.workers)
         say_plan(plan, resolved, out, self._watcher)
-        machine = describe(self._device, threads=self.threads, workers=workers)
-        ranks = present()
-        spread = {} if ranks.alone else {"ranks": ranks.size, "parallel": parallel_of(resolved, ranks)}
-        said = {**spread, "parameters": parameters_of(resolved), "config_sha256": identity_of(config)}
-        write_environment(config, out, {**machine, **said}, self._watcher)
+        self._write_environment(runner)
         arguments = {
             "config": config.model_dump(mode="json"),
             "thresholds": resolve_thresholds(resolved, out, self._watcher).to_dict(),
             "run": str(out),
-            "device": self._device,
+            "device": runner.device,
             "threads": self.threads,
             "overlap": plan is not None and plan.overlaps,
         }
-        steps = config.training.steps
-        self.tasks = [
-            Task(
-                seed,
-                "leapverify.study.entry:record",
-                {**arguments, "seed": seed},
-                deadline=deadline,
-                study=self.name,
-                threads=self.threads,
-                gpus=int(self._device == "cuda"),
-            )
-            for seed in config.seeds
-            if not whole(SeedFolder(out, seed), steps, self._watcher)
-        ]
-        self._left = {task.key for task in self.tasks}
-        return self.tasks
+        left = [seed for seed in config.seeds if not whole(SeedFolder(out, seed), config.training.steps, self._watcher)]
+        more = {"deadline": self._deadline, "study": self._name}
+        return seed_tasks(left, "leapverify.study.entry:record", arguments, runner, **more)
 
-    def ended(self, task: Task, failure: Failure | None) -> bool:
-        """Take note of a seed that has ended; whether it was the last."""
-        self._left.discard(task.key)
-        if failure is not None:
-            self._failures[task.key] = failure
-        return not self._left
+    def _write_environment(self, runner: Runner) -> None:
+        from leapverify.study.apparatus import parameters_of
+        from leapverify.study.parallel import parallel_of
 
-    def finish(self) -> Study | StudyError | ConfigError:
+        config = self._config
+        machine = {
+            **runner.environment(self.threads, parallel_of(self._resolved, present())),
+            "parameters": parameters_of(self._resolved),
+            "config_sha256": identity_of(config),
+        }
+        write_environment(self.out / "environment.json", machine, lambda text: say(self._watcher, config, text))
+
+    def join(self, failures: Mapping[int, Failure]) -> None:
         """Join the records of the seeds that are whole, and write the report."""
-        failures = by_seed(self.tasks, self._failures)
-        complete = [seed for seed in self.config.seeds if seed not in failures]
+        complete = [seed for seed in self.seeds if seed not in failures]
         if complete:
             join_records(self.out, complete)
             build_report(self.out)
-        try:
-            raise_failures(failures)
-        except (StudyError, ConfigError) as error:
-            return error
-        self._manifest.write()
-        write_json(self.out / DONE, {"seeds": list(self.config.seeds), "steps": self.config.training.steps})
+
+    def result(self) -> Study:
+        """The finished study."""
+        write_json(self.out / DONE, {"seeds": list(self.seeds), "steps": self._config.training.steps})
         return Study(self.out)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks.convex import convex_task
 from leapverify.race.tasks.noise import noise_task
-from leapverify.race.tasks.task import MadeTask, Material, Task
+from leapverify.race.tasks.task import Material, RaceTask
 from leapverify.race.tasks.text import (
     FINETUNE_SHARES,
     PRETRAIN_SHARES,
@@ -20,13 +20,13 @@ from leapverify.race.tasks.text import (
 )
 from leapverify.runs.environment import resolve_device
 
-__all__ = ["Material", "Task", "build_tasks"]
+__all__ = ["Material", "RaceTask", "build_tasks"]
 
 ONE_OPTIMIZER = ("convex", "noise")
 """Problems made to show one thing: one optimizer shows it, the first that is configured."""
 
 
-def build_tasks(config: RaceConfig) -> dict[str, Task]:
+def build_tasks(config: RaceConfig) -> dict[str, RaceTask]:
     """The configured tasks by name, each with those of its optimizers that are configured; nothing is read yet.
 
     Raises:
@@ -36,7 +36,7 @@ def build_tasks(config: RaceConfig) -> dict[str, Task]:
     source = Reader(config.text, config.text.source, PRETRAIN_SHARES, device)
     other = Reader(config.text, config.data, FINETUNE_SHARES, device)
     base = Base(source)
-    makers: Mapping[str, Callable[[], MadeTask]] = {
+    makers: Mapping[str, Callable[[], RaceTask]] = {
         "pretrain": lambda: pretrain_task(config.pretrain, source),
         "finetune": lambda: finetune_task(config.finetune, other, base),
         "lora": lambda: lora_task(config.lora, other, base),
@@ -46,7 +46,7 @@ def build_tasks(config: RaceConfig) -> dict[str, Task]:
     return {name: _with(makers[name](), config) for name in config.tasks}
 
 
-def _with(task: MadeTask, config: RaceConfig) -> MadeTask:
+def _with(task: RaceTask, config: RaceConfig) -> RaceTask:
     optimizers = config.optimizers
     chosen = tuple(name for name in task.optimizers if name in optimizers)
     if task.name in ONE_OPTIMIZER:
