@@ -98,10 +98,6 @@ class LeapEvent:
             sequences=compared.sequences,
         )
 
-    def costing(self, seconds: float, tokens: float) -> LeapEvent:
-        """The same event with its cost."""
-        return dataclasses.replace(self, cost_s=seconds, cost_tokens=tokens)
-
     def to_dict(self) -> dict[str, Any]:
         """The event as JSON values: what does not exist left out, numbers that are not finite as None."""
         found: dict[str, Any] = {}

@@ -25,7 +25,7 @@ MOST_ELEMENTS = 1024
 """Elements of a row that are hashed, evenly spread over it."""
 
 
-class Overlap:
+class LeakageCheck:
     """Hashes of the first held-out rows that were drawn and of the first training rows that were shown.
 
     Whichever side comes first is kept until the other has been seen, in any order; both are bounded, and dropped as

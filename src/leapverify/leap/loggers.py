@@ -136,7 +136,7 @@ logger = logging.getLogger(__name__)
 KEPT_EVENTS = 1000
 
 
-class Teller:
+class EventLog:
     """Keeps the newest events and passes each on.
 
     Args:
@@ -156,8 +156,8 @@ class Teller:
         if not heard:
             self._lines, self._loggers = None, []
 
-    def tell(self, event: LeapEvent) -> None:
-        """Keep an event and pass it on."""
+    def log(self, event: LeapEvent) -> None:
+        """Keep an event and pass it on; what cannot be written or logged ends that log alone."""
         self.events = [*self.events, event][-KEPT_EVENTS:]
         record = event.to_dict()
         try:
@@ -166,9 +166,9 @@ class Teller:
         except Exception as error:
             logger.warning("leapverify writes its log no more, training and leaping go on: %s", error)
             self._lines = None
-        for log in list(self._loggers):
+        for send in list(self._loggers):
             try:
-                log(record, event.step)
+                send(record, event.step)
             except Exception as error:
-                logger.warning("leapverify logs to %r no more, training and leaping go on: %s", log, error)
-                self._loggers.remove(log)
+                logger.warning("leapverify logs to %r no more, training and leaping go on: %s", send, error)
+                self._loggers.remove(send)

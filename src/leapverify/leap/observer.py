@@ -9,11 +9,11 @@ from typing import Any
 from torch.optim import Optimizer
 
 from leapverify.leap.ledger import Ledger
-from leapverify.leap.parameters import Trajectory
-from leapverify.leap.recognizer import Recognizer, Seen
-from leapverify.leap.schedule.advance import Ahead, Moved, advance, look_ahead, movable, steps_left, unwrapped_optimizer
-from leapverify.leap.schedule.lookahead import Outlook
-from leapverify.leap.schedule.step_rate import Pace
+from leapverify.leap.live_weights import LiveWeights
+from leapverify.leap.recognizer import Observation, Recognizer
+from leapverify.leap.schedule.advance import Ahead, ScheduleMove, advance, look_ahead, movable, unwrapped_optimizer
+from leapverify.leap.schedule.lookahead import ScheduleLookahead
+from leapverify.leap.schedule.step_rate import StepRate
 from leapverify.observe.signals import straightness
 
 OBSERVING_SHARE = 0.25
@@ -24,9 +24,9 @@ class Observer:
     """Looks at the run, and charges the ledger for it.
 
     Args:
-        make: builds the recognizer, at first and whenever the model has changed.
+        make: builds the recognizer anew when the model has changed.
         recognizer: the first one.
-        trajectory: the weights and their history.
+        weights: the weights and their history.
         optimizers: whose rates are looked at.
         schedulers: that set them.
         ledger: counts what looking costs.
@@ -37,44 +37,44 @@ class Observer:
         self,
         make: Callable[[], Recognizer],
         recognizer: Recognizer,
-        trajectory: Trajectory,
+        weights: LiveWeights,
         optimizers: Sequence[Optimizer],
         schedulers: Sequence[Any],
         ledger: Ledger,
         interval: int,
     ) -> None:
         self._make, self.recognizer = make, recognizer
-        self._trajectory, self._optimizers, self._ledger = trajectory, optimizers, ledger
+        self._weights, self._optimizers, self._ledger = weights, optimizers, ledger
         self._interval = interval
-        self.pace = Pace(schedulers)
+        self.step_rate = StepRate(schedulers)
         self.ahead = 0
         """1 where the schedule has not moved yet when the engine acts: inside a hook of the optimizer."""
-        self.outlook = Outlook(interval)
+        self.lookahead = ScheduleLookahead(interval)
         self.last_lr: float | None = None
 
-    def look(self) -> Seen:
+    def look(self) -> Observation:
         """The fingerprint's verdict; `unknown` where the budget does not cover one."""
         positions, ranks = self.recognizer.positions, self._ledger.ranks
         cost = self._ledger.mean_cost("observe", positions * ranks.shares)
         if not self._ledger.within("observe", cost, OBSERVING_SHARE):
             self.recognizer.forget_last()  # only fingerprints one interval apart are compared
-            return Seen("unknown", None)
+            return Observation("unknown", None)
         lr = float(self._optimizers[0].param_groups[0]["lr"])
         eta_sum = 0.5 * (lr + (lr if self.last_lr is None else self.last_lr)) * self._interval
         self.last_lr = lr
-        with self._ledger.part("observe", self._trajectory.device):
+        with self._ledger.part("observe", self._weights.device):
             seen = ranks.broadcast("regime", self.recognizer.look(eta_sum))
-            self._trajectory.before_writes()
+            self._weights.before_writes()
         self._ledger.positions("observe", positions)
         return seen
 
     def straightness(self) -> float | None:
         """c_t of the last three snapshots; None with fewer, beyond the budget, or where nothing moved."""
-        history = self._trajectory.history
+        history = self._weights.history
         cost = self._ledger.mean_cost("straightness", 0.0)
         if len(history) < 3 or not self._ledger.within("straightness", cost, OBSERVING_SHARE):
             return None
-        with self._ledger.part("straightness", self._trajectory.device):
+        with self._ledger.part("straightness", self._weights.device):
             found = straightness(*(history[-1 - age].tensors for age in range(3)), shards=history.shards)
         self._ledger.passes("straightness", 1.5)
         return None if math.isnan(found) else found
@@ -85,7 +85,7 @@ class Observer:
 
     def in_decay(self) -> bool:
         """Whether the schedule is in its final decay."""
-        return self.outlook.in_decay([column for groups in self.rates(self._interval + 1) for column in groups])
+        return self.lookahead.in_decay([column for groups in self.rates(self._interval + 1) for column in groups])
 
     def until_decay(self, effective: int, *, leap_in_decay: bool = False, least: int = 0) -> int | None:
         """Steps that a leap may go before the schedule's final decay, a rate of 0, a turn up again, or its end.
@@ -97,10 +97,10 @@ class Observer:
             leap_in_decay: the final decay may be leapt into.
             least: steps that have to be looked ahead at least: the longest horizon that a user asked for by number.
         """
-        if not movable(self.pace.moving):
+        if not movable(self.step_rate.moving):
             return None
         groups = [group for each in self._optimizers for group in unwrapped_optimizer(each).param_groups]
-        return self.outlook.until(
+        return self.lookahead.until(
             effective,
             [float(group["lr"]) for group in groups],
             self._look,
@@ -109,23 +109,18 @@ class Observer:
             least=least,
         )
 
-    def steps_left(self) -> int | None:
-        """Steps after which a scheduler would refuse to go on; None if none would."""
-        left = steps_left(self.pace.moving)
-        return None if left is None else max(0, left - self.ahead)
-
-    def advance(self, count: int) -> Moved:
+    def advance(self, count: int) -> ScheduleMove:
         """Move the schedule on by a leap of so many steps; what takes it back again.
 
         Raises:
             Exception: whatever a scheduler raises on its way; nothing has then been moved.
         """
         with self._ledger.part("schedule"):
-            moved = advance(self.pace.moving, self._optimizers, count)
-            self.pace.leapt()
+            moved = advance(self.step_rate.moving, self._optimizers, count)
+            self.step_rate.leapt()
         return moved
 
-    def undo(self, moved: Moved, since: int = 0) -> None:
+    def undo(self, moved: ScheduleMove, since: int = 0) -> None:
         """Take the last leap of the schedule back.
 
         Args:
@@ -134,7 +129,7 @@ class Observer:
         """
         with self._ledger.part("schedule"):
             moved.undo(since)
-            self.pace.undone()
+            self.step_rate.undone()
 
     def begin_anew(self, *, rebuild: bool) -> None:
         """After a leap, or a change of the model: the next fingerprint has nothing to be compared with."""
@@ -146,21 +141,21 @@ class Observer:
         """What goes on after a stop."""
         return {
             "recognizer": self.recognizer.state_dict(),
-            "pace": self.pace.state_dict(),
-            "outlook": self.outlook.state_dict(),
+            "pace": self.step_rate.state_dict(),
+            "outlook": self.lookahead.state_dict(),
             "last_lr": self.last_lr,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.recognizer.load_state_dict(state["recognizer"])
-        self.pace.load_state_dict(state["pace"])
-        self.outlook.load_state_dict(state["outlook"])
+        self.step_rate.load_state_dict(state["pace"])
+        self.lookahead.load_state_dict(state["outlook"])
         self.last_lr = state["last_lr"]
 
     def _look_ahead(self, count: int) -> Ahead:
         with self._ledger.part("schedule"):
-            found = look_ahead(self.pace.moving, self._optimizers, count + self.ahead)
+            found = look_ahead(self.step_rate.moving, self._optimizers, count + self.ahead)
         end = None if found.end is None else max(0, found.end - self.ahead)
         return Ahead([[column[self.ahead :] for column in groups] for groups in found.rates], end)
 

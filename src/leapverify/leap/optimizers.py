@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leapverify.core.ranks import Ranks
 from leapverify.trajectory.history import OptimizerState
 from leapverify.trajectory.optimizer_state import Rate
 
@@ -156,29 +155,3 @@ def _starts(optimizer: Optimizer) -> dict[int, float]:
     if not isinstance(optimizer, torch.optim.Adagrad):
         return {}
     return {id(p): group["initial_accumulator_value"] for group in optimizer.param_groups for p in group["params"]}
-
-
-class Sample:
-    """A few thousand elements of the weights before and after a leap, to see whether the next step undid it."""
-
-    ELEMENTS = 4096
-
-    def __init__(self, before: Sequence[Tensor]) -> None:
-        self._before = self._take(before)
-        self._after: Tensor | None = None
-
-    def leapt(self, after: Sequence[Tensor]) -> None:
-        """Take in the weights right after the leap."""
-        self._after = self._take(after)
-
-    def undone(self, now: Sequence[Tensor], ranks: Ranks) -> bool:
-        """Whether the weights after the next real step lie where they were before the leap, not where it led."""
-        assert self._after is not None
-        present = self._take(now)
-        squares = torch.stack([(present - each).square().sum() for each in (self._before, self._after)])
-        back, on = ranks.sum("the first leap", squares).sqrt().tolist()
-        return bool(back < 0.1 * on)
-
-    def _take(self, tensors: Sequence[Tensor]) -> Tensor:
-        share = max(1, self.ELEMENTS // max(1, len(tensors)))
-        return torch.cat([each.detach().reshape(-1)[:share].double().cpu() for each in tensors])

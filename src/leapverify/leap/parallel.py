@@ -49,7 +49,7 @@ def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
         raise ValueError(f"patience_s is {patience_s!r}: give the seconds that a rank is to wait for the others")
     group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience_s))
     ranks = ranks_of_world(group=group)
-    with telling(ranks):
+    with sharing_failures(ranks):
         if isinstance(model, nn.Module):
             _refuse(model)
         places = ranks.all_gather("places in the data-parallel mesh", _place(model, mesh, ranks.rank))
@@ -132,16 +132,16 @@ def same_probes(probes: Any, ranks: Ranks) -> Any:
 
 
 @contextmanager
-def telling(ranks: Ranks) -> Iterator[None]:
+def sharing_failures(ranks: Ranks) -> Iterator[None]:
     """An error of this rank's own inside the block reaches the others at their next meeting."""
     try:
         yield
     except Exception as error:
-        ranks.fail(said(error))
+        ranks.fail(sentence_of(error))
         raise
 
 
-def said(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
     """An error in one sentence; the engine's own are sentences already."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError | RanksDivergedError) and text else f"{type(error).__name__}: {text}"

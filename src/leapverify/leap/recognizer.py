@@ -22,7 +22,7 @@ PROBE_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What one look at the run gave."""
 
     regime: str
@@ -108,7 +108,7 @@ class Recognizer:
     def _follow(self, found: int) -> None:
         self.fingerprint, self._found = self._makes[found](), found
 
-    def look(self, eta_sum: float | None = None) -> Seen:
+    def look(self, eta_sum: float | None = None) -> Observation:
         """Take the fingerprint of the present weights and compare it with the last one.
 
         Args:
@@ -120,7 +120,7 @@ class Recognizer:
         self._similarities = [*self._similarities, s][-REMEMBERED:]
         self._etas = [*self._etas, eta_sum][-REMEMBERED:]
         labels = classify_regimes(self._similarities, self.thresholds, eta_sums=self._etas)
-        return Seen(labels[-1], s)
+        return Observation(labels[-1], s)
 
     def forget_last(self) -> None:
         """After a leap: the next fingerprint has nothing to be compared with."""
@@ -141,7 +141,7 @@ class Recognizer:
         self._last = state["last"] if state["identity"] == self.fingerprint.identity else None
 
 
-def tried(make: Callable[[Any], Recognizer], probes: Any) -> Recognizer:
+def checked_recognizer(make: Callable[[Any], Recognizer], probes: Any) -> Recognizer:
     """A recognizer of the probes, after a look at the first of them, or at all if that one alone does not do.
 
     Returns:

@@ -31,7 +31,8 @@ class Transaction:
         self, parameters: Sequence[Tensor], kept: Sequence[Tensor], before: Callable[[], None] = lambda: None
     ) -> None:
         self._parameters = [parameter.data for parameter in parameters]
-        self._kept, self._before = kept, before
+        self._before = before
+        self.kept = kept
         self.committed = False
 
     @property
@@ -47,9 +48,9 @@ class Transaction:
         """
         self._before()
         try:
-            copy_(self._parameters, self._kept)
+            copy_(self._parameters, self.kept)
         except Exception:
-            for parameter, kept in zip(self._parameters, self._kept, strict=True):
+            for parameter, kept in zip(self._parameters, self.kept, strict=True):
                 parameter.copy_(kept)
 
     def commit(self) -> None:

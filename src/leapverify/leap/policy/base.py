@@ -89,6 +89,10 @@ class Outcome:
     cost: float
     """Of the whole attempt, unit of the ledger."""
 
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"outcome status {self.status!r} is unknown: use {', '.join(STATUSES)}")
+
 
 Probe: TypeAlias = Callable[[Proposal], float | None]
 """Held-out gain of a proposal on one selection batch, nats per token, always the same batch within a checkpoint; None
@@ -179,22 +183,12 @@ class BackOff:
 
     def state_dict(self) -> dict[str, int]:
         """As JSON."""
-        return {"failures": self.failures, "step": self.step, "interval": self.interval, "until": self.until}
+        return {name: getattr(self, name) for name in ("failures", "step", "interval", "until")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.failures, self.step = int(state["failures"]), int(state["step"])
         self.interval, self.until = int(state["interval"]), int(state["until"])
-
-
-def require_status(outcome: Outcome) -> None:
-    """Refuse an outcome of no known status.
-
-    Raises:
-        ValueError: the status is none of `STATUSES`.
-    """
-    if outcome.status not in STATUSES:
-        raise ValueError(f"outcome status {outcome.status!r} is unknown: use {', '.join(STATUSES)}")
 
 
 def require_state(state: Mapping[str, Any], keys: Sequence[str], name: str) -> None:

@@ -13,7 +13,6 @@ from leapverify.leap.policy.base import (
     Situation,
     refusal,
     require_horizon,
-    require_status,
 )
 from leapverify.predict import predictor as catalogued
 
@@ -48,7 +47,6 @@ class Fixed:
 
     def learn(self, outcome: Outcome) -> None:
         """Nothing is learned."""
-        require_status(outcome)
 
     def state_dict(self) -> dict[str, Any]:
         """There is no state."""

@@ -55,7 +55,7 @@ def limit(
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class LookaheadWindow:
     """What one look has found; steps are effective ones."""
 
     begin: int
@@ -96,7 +96,7 @@ class Sight:
         return any(all(map(_is_nothing, row, highest)) for row in dropwhile(lambda row: not any(row), rows))
 
 
-class Outlook:
+class ScheduleLookahead:
     """Tells the steps until the schedule does what no leap may pass, and looks at it as seldom as that takes.
 
     Args:
@@ -106,7 +106,7 @@ class Outlook:
     def __init__(self, interval: int) -> None:
         self._interval = interval
         self._reach = 0
-        self._sight: Sight | None = None
+        self._sight: LookaheadWindow | None = None
         self.highest: list[float] = []
         """Rate of the run so far, for each parameter group."""
         self.over = False
@@ -169,11 +169,11 @@ class Outlook:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._reach, self.highest, self.over = int(state["reach"]), list(state["highest"]), bool(state["over"])
-        self._sight = None if state["sight"] is None else Sight(**state["sight"])
+        self._sight = None if state["sight"] is None else LookaheadWindow(**state["sight"])
 
     def _look(
         self, effective: int, present: Sequence[float], look: Look, ahead: int, leap_in_decay: bool, least: int
-    ) -> Sight:
+    ) -> LookaheadWindow:
         # Nearby first: within a decay nothing further is of interest, and this is asked at every checkpoint.
         reach = 0
         bound, columns = self._bound(look, reach, leap_in_decay)
@@ -184,7 +184,7 @@ class Outlook:
             columns = [[now, *column] for now, column in zip(present, columns, strict=True)]
         distinct = list(dict.fromkeys(map(tuple, columns)))
         place = {column: i for i, column in enumerate(distinct)}
-        return Sight(
+        return LookaheadWindow(
             begin=effective - ahead,
             columns=[list(column) for column in distinct],
             groups=[place[tuple(column)] for column in columns],
@@ -216,7 +216,7 @@ class Outlook:
         self._reach = min(most, max(NEAR * self._interval, self._reach))
         return max(self._reach, math.ceil(least / WORN))
 
-    def _serves(self, kept: Sight, effective: int, leap_in_decay: bool, least: int) -> bool:
+    def _serves(self, kept: LookaheadWindow, effective: int, leap_in_decay: bool, least: int) -> bool:
         if kept.leap_in_decay != leap_in_decay:
             return False
         left = kept.bound - effective

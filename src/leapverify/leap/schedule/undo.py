@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def remember(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitStack) -> None:
+def register_undo(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitStack) -> None:
     """Register what puts schedulers and optimizers back, object by object, each to the very values it holds now.
 
     Args:
@@ -29,7 +29,7 @@ def remember(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitSta
         _descend(scheduler, undo, seen)
 
 
-class Entries:
+class GroupUndo:
     """What a dict held at first, and which of its entries were changed until `close`: only those are put back.
 
     What was changed by somebody else after that stays.

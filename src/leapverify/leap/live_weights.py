@@ -59,7 +59,7 @@ class Storage:
         return History(parameters, length, dtype=self.dtype, device=self.device, pinned=self.pinned)
 
 
-class Trajectory:
+class LiveWeights:
     """The parameters that predictions move, looked up anew at every checkpoint, and their snapshots.
 
     Args:
