@@ -69,6 +69,7 @@ class LeapVerify:
     Source: arXiv 2602.19580; the transaction and the leap over the decay: docs/live.md.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> def losses(model, batch):

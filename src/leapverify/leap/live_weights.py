@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +72,8 @@ class LiveWeights:
         ranks: of the run; all of them make the same calls.
 
     Raises:
-        ValueError: no trainable parameter, none that the optimizers hold, or some that are not initialised, or no real
-            floating-point numbers.
-        Apart: the ranks hold other parameters.
+        ValueError: no trainable parameter, none that the optimizers hold, some that are not initialised or no real
+            floating-point numbers, or ranks that hold different ones.
     """
 
     def __init__(
@@ -183,7 +184,8 @@ class LiveWeights:
     def _look_up(self) -> dict[str, nn.Parameter]:
         held = held_by(self._optimizers)
         moving = trainable(self._model, self._include)
-        found = {_plain(name): parameter for name, parameter in moving.items() if id(parameter) in held}
+        # Without the prefix that torch.compile puts before names.
+        found = {name.replace("_orig_mod.", ""): each for name, each in moving.items() if id(each) in held}
         if not found:
             names = ", ".join(type(each).__name__ for each in self._optimizers)
             raise ValueError(
@@ -200,8 +202,8 @@ class LiveWeights:
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    lazy = next((name for name, each in model.named_parameters() if is_lazy(each)), None)
-    lazy = lazy or next((name for name, each in model.named_buffers() if is_lazy(each)), None)
+    every = itertools.chain(model.named_parameters(), model.named_buffers())
+    lazy = next((name for name, each in every if is_lazy(each)), None)
     if lazy is not None:
         raise ValueError(
             f"{lazy} of {type(model).__name__} is not initialised yet: run one forward pass first, then build the "
@@ -209,51 +211,30 @@ def _refuse_lazy(model: nn.Module) -> None:
         )
 
 
-def _plain(name: str) -> str:
-    """A parameter's name without what torch.compile puts before it."""
-    return name.replace("_orig_mod.", "")
-
-
-@dataclass(frozen=True, eq=False)
-class _Form:
+class _Form(NamedTuple):
     """What a parameter is, and which: another one of the same shape is another model."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    kind: tuple[tuple[int, ...], torch.dtype, torch.device]
     which: weakref.ref[nn.Parameter]
     """Not its id alone, which a later parameter may take over."""
-
-    @classmethod
-    def of(cls, parameter: nn.Parameter) -> _Form:
-        """The form of a parameter as it is now."""
-        return cls(tuple(parameter.shape), parameter.dtype, parameter.device, weakref.ref(parameter))
-
-    def like(self, other: _Form) -> bool:
-        """Whether shape, type and device are the same."""
-        return (self.shape, self.dtype, self.device) == (other.shape, other.dtype, other.device)
 
 
 Signature = dict[str, _Form]
 
 
 def _signature(parameters: dict[str, nn.Parameter]) -> Signature:
-    return {name: _Form.of(each) for name, each in parameters.items()}
+    return {name: _Form((tuple(p.shape), p.dtype, p.device), weakref.ref(p)) for name, p in parameters.items()}
 
 
 def _difference(before: Signature, after: Signature) -> str | None:
     """What has changed, in words; None if nothing has."""
     both = [name for name in after if name in before]
-    alike = {name for name in both if before[name].like(after[name])}
+    alike = [name for name in both if before[name].kind == after[name].kind]
     changes = (
         ([name for name in before if name not in after], "no longer moves", "no longer move"),
         ([name for name in after if name not in before], "moves now that did not", "move now that did not"),
         ([name for name in both if name not in alike], "has another form", "have another form"),
-        (
-            [n for n in both if n in alike and before[n].which() is not after[n].which()],
-            "was replaced",
-            "were replaced",
-        ),
+        ([n for n in alike if before[n].which() is not after[n].which()], "was replaced", "were replaced"),
     )
     parts = [
         f"parameter {names[0]} {one}" if len(names) == 1 else f"{len(names)} parameters {many} ({names[0]} ...)"

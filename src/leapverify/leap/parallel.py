@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from leapverify.core.batch_tree import mapped, tensors_in
@@ -67,8 +66,9 @@ def _place(model: Any, mesh: Any, rank: int) -> tuple[Any, ...]:
                 f"mesh {chosen} does not hold rank {rank}: give the data-parallel DeviceMesh of every rank"
             )
         return ("place", *place)
-    found = next((each for each in _parameters(model) if isinstance(each, DTensor)), None)
-    return ("rank", rank) if found is None else ("mesh", *_ranks_in(found.device_mesh))
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    found = next((each for each in parameters if isinstance(each, DTensor)), None)
+    return ("rank", rank) if found is None else ("mesh", *found.device_mesh.mesh.flatten().tolist())
 
 
 def _mesh_of_shards(model: Any) -> Any:
@@ -81,15 +81,6 @@ def _mesh_of_shards(model: Any) -> Any:
             if groups[0] is not None:
                 return groups[0].mesh_info.mesh
     return None
-
-
-def _ranks_in(mesh: DeviceMesh) -> list[int]:
-    members: Any = mesh.mesh
-    return [int(rank) for rank in members.flatten().tolist()]
-
-
-def _parameters(model: Any) -> Iterator[Tensor]:
-    return model.parameters() if isinstance(model, nn.Module) else iter(())
 
 
 def _refuse(model: nn.Module) -> None:
@@ -110,7 +101,7 @@ def same_options(ranks: Ranks, options: Mapping[str, Any]) -> None:
     """Make sure that every rank was given the same.
 
     Raises:
-        Apart: an option differs; it is named, with both values.
+        RanksDivergedError: an option differs; it is named, with both values.
     """
     given = ranks.all_gather("options", dict(options))
     for name in options:

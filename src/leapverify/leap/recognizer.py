@@ -142,28 +142,23 @@ class Recognizer:
 
 
 def checked_recognizer(make: Callable[[Any], Recognizer], probes: Any) -> Recognizer:
-    """A recognizer of the probes, after a look at the first of them, or at all if that one alone does not do.
-
-    Returns:
-        The recognizer of what was looked at.
+    """The recognizer of the first probe, or of all where that one alone does not do, after it has taken a fingerprint.
 
     Raises:
         ValueError: the model takes the probes in no way, or the layer is not reached.
     """
     try:
-        return _looked(make(first_of(probes)))
+        recognizer = make(first_of(probes))
+        recognizer.take()
     except WrittenError:
         raise
     except Exception as first:
         # A batch of one may be what the model does not take.
         try:
-            return _looked(make(probes))
+            recognizer = make(probes)
+            recognizer.take()
         except Exception as error:
             raise _explained(error) from first
-
-
-def _looked(recognizer: Recognizer) -> Recognizer:
-    recognizer.take()
     return recognizer
 
 

@@ -27,6 +27,10 @@ class Fixed:
 
     Raises:
         ValueError: an unknown predictor, or a horizon below 1.
+
+    Example:
+        >>> Fixed("linear", 20).predictors
+        ('linear',)
     """
 
     name = "fixed"
