@@ -144,7 +144,7 @@ def test_options_stand_in_place_of_those_of_the_config() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("intervall", "interval"), ("predicter", "predictor"), ("patience", "patience_s")]
+    ("name", "near"), [("intervall", "interval"), ("horizont", "horizon"), ("patience", "patience_s")]
 )
 def test_an_unknown_option_names_the_nearest(name: str, near: str) -> None:
     message = f"unknown option '{name}': did you mean '{near}'\\? LeapConfig lists all options"

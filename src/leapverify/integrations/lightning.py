@@ -54,7 +54,7 @@ class LeapCallback(_callback_class()):  # type: ignore[misc]
             a causal language model of transformers.
         module: name of the submodule to watch, which `loss` is then given; the LightningModule itself by default, which
             needs a `forward` for that.
-        options: of LeapVerify: mode, policy, interval, probes, anneal, log, loggers and so on.
+        options: of LeapVerify, by name (`LeapConfig` lists them) or as `config`; `probes` and `tokenizer` too.
 
     Raises:
         ValueError: no held-out data, or an unknown option. When training begins: DeepSpeed, FSDP, several processes

@@ -57,7 +57,7 @@ class LeapCallback(TrainerCallback):
         loss: (model, batch) -> scalar, (B,) or (losses, tokens); next-token losses of a causal language model by
             default.
         resume_from: folder of the checkpoint that the run goes on from, where it is not `checkpoint-N` in `output_dir`.
-        options: of LeapVerify: mode, policy, interval, probes, anneal, log, loggers and so on.
+        options: of LeapVerify, by name (`LeapConfig` lists them) or as `config`; `probes` and `tokenizer` too.
 
     Raises:
         ValueError: no held-out data, or an unknown option. When training begins: DeepSpeed, FSDP, several processes

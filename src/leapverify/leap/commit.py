@@ -55,8 +55,8 @@ def commit_leap(
 ) -> FirstLeap | None:
     """Move schedule and moments on with a leap of K steps, while the weights can still be put back.
 
-    What may fail comes first; then the ranks meet. What fails on one rank before that is undone on all. Nothing after
-    the meeting can fail.
+    What may fail comes first, then one collective call: a failure on one rank before it is undone on all of them.
+    Nothing after it can fail.
 
     Args:
         weights: they hold theta_hat; the newest snapshot is theta_t.

@@ -121,10 +121,10 @@ class LeapConfig:
     """On several ranks, the data-parallel DeviceMesh: ranks at the same place in it run the same data. None: it follows
     from the model. With DistributedDataParallel, and where nothing is distributed but the process, every rank runs data
     of its own. With `fully_shard` the mesh is its own (both dimensions of a HSDP mesh), so that tensor-parallel ranks
-    run the same. With tensor-parallel parameters alone all ranks of their mesh do. To be given where parameters lie on
-    a mesh that has a data-parallel dimension beside."""
+    run the same. With tensor-parallel parameters alone all ranks of their mesh do. Give it where the mesh of the
+    parameters has a data-parallel dimension too."""
     patience_s: float = PATIENCE_S
-    """On several ranks, seconds that one waits for the others at a meeting before it gives up."""
+    """On several ranks, seconds that one waits for the others in a collective call before it gives up."""
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -1,4 +1,4 @@
-"""When the engine acts: once per real optimizer step that has something due, and never at the cost of the training."""
+"""When the engine acts: once per real optimizer step at which something is due, never at the cost of the training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class Driver:
-    """Turns the engine at the steps at which something is due, passes its events on, and stops it if it fails.
+    """Runs the engine at the steps at which something is due, logs its events, and stops it if it fails.
 
     Args:
-        engine: what is turned.
+        engine: what is run.
         counter: of the run's real steps.
         event_log: where events go.
     """
@@ -36,7 +36,7 @@ class Driver:
         self.active = True
         self.disabled: str | None = None
         self._unshared: Exception | None = None
-        """A failure between two turns, which the other ranks have not heard of."""
+        """A failure between two turns, which the other ranks do not know of yet."""
         self.next = self._next_turn()
         """The counter's number at which something is due."""
 
@@ -54,7 +54,7 @@ class Driver:
             except Exception as error:
                 if self.engine.ranks.alone:
                     self._fail(error)
-                else:  # the others train on, and come to no meeting before the next turn
+                else:  # the others train on, and communicate at the next turn only
                     self._unshared = self._unshared or error
 
     def turn(self) -> LeapEvent | None:
@@ -70,7 +70,7 @@ class Driver:
                     raise self._unshared
                 event = self._due()
                 self.engine.weights.before_writes()
-                # Whatever has failed on a rank in this turn, the others learn of here at the latest.
+                # The others learn here at the latest of what has failed on a rank in this turn.
                 self.engine.ranks.all_gather("the end of a turn", None)
                 return event
             except Exception as error:
@@ -112,7 +112,7 @@ class Driver:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         restore_engine(self.engine, state["engine"])
-        self.counter.begin_anew(int(state["pending"]))
+        self.counter.restart(int(state["pending"]))
         self.next = self.counter.seen + int(state["until_next"])
         if state["disabled"] is not None:
             self.stop(str(state["disabled"]))

@@ -60,7 +60,7 @@ class Engine:
     alerts: Alerts = field(default_factory=Alerts)
     leakage: LeakageCheck = field(default_factory=LeakageCheck)
     leak: str | None = None
-    """That held-out sequences are trained on, until an event has told it."""
+    """The warning that held-out sequences are trained on, until an event carries it."""
     real: int = 0
     leapt: int = 0
     attempts: int = 0
@@ -89,7 +89,7 @@ class Engine:
         return batch
 
     def drew(self, batch: Any) -> None:
-        """Keep in mind what was drawn, by other ranks too: this one may train on what they run."""
+        """Give the leakage check what was drawn, by other ranks too: this rank may train on it."""
         drawn = [batch]
         if isinstance(self.fresh, DealtBatches):
             drawn, self.fresh.round = self.fresh.round, []
@@ -140,10 +140,10 @@ class Engine:
         return self.ledger.within("snapshot", self.ledger.mean_cost("snapshot", 0.0), SNAPSHOT_SHARE)
 
     def refresh(self) -> str | None:
-        """Look the parameters up again; what has changed, in words, if anything: everything then begins anew."""
+        """Look the parameters up again. If any has changed, restart everything and return the change in words."""
         change = self.weights.refresh()
         if change is not None:
-            self._begin_anew(rebuild=True)
+            self._restart(rebuild=True)
         return change
 
     def checkpoint(self) -> LeapEvent:
@@ -154,7 +154,7 @@ class Engine:
         self.observer.step_rate.look(self.real)
         change = self.refresh()
         if not self._finite():
-            self._begin_anew(rebuild=False)
+            self._restart(rebuild=False)
             return self._finished(self._blank("nonfinite", "the weights hold values that are not finite"), finite=False)
         self._push()
         seen, straight = self.observer.look(), self.observer.straightness()
@@ -169,7 +169,7 @@ class Engine:
         return self._finished(event, finite=True)
 
     def actual(self, pending: PendingPrediction) -> LeapEvent:
-        """What the real steps did that a shadow prediction had foretold."""
+        """The event of a shadow prediction whose K real steps are over: what they reached on the same sequences."""
         assert self.attempter is not None
         loss = self.attempter.mean_loss(pending.batches)
         fall, gain = pending.loss_now - loss, pending.loss_now - pending.loss_predicted
@@ -228,9 +228,9 @@ class Engine:
         policy.learn(Outcome(proposal, event.regime, found.status, gain, found.steps_gained, cost))
         if self.config.mode == "shadow":
             self.waiting.expect(self.real, proposal, found.comparison)
-        reason = "; ".join(each for each in (event.reason, found.reason) if each)  # what has changed is told as well
-        told = event.attempted(proposal, found.status, reason, found.steps_gained, found.comparison)
-        return replace(told, effective_step=self.effective)
+        reason = "; ".join(each for each in (event.reason, found.reason) if each)
+        event = event.attempted(proposal, found.status, reason, found.steps_gained, found.comparison)
+        return replace(event, effective_step=self.effective)
 
     def _commit(self, horizon: int, attempt: Attempt) -> bool:
         """Carry an accepted leap out, in mode `live`; whether theta_hat stays."""
@@ -246,16 +246,16 @@ class Engine:
         return True
 
     def begin_after_leap(self) -> None:
-        """No difference is ever taken across a leap: history, averages and the last fingerprint begin anew."""
-        self._begin_anew(rebuild=False)
+        """Restart history, averages and the last fingerprint: no difference is ever taken across a leap."""
+        self._restart(rebuild=False)
         self.since_leap = 0
         self._push()
 
-    def _begin_anew(self, *, rebuild: bool) -> None:
+    def _restart(self, *, rebuild: bool) -> None:
         self.weights.history.reset()
-        self.observer.begin_anew(rebuild=rebuild)
+        self.observer.restart(rebuild=rebuild)
         if self.annealing is not None:
-            self.annealing.begin_anew(rebuild=rebuild)
+            self.annealing.restart(rebuild=rebuild)
         self.waiting.clear()
 
     def _push(self) -> None:

@@ -37,12 +37,12 @@ class LeakageCheck:
         self._shown: set[bytes] = set()
         self._both: set[bytes] = set()
         self._batches = self._draws = 0
-        self._told = False
+        self._reported = False
 
     @property
     def watching(self) -> bool:
         """Whether further training batches are looked at."""
-        return self._batches < SHOWN and not self._told
+        return self._batches < SHOWN and not self._reported
 
     def train(self, batch: Any) -> None:
         """Take in a training batch."""
@@ -58,7 +58,7 @@ class LeakageCheck:
 
     def heldout(self, batch: Any) -> None:
         """Take in a held-out batch."""
-        if self._told or self._draws >= HELD:
+        if self._reported or self._draws >= HELD:
             return
         self._draws += 1
         rows = _rows(batch, HELD_ROWS)
@@ -70,9 +70,9 @@ class LeakageCheck:
 
     def found(self) -> str | None:
         """A sentence, once, as soon as a sequence has occurred on both sides."""
-        if self._told or not self._both:
+        if self._reported or not self._both:
             return None
-        self._told, count = True, len(self._both)
+        self._reported, count = True, len(self._both)
         for kept in (self._heldout, self._shown, self._both):
             kept.clear()
         return (

@@ -68,7 +68,7 @@ class Ledger:
     def agree(self) -> None:
         """Take over rank 0's clock and the positions of all shares; every rank calls it at the same point.
 
-        Whatever decides by what was spent calls it first; where nothing was spent since, the ranks do not meet.
+        Call it before any decision that depends on costs; without new costs it does nothing.
         """
         if self.ranks.alone or self._agreed:
             return
@@ -128,7 +128,7 @@ class Ledger:
         self.tokens[name] += count * PASS_TOKENS
 
     def measured(self, seconds: float, positions: float) -> None:
-        """Take in a measured forward pass, from which the first costs are foretold."""
+        """Take in a measured forward pass, from which the first costs are estimated."""
         if positions > 0:
             self._agreed, found = False, seconds / positions
             self._position_s = found if self._position_s is None else min(self._position_s, found)
@@ -178,8 +178,8 @@ class Ledger:
     def mean_cost(self, name: str, positions: float) -> float:
         """What one more turn of a part will cost: the mean so far, or for the first one what its positions say."""
         self.agree()
-        foretold = self.cost_of_positions(positions)
-        return self._unit[name] / self.counts[name] if self.counts[name] else foretold
+        estimated = self.cost_of_positions(positions)
+        return self._unit[name] / self.counts[name] if self.counts[name] else estimated
 
     def within(self, name: str, cost: float, share: float, without_budget: float = 1.0) -> bool:
         """Whether a part may spend `cost` more and stay within its share of all that may be spent.

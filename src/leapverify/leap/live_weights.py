@@ -1,4 +1,4 @@
-"""The weights that a run moves, by name, and their history; noticed when the model changes under it."""
+"""The weights that a run trains, by name, and their history, which restarts when the model changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Storage:
     device: str | None = None
     """None: beside the weights; `cpu`: host memory, pinned where an accelerator is in use."""
     wanted: Wanted = field(default_factory=Wanted)
-    """What is kept beside the snapshots."""
+    """What the predictors read, beside snapshots too."""
 
     @property
     def pinned(self) -> bool:
@@ -50,7 +50,7 @@ class Storage:
         return self.device == "cpu" and torch.cuda.is_available()
 
     def history(self, parameters: Sequence[Tensor]) -> History:
-        """An empty history of such snapshots, and of all that is to be kept beside them."""
+        """An empty history of such snapshots, with what else the predictors read."""
         wanted, history = self.wanted, self._ring(parameters, self.snapshots)
         history.recent = self._ring(parameters, wanted.recent) if wanted.recent else None
         history.averages = PowerAverages(AVERAGES) if wanted.averages else None
@@ -129,7 +129,7 @@ class LiveWeights:
         self.history = self.storage.history(self.tensors)
 
     def refresh(self) -> str | None:
-        """Look the parameters up again; what has changed, in words, if anything has: the history then begins anew."""
+        """Look the parameters up again. If any has changed, restart the history and return the change in words."""
         self.before_writes()
         self.parameters = self._look_up()
         signature = _signature(self.parameters)
@@ -152,7 +152,7 @@ class LiveWeights:
             self.history.milestones.push(step, self.tensors, like)
 
     def push(self, step: int, ledger: Ledger) -> None:
-        """Take the weights of a checkpoint into the history, and into what is kept beside it."""
+        """Take the weights of a checkpoint into the history, averages, early states and last steps."""
         history = self.history
         with ledger.part("snapshot", self.device):
             history.push(step, self.tensors)

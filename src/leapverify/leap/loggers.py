@@ -137,12 +137,12 @@ KEPT_EVENTS = 1000
 
 
 class EventLog:
-    """Keeps the newest events and passes each on.
+    """Keeps the newest events, and writes each to a file and to experiment loggers.
 
     Args:
         path: file for JSON lines; None for none.
         loggers: whatever `as_logger` takes, or a list of such.
-        heard: whether anybody is told; of several ranks one tells, and the others keep events only.
+        heard: whether file and loggers are written; of several ranks one writes, and the others keep events only.
 
     Raises:
         ValueError: a logger that is none, or no path.

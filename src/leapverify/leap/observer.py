@@ -131,7 +131,7 @@ class Observer:
             moved.undo(since)
             self.step_rate.undone()
 
-    def begin_anew(self, *, rebuild: bool) -> None:
+    def restart(self, *, rebuild: bool) -> None:
         """After a leap, or a change of the model: the next fingerprint has nothing to be compared with."""
         if rebuild:
             self.recognizer = self._make()

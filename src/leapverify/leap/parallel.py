@@ -28,7 +28,7 @@ def inner(model: nn.Module) -> nn.Module:
 
 
 def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
-    """The ranks of the run, which every rank asks for at the same point; one process meets nobody.
+    """The ranks of the run; a collective call, unless there is one process.
 
     Which ranks run the same held-out data follows from the model: with DistributedDataParallel each runs its own; with
     `fully_shard` those of the same place in its mesh run the same; with tensor-parallel parameters alone all of their
@@ -37,7 +37,7 @@ def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
     Args:
         model: wrapped as it is trained.
         mesh: a data-parallel DeviceMesh: ranks of the same place in it run the same data; None: see above.
-        patience_s: how long a rank waits for the others at a meeting.
+        patience_s: seconds that a rank waits for the others in a collective call.
 
     Raises:
         ValueError: the model is distributed in a way that is not served, or the mesh is none of this rank's.
@@ -124,7 +124,7 @@ def same_probes(probes: Any, ranks: Ranks) -> Any:
 
 @contextmanager
 def sharing_failures(ranks: Ranks) -> Iterator[None]:
-    """An error of this rank's own inside the block reaches the others at their next meeting."""
+    """Tell the other ranks of an error in the block: they raise it at their next collective call."""
     try:
         yield
     except Exception as error:

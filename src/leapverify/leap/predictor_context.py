@@ -1,4 +1,4 @@
-"""What predictors read beside snapshots: kept and drawn only where one of the policy's predictors asks for it."""
+"""What predictors read beside snapshots, such as held-out losses; kept or drawn only where a predictor needs it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Wanted:
 
     @property
     def batches(self) -> int:
-        """Held-out batches that a decision takes at least beside those of its verdict."""
+        """Held-out batches that a decision needs in addition to those of its verdict."""
         return int(self.selection) + int(self.gradients)
 
 

@@ -53,7 +53,7 @@ class PendingPredictions:
 
     def __init__(self) -> None:
         self._queue: deque[PendingPrediction] = deque(maxlen=KEPT)
-        self._told = False
+        self._reported = False
 
     def expect(self, step: int, proposal: Proposal, compared: Comparison | None) -> None:
         """Wait for what K real steps will do after a prediction that was judged at a step."""
@@ -116,8 +116,8 @@ class PendingPredictions:
         self._queue = deque(found, maxlen=KEPT)
 
     def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             logger.info(
                 "leapverify: some shadow predictions wait with batches that are no tensors or above %d MB, and are not "
                 "saved: after a resume nothing is said of them",

@@ -1,4 +1,4 @@
-"""The engine's state as a checkpoint holds it, and back: all of it is looked at before any of it is taken up."""
+"""The engine's state for a checkpoint, and back: all of it is checked before any of it is loaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Part(Protocol):
 
 
 def engine_state(engine: Engine) -> dict[str, Any]:
-    """Counts, snapshots, the last fingerprint, averages, and what policy, ledger, alerts and held-out data remember."""
+    """Counts, snapshots, the last fingerprint, averages, and the states of policy, ledger, alerts and held-out data."""
     history, policy = engine.weights.history, engine.policy
     return {
         "counts": {name: getattr(engine, name) for name in _COUNTS},
@@ -120,9 +120,9 @@ def state_of_all_ranks(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
 
 
 def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
-    """Go on from what `engine_state` gave; a part of it that does not fit this engine begins anew, and that is said.
+    """Load what `engine_state` gave. A part that does not fit this engine restarts instead, with a warning.
 
-    On several ranks a part begins anew on all of them or on none.
+    On several ranks a part restarts on all of them or on none.
 
     Raises:
         ValueError: it is no such state; the engine is then as it was.
@@ -134,7 +134,7 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
     engine.first = None
     engine.weights.history.reset()
     if engine.annealing is not None:
-        engine.annealing.begin_anew(rebuild=False)
+        engine.annealing.restart(rebuild=False)
     ranks = engine.ranks
     fits = not ranks.any("histories", not _same_weights(engine, state))
     if fits:
@@ -201,7 +201,7 @@ def _restore_heldout(engine: Engine, saved: Mapping[str, Any] | None) -> None:
 
 
 def _take_up(part: _Part, state: Any, what: str, ranks: Ranks, undo: Callable[[], None] | None = None) -> None:
-    """Give a part its state; if it does not fit, the part is what it was before, and one warning says so."""
+    """Give a part its state; if it does not fit, leave the part as it was, with a warning."""
     before = part.state_dict()
     if _done(lambda: part.load_state_dict(state), what, ranks):
         return

@@ -91,8 +91,8 @@ class LiveAnnealing:
         """The annealed loss for the log, at less cost: the average is picked anew only now and then."""
         candidates = self.store.candidates()
         again = None if self._looks % PICKED_FOR == 0 else _like(self._picked, candidates)
-        foretold = (len(candidates) + 1) * SELECTION * self.batch_size.per_sequence
-        cost = self.ledger.mean_cost("anneal", foretold)
+        estimated = (len(candidates) + 1) * SELECTION * self.batch_size.per_sequence
+        cost = self.ledger.mean_cost("anneal", estimated)
         if not candidates or not self.ledger.within("anneal", cost, ANNEALING_SHARE, UNBUDGETED):
             return None
         found = self.anneal(step, max(MINIMUM, self.batch_size.sequences), again)
@@ -102,7 +102,7 @@ class LiveAnnealing:
             self._picked = next((each for each in candidates if (each.window_steps, each.shape) == chosen), None)
         return found
 
-    def begin_anew(self, *, rebuild: bool) -> None:
+    def restart(self, *, rebuild: bool) -> None:
         """No average reaches across a leap, or a change of the model."""
         if rebuild:
             self.store = self._make()

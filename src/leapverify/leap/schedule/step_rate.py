@@ -25,7 +25,7 @@ class StepRate:
         self._schedulers = list(schedulers)
         self._counts = [count_of(each) for each in self._schedulers]
         self._real = 0
-        self._told = False
+        self._reported = False
         self._leap: list[int] = [0] * len(self._schedulers)
         self.moving: list[Any] = []
         """The schedulers that moved once per step over the last interval."""
@@ -42,8 +42,8 @@ class StepRate:
             or then is None
             or 0.5 * steps <= (now - then) / steps_per_update(scheduler) <= 1.5 * steps + 1
         ]
-        if len(self.moving) < len(self._schedulers) and not self._told:
-            self._told = True
+        if len(self.moving) < len(self._schedulers) and not self._reported:
+            self._reported = True
             logger.warning(
                 "leapverify: %d of %d schedulers did not move once per optimizer step and are taken as constant; leaps "
                 "do not move them on",
