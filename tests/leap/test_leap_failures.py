@@ -156,7 +156,7 @@ def test_a_model_that_changes_begins_a_new_history(change: str) -> None:
         double = lambda m, b: classified(m, (b[0].double(), b[1]))  # noqa: E731
         engine = leap._driver.engine
         engine.attempter.loss = engine.annealing.loss = double
-        engine.observer._make = lambda: engine.observer.recognizer
+        engine.observer.make = lambda: engine.observer.recognizer
         engine.observer.look = lambda: Observation("unknown", None)
     events = loop.run(4, leap, start=12)
     assert "the model changed" in events[-1].reason or events[-1].reason.startswith("needs")

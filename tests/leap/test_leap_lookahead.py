@@ -385,7 +385,7 @@ def test_a_constant_schedule_costs_nothing() -> None:
         observer = observer_of(optimizer, schedulers)
         observer.step_rate.look(10)
         assert observer.until_decay(10) is None
-        assert observer._ledger.counts["schedule"] == 0
+        assert observer.ledger.counts["schedule"] == 0
 
 
 def test_a_scheduler_that_moves_though_its_rate_does_not_is_looked_at_a_little() -> None:
@@ -395,12 +395,12 @@ def test_a_scheduler_that_moves_though_its_rate_does_not_is_looked_at_a_little()
     turn(optimizer, scheduler, 10)
     observer.step_rate.look(10)
     assert observer.until_decay(10) == NEAR * DELTA
-    counts = observer._ledger.counts["schedule"]
+    counts = observer.ledger.counts["schedule"]
     assert counts == 2
     turn(optimizer, scheduler, 10)
     observer.step_rate.look(20)
     assert observer.until_decay(20) == (NEAR - 1) * DELTA
-    assert observer._ledger.counts["schedule"] == counts
+    assert observer.ledger.counts["schedule"] == counts
 
 
 def test_a_leap_of_the_schedule_is_taken_back_with_its_pace() -> None:
@@ -431,4 +431,4 @@ def test_a_move_that_fails_leaves_schedule_and_pace() -> None:
         observer.advance(10)
     assert scheduler.last_epoch == 10
     assert observer.step_rate.state_dict() == {"counts": [10], "real": 10}
-    assert observer._ledger.counts["schedule"] == 1
+    assert observer.ledger.counts["schedule"] == 1

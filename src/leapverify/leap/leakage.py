@@ -1,4 +1,4 @@
-"""Whether a run trains on its own held-out data: sequences of both, compared by their hashes."""
+"""Leakage: whether a run trains on its own held-out data. Rows of both are compared by their hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine has to know of optimizers: which it can serve, what they hold, Adam's state, forgetting moments."""
+"""Optimizers: which ones the engine can serve, what they hold, Adam's state, and resetting moments."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MASTER_COPIES = (
 )
 """Attributes of optimizers (apex, DeepSpeed, Megatron) that step on float32 copies and write the weights from them."""
 STATE_WEIGHTS = ("ScheduleFree", "Lookahead", "DiLoCo")
-"""Names of optimizers whose state holds a second point in weight space, which a leap would leave behind."""
+"""Names of optimizers whose state holds a second copy of the weights, which a leap would leave behind."""
 TIED_STATE = {
     "ASGD": "averages the weights in its state, and a leap would be averaged in as if it had been trained",
     "LBFGS": "builds its curvature from differences of weights and gradients, and would take one across the leap",
 }
-"""Optimizers, by the name of the class or one that it is made of, whose state belongs to the path of the weights."""
+"""Optimizers whose state belongs to the path of the weights, by the name of their class or a base class."""
 
 
 def as_optimizers(optimizer: Any) -> list[Optimizer]:
@@ -69,8 +69,8 @@ def refuse_unsuited(optimizers: Sequence[Optimizer]) -> None:
     """Refuse optimizers that would undo a leap.
 
     Raises:
-        ValueError: an optimizer that rewrites the weights from copies of its own, keeps a second point of them, or
-            keeps what is only true of the way that they came.
+        ValueError: an optimizer that rewrites the weights from copies of its own, keeps a second copy of them, or
+            keeps a state that holds for their past path only.
     """
     for optimizer in optimizers:
         name = type(optimizer).__name__

@@ -1,4 +1,4 @@
-"""The recognizer in a run that goes on: one fingerprint a checkpoint, compared with the last one."""
+"""The recognizer in a live run: one fingerprint a checkpoint, compared with the last one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from leapverify.observe.batches import BatchFingerprinter, Run, said
 from leapverify.observe.capture import is_transformers, unwrapped
 
 REMEMBERED = 512
-"""Similarities that the thresholds may look back on."""
+"""Most past similarities that the thresholds read."""
 PROBE_ROWS = 64
 """Examples of a held-out batch that serve as probes where none are given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one look at the run gave."""
+    """Regime and similarity at one checkpoint."""
 
     regime: str
     similarity: float | None

@@ -1,4 +1,4 @@
-"""What K real steps did, measured when the run gets there, on the sequences of the prediction."""
+"""Shadow predictions that wait for their K real steps, to be compared with them on the same sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leap over the decay inside the engine: averages kept while the run goes on, asked for when wanted."""
+"""Annealing in a live run: averages are kept while it goes on, and judged on held-out data when asked for."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class LiveAnnealing:
         return found
 
     def restart(self, *, rebuild: bool) -> None:
-        """No average reaches across a leap, or a change of the model."""
+        """Forget all averages: none may span a leap or a change of the model."""
         if rebuild:
             self.store = self._make()
         self.store.reset()

@@ -1,8 +1,8 @@
-"""The leap over the decay: what a constant-rate run would be worth if it were decayed now, verified.
+"""Annealing: the average of past weights that stands for a decay of the learning rate, picked and verified.
 
-Every average that the store can give is tried on the same selection batches, and the best is compared with the present
-weights on batches drawn after that. The loss of the winner on the batches it was picked by is too good to be true and
-is never reported.
+Every average that the store can give is tried on the same selection batches. The best is then compared with the present
+weights on further batches. Its loss on the selection batches is biased, because it was picked by it, and never
+reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SELECTION_BATCHES = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annealed:
-    """The annealed weights of one moment, or the raw ones where no average is shown to be better."""
+    """The annealed weights at one step, or the raw ones where no average is shown to be better."""
 
     step: int
     """Optimizer steps taken."""

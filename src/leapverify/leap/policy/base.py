@@ -1,8 +1,8 @@
-"""What a policy is told at a checkpoint, what it answers, and what it learns of the attempt (SPEC 9).
+"""What a policy gets at a checkpoint, what it answers, and what it learns from the attempt.
 
-A policy never sees weights or batches: it chooses from a situation of a few numbers, may ask a probe what a
-proposal would gain, and is told how the attempt ended. It draws no random number, so equal situations and outcomes
-give equal choices, and its state is plain JSON, so a run that is taken up again chooses as if it had never stopped.
+A policy never sees weights or batches. It chooses from a few numbers, the situation; it may ask a probe what a proposal
+would gain; and it gets the outcome of the attempt. It draws no random number, so equal situations and outcomes give
+equal choices. Its state is plain JSON, so a resumed run chooses as if it had never stopped.
 
 Costs and allowances are in the unit of the ledger: seconds, or forward tokens.
 """
