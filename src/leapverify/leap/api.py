@@ -54,7 +54,7 @@ class LeapVerify:
         tokenizer: object with `encode(text)`.
         config: the options, as a `LeapConfig`.
         options: single options by name, in place of those of `config`: `mode`, `policy`, `interval`, `budget` and so
-            on. `LeapConfig` (leapverify/leap/config.py) lists all of them, each with its meaning and default.
+            on. `LeapConfig` (leapverify/leap/config.py) lists them all; `LeapConfig.meanings()` gives their meanings.
 
     On several ranks every rank makes the same calls (`step`, `anneal`, `load_state_dict` ...) with the same options and
     held-out set; docs/live.md says more.

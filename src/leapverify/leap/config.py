@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -32,7 +35,7 @@ PER_RANK = ("include", "log", "loggers", "mesh", "patience_s")
 
 @dataclass(frozen=True)
 class LeapConfig:
-    """The options of `LeapVerify`; the meaning and unit of each stand beside it in this file.
+    """The options of `LeapVerify`; the meaning and unit of each stand beside it in this file and in `meanings()`.
 
     Raises:
         ValueError: a value that is unknown or makes no sense; the message names the remedy.
@@ -186,6 +189,20 @@ class LeapConfig:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
                 raise TypeError(f"unknown option {name!r}: did you mean {near!r}? LeapConfig lists all options")
         return replace(cls() if config is None else config, **options)
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Each option's name with its meaning and unit, as they stand in this file.
+
+        Example:
+            >>> LeapConfig.meanings()["interval"]
+            'Delta, real steps between checkpoints.'
+        """
+        found: dict[str, str] = {}
+        for node, text in pairwise(ast.parse(inspect.getsource(cls)).body[0].body):  # type: ignore[attr-defined]
+            if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr):
+                found[ast.unparse(node.target)] = " ".join(ast.literal_eval(text.value).split())
+        return found
 
     @property
     def shared(self) -> dict[str, Any]:
