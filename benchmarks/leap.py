@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from leapverify.core.weights import all_finite, copy_, distance
 from leapverify.leap.api import LeapVerify
+from leapverify.leap.live_weights import LiveWeights, Storage
 from leapverify.leap.optimizers import adam_state
-from leapverify.leap.parameters import Storage, Trajectory
 from leapverify.leap.transaction import Transaction, kept_values
 from leapverify.predict import predictor
 from leapverify.trajectory.history import History
@@ -88,12 +88,12 @@ def rejected(layers: int, repeats: int, device: torch.device) -> None:
             "exp_avg": torch.randn_like(each).mul_(1e-3),
             "exp_avg_sq": torch.rand_like(each).mul_(1e-6),
         }
-    trajectory = Trajectory(model, [optimizer], None, Storage(3))
+    weights = LiveWeights(model, [optimizer], None, Storage(3))
     for step in (50, 100, 150):
-        trajectory.history.push(step, parameters)
+        weights.history.push(step, parameters)
         with torch.no_grad():
             torch._foreach_mul_(list(parameters), 1.001)
-    copy_([each.data for each in parameters], trajectory.history[-1].tensors)
+    copy_([each.data for each in parameters], weights.history[-1].tensors)
     size = sum(each.numel() for each in parameters)
     print(f"\n{size / 1e6:.1f} M parameters, float32, {size * 4 / 1e6:.0f} MB; median of {repeats}")
     print(
@@ -101,12 +101,12 @@ def rejected(layers: int, repeats: int, device: torch.device) -> None:
         f"{'all ms':>9}{'copies':>8}{'passes':>8}"
     )
     for name in PREDICTORS:
-        _row(name, trajectory, optimizer, repeats, device)
+        _row(name, weights, optimizer, repeats, device)
 
 
-def _row(name: str, trajectory: Trajectory, optimizer: Any, repeats: int, device: torch.device) -> None:
+def _row(name: str, weights: LiveWeights, optimizer: Any, repeats: int, device: torch.device) -> None:
     chosen = predictor(name)
-    tensors, history = trajectory.tensors, trajectory.history
+    tensors, history = weights.tensors, weights.history
     if chosen.needs.optimizer_state:
         history.optimizer = adam_state([optimizer], tensors, history.steps[-1], [[[1e-4] * 50]])
     buffer = [torch.empty_like(each) for each in tensors]

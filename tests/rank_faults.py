@@ -17,7 +17,7 @@ from leap_faults import ERRORS
 from leap_ranks import INTERVAL, Run, losses, said, way
 from leapverify.core.ranks import Ranks
 from leapverify.leap.api import LeapVerify
-from leapverify.leap.parallel import said as sentence
+from leapverify.leap.parallel import sentence_of as sentence
 from leapverify.leap.policy.base import Proposal
 
 STEPS = 3 * INTERVAL + 2
@@ -25,7 +25,7 @@ MEETINGS, PASSES = 80, 30
 """About as many as a run has, from the first call of the engine on."""
 CONNECTING = ("data groups", "places in the data-parallel mesh")
 """At these the ranks only find one another."""
-LAST = ("the engine is built", "a leap is settled", "the end of a turn")
+LAST = ("the engine is built", "a leap is committed", "the end of a turn")
 """After these meetings nothing follows that can fail."""
 LIVE = {"predictor": "linear", "criterion": "always", "moments": "reset"}
 KINDS = (
@@ -151,13 +151,13 @@ def _differing(case: Case, struck: Struck, leap: LeapVerify) -> None:
 
 
 def _vote(engine: Any, horizon: Callable[[int], int | None]) -> None:
-    choose = engine.trial.policy.choose
+    choose = engine.policy.choose
 
     def chosen(situation: Any, probe: Any) -> Any:
         found, steps = choose(situation, probe), horizon(situation.step)
         return replace(found, proposal=None if steps is None else Proposal("linear", steps))
 
-    engine.trial.policy.choose = chosen
+    engine.policy.choose = chosen
 
 
 def _trained(run: Run, leap: LeapVerify | None) -> tuple[list[Any], tuple[tuple[int, int], ...]]:

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from leapverify.integrations.losses import causal_losses
 from leapverify.integrations.transformers import FILE, LeapCallback
+from leapverify.leap.config import LeapConfig
 from stdlib_gpt2 import batches, broken_loss, examples, same_weights, small_gpt2
 
 STEPS = 60
@@ -418,3 +419,11 @@ def test_tensorboard_shows_the_numbers(tmp_path: Path) -> None:
     board = EventAccumulator(str(next(tmp_path.rglob("events.out.*")).parent))
     board.Reload()
     assert any("leap/effective_step" in tag for tag in board.Tags()["scalars"])
+
+
+def test_options_may_come_as_a_config() -> None:
+    callback = LeapCallback(heldout(), config=LeapConfig(mode="monitor", interval=3))
+    assert callback.mode == "monitor"
+    assert LeapCallback(heldout(), config=LeapConfig(mode="monitor"), mode="off").mode == "off"
+    with pytest.raises(ValueError, match="no held-out data, which mode 'shadow' needs"):
+        LeapCallback(config=LeapConfig(mode="shadow"))

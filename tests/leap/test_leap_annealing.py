@@ -20,7 +20,7 @@ def test_annealing_swaps_in_and_back_bit_exactly(name: str) -> None:
     leap = loop.leap(mode="monitor", anneal=MEMORY)
     loop.run(STEPS, leap)
     with leap.annealed() as found:
-        inside = dict(leap._driver.engine.trajectory.parameters)
+        inside = dict(leap._driver.engine.weights.parameters)
         assert all(torch.equal(inside[key], value) for key, value in found.weights.items())
     assert fingerprint_of(loop) == wanted
     with pytest.raises(ZeroDivisionError), leap.annealed():

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from leapverify.leap.attempt import Attempt, Attempter, Unit
+from leapverify.leap.attempt import Attempt, Attempter, BatchSize
 from leapverify.leap.ledger import Ledger
-from leapverify.leap.parameters import Storage, Trajectory
+from leapverify.leap.live_weights import LiveWeights, Storage
 from leapverify.leap.policy.base import Proposal, Situation
 from leapverify.leap.policy.line_search import LineSearch
 from leapverify.verify import FreshBatches
+from leapverify.verify.distributed import SharedLoss
 
 WIDTH, ROWS = 20, 16
-UNIT = Unit(ROWS, ROWS)
+SIZE = BatchSize(ROWS, ROWS)
 EXACT = [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)]
 ROUNDED = [
     (torch.float32, torch.bfloat16),
@@ -51,21 +52,29 @@ class Bench:
     ) -> None:
         self.model = nn.Linear(now.shape[1], 1, bias=False).to(now.dtype)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        self.trajectory = Trajectory(self.model, [optimizer], None, Storage(2, history))
+        self.weights = LiveWeights(self.model, [optimizer], None, Storage(2, history))
         for step, weight in enumerate((before, now)):
             self.model.weight.data.copy_(weight)
-            self.trajectory.history.push(step, self.trajectory.tensors)
+            self.weights.history.push(step, self.weights.tensors)
+        ledger = Ledger("wall", None, None)
         self.attempter = Attempter(
-            self.model, loss, draw, Ledger("wall", None, None), alpha=alpha, sequences=256, criterion=criterion
+            self.model,
+            self.weights,
+            SharedLoss(loss, ledger.ranks),
+            draw,
+            ledger,
+            SIZE,
+            lambda horizon: None,
+            alpha=alpha,
+            sequences=256,
+            criterion=criterion,
         )
 
     def attempt(self, predictor: str = "linear", horizon: int = 2, *, keep: bool = False) -> Attempt:
-        return self.attempter.attempt(
-            self.trajectory, Proposal(predictor, horizon), lambda: None, UNIT, lambda attempt: keep
-        )
+        return self.attempter.attempt(Proposal(predictor, horizon), lambda attempt: keep)
 
     def probe(self) -> Callable[[Proposal], float | None]:
-        return self.attempter.probe(self.trajectory, lambda horizon: None)
+        return self.attempter.probe()
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -203,7 +212,7 @@ def test_hold_leaves_theta_t_exactly(weights: torch.dtype, history: torch.dtype)
         return batch
 
     bench = Bench(before, now, lambda: torch.randn(ROWS), loss, history=history, criterion="always")
-    rounds = not torch.equal(bench.trajectory.history[-1].tensors[0].to(weights), now)
+    rounds = not torch.equal(bench.weights.history[-1].tensors[0].to(weights), now)
     assert rounds == ((weights, history) in ROUNDED)
     kept: list[Tensor] = []
     bench.attempt("hold", keep=True)
@@ -218,7 +227,7 @@ def test_a_leap_adds_to_theta_t_what_the_snapshots_say(weights: torch.dtype, his
     generator = torch.Generator().manual_seed(0)
     before, now = normal(generator, 1, 50).to(weights), normal(generator, 1, 50).to(weights)
     bench = Bench(before, now, lambda: torch.randn(ROWS), lambda model, batch: batch, history=history)
-    bench.attempter._criterion = "always"
+    bench.attempter.criterion = "always"
     bench.attempt("linear", 3, keep=True)
     move = 3 * (now.to(history).double() - before.to(history).double())
     torch.testing.assert_close(bench.model.weight.data.double(), now.double() + move, rtol=1e-6, atol=1e-6)

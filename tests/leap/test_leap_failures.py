@@ -12,7 +12,7 @@ from torch import nn
 
 from leap_loops import STEPS, HomeMade, Mlp, classified, fingerprint_of, make, next_token, rows
 from leapverify.leap.api import LeapVerify
-from leapverify.leap.recognizer import Seen
+from leapverify.leap.recognizer import Observation
 from leapverify.predict import predictor
 
 ALWAYS = {"policy": "fixed", "predictor": "linear", "horizon": 3}
@@ -155,12 +155,12 @@ def test_a_model_that_changes_begins_a_new_history(change: str) -> None:
         loop.optimizer.state.clear()
         double = lambda m, b: classified(m, (b[0].double(), b[1]))  # noqa: E731
         engine = leap._driver.engine
-        engine.trial.attempter._loss = engine.annealing._loss = double
-        engine.observer._make = lambda: engine.observer.recognizer
-        engine.observer.look = lambda: Seen("unknown", None)
+        engine.attempter.loss = engine.annealing.loss = double
+        engine.observer.make = lambda: engine.observer.recognizer
+        engine.observer.look = lambda: Observation("unknown", None)
     events = loop.run(4, leap, start=12)
     assert "the model changed" in events[-1].reason or events[-1].reason.startswith("needs")
-    assert len(leap._driver.engine.trajectory.history) == 1
+    assert len(leap._driver.engine.weights.history) == 1
     loop.run(12, leap, start=16)
     assert leap.disabled is None
     assert leap.report()["attempts"] > 0

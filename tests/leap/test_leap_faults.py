@@ -84,7 +84,7 @@ def test_gradients_and_weights_that_are_not_finite_reset_the_history(bad: float,
     assert event.status == "nonfinite"
     assert event.reason == "the weights hold values that are not finite"
     assert leap.disabled is None
-    assert len(leap._driver.engine.trajectory.history) == 0
+    assert len(leap._driver.engine.weights.history) == 0
     with torch.no_grad():  # the user loads a good state again
         loop.model.load_state_dict(make("mlp").model.state_dict())
         hook.remove()
@@ -191,7 +191,7 @@ def test_any_change_of_the_model_begins_a_new_history_and_nothing_crashes(change
     CHANGES[change](loop)
     event = loop.run(4, leap, start=12)[-1]
     assert event.reason.startswith("the model changed: ") or event.reason.startswith("needs"), event
-    assert len(leap._driver.engine.trajectory.history) == 1
+    assert len(leap._driver.engine.weights.history) == 1
     before = leap.report()["attempts"]
     loop.run(16, leap, start=16)
     assert leap.disabled is None

@@ -138,11 +138,11 @@ def test_memory_is_told_before_it_is_taken() -> None:
     loop = make("gpt2")
     leap = loop.leap(policy="fixed", horizon=3, anneal=AnnealMemory(snapshots=4))
     elements = sum(p.numel() for p in loop.model.parameters())
-    assert leap._driver.engine.trajectory.history.nbytes == 0
+    assert leap._driver.engine.weights.history.nbytes == 0
     assert f"{3 * 4 * elements / 1e3:.3g} kB for 3 snapshots" in leap.memory
     assert "for averages in cpu" in leap.memory
     loop.run(STEPS, leap)
-    assert leap._driver.engine.trajectory.history.nbytes <= 3 * 4 * elements
+    assert leap._driver.engine.weights.history.nbytes <= 3 * 4 * elements
 
 
 @pytest.mark.failure(6)
@@ -162,8 +162,8 @@ def test_lora_moves_and_holds_the_adapters_alone() -> None:
     pytest.importorskip("peft")
     loop = make("lora")
     leap = loop.leap(policy="fixed", horizon=3, criterion="always")
-    assert leap._driver.engine.trajectory.parameters
-    assert all("lora_" in name for name in leap._driver.engine.trajectory.parameters)
+    assert leap._driver.engine.weights.parameters
+    assert all("lora_" in name for name in leap._driver.engine.weights.parameters)
     frozen = {n: p.clone() for n, p in loop.model.named_parameters() if not p.requires_grad}
     loop.run(STEPS, leap)
     assert leap.leapt > 0
@@ -187,4 +187,4 @@ def test_gpt2_names_stay_plain_under_compile() -> None:
     compiled = torch.compile(model, backend="eager")
     optimizer = torch.optim.AdamW(compiled.parameters())
     leap = LeapVerify(compiled, optimizer, mode="monitor", probes=ids(3))
-    assert list(leap._driver.engine.trajectory.parameters) == [name for name, _ in model.named_parameters()]
+    assert list(leap._driver.engine.weights.parameters) == [name for name, _ in model.named_parameters()]

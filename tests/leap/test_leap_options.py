@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 
 from leap_loops import Mlp, fingerprint_of, make
+from leapverify.leap.api import LeapVerify
+from leapverify.leap.config import LeapConfig
 from leapverify.leap.optimizers import refuse_unsuited, reset_moments
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -126,3 +130,33 @@ def test_adagrad_begins_anew_and_can_go_on_after_a_reset() -> None:
         for name, value in fresh.state[parameter].items():
             assert torch.equal(loop.optimizer.state[parameter][name], value)
     loop.run(2, start=3)
+
+
+# --- LeapConfig -------------------------------------------------------------------------------------------------------
+
+
+def test_options_stand_in_place_of_those_of_the_config() -> None:
+    config = LeapConfig(mode="monitor", interval=3, clock="wall")
+    leap = make("mlp").leap(config=config, interval=5)
+    assert leap.config == replace(config, interval=5, budget=1.0, clock="tokens", step_tokens=1e5)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("intervall", "interval"), ("horizont", "horizon"), ("patience", "patience_s")]
+)
+def test_an_unknown_option_names_the_nearest(name: str, near: str) -> None:
+    message = f"unknown option '{name}': did you mean '{near}'\\? LeapConfig lists all options"
+    with pytest.raises(TypeError, match=message):
+        make("mlp").leap(**{name: 3})
+
+
+def test_every_option_is_explained_beside_it() -> None:
+    meanings = LeapConfig.meanings()
+    assert list(meanings) == [each.name for each in fields(LeapConfig)]
+    assert all(meanings.values())
+
+
+def test_no_option_is_listed_twice() -> None:
+    inputs = set(inspect.signature(LeapVerify).parameters) - {"options"}
+    assert not inputs & {each.name for each in fields(LeapConfig)}
+    assert "LeapConfig" in (LeapVerify.__doc__ or "")

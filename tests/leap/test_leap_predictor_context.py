@@ -103,7 +103,7 @@ def test_nothing_is_kept_or_looked_at_where_no_predictor_asks() -> None:
     leap = loop.leap(policy="auto")
     loop.run(6, leap)
     driver = leap._driver
-    history = driver.engine.trajectory.history
+    history = driver.engine.weights.history
     beside = (history.recent, history.averages, history.milestones, history.layout, history.selection)
     assert beside == (None,) * 5
     assert history.gradients is None
@@ -163,7 +163,7 @@ def test_the_recent_weights_are_those_after_each_step(curious: Curious) -> None:
     for step in range(12):
         loop.run(1, leap, start=step)
         states[step + 1] = [each.detach().clone() for each in loop.model.parameters()]
-    recent = leap._driver.engine.trajectory.history.recent
+    recent = leap._driver.engine.weights.history.recent
     assert recent.steps == (10, 11, 12)
     for each in recent:
         assert all(torch.equal(a, b) for a, b in zip(each.tensors, states[each.step], strict=True))
@@ -174,7 +174,7 @@ def test_early_states_begin_with_the_weights_at_building(curious: Curious) -> No
     start = [each.detach().clone() for each in loop.model.parameters()]
     leap = fixed(loop, history_dtype=torch.bfloat16)
     loop.run(8, leap)
-    first = leap._driver.engine.trajectory.history.milestones.nearest(0)
+    first = leap._driver.engine.weights.history.milestones.nearest(0)
     assert (first.step, first.tensors[0].dtype) == (0, torch.bfloat16)
     assert all(torch.equal(a, b.bfloat16()) for a, b in zip(first.tensors, start, strict=True))
 
@@ -313,7 +313,7 @@ def test_a_state_from_before_anything_was_kept_beside_snapshots_is_taken_up(curi
     del engine["ledger"]["seconds"]["recent"]
     again = fixed(loop)
     again.load_state_dict({"version": state["version"], "driver": {**state["driver"], "engine": engine}})
-    history = again._driver.engine.trajectory.history
+    history = again._driver.engine.weights.history
     assert history.steps == (4, 8)
     assert len(history.milestones) == len(history.recent) == 0
     loop.run(STEPS, again, start=8)
@@ -350,7 +350,7 @@ def test_auto_passes_over_what_lacks_something_and_does_not_count_it_as_declined
     loop = make("mlp")
     leap = loop.leap(policy="auto", predictors=("curious", "linear"))
     loop.run(STEPS, leap)
-    assert leap._driver.engine.trial.policy._declines == {"curious": 0, "linear": 0}
+    assert leap._driver.engine.policy._declines == {"curious": 0, "linear": 0}
     assert {event.predictor for event in leap.events} == {None, "linear"}
     loop = make("mlp")
     leap = loop.leap(policy="auto", predictors=("curious",))

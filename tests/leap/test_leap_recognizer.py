@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from leap_loops import HomeMade, Mlp, fingerprint_of, ids, make
 from leapverify.leap.api import LeapVerify
-from leapverify.leap.recognizer import Recognizer, first_of, probes_of, tried
+from leapverify.leap.recognizer import Recognizer, checked_recognizer, first_of, probes_of
 from leapverify.observe import Thresholds
 
 
@@ -120,7 +120,7 @@ def test_token_ids_that_the_model_takes_otherwise_are_passed_by_the_loss() -> No
     model, batch = Named(), (ids(0), ids(1))
     run = lambda m, b: m({"ids": b[0]})  # noqa: E731
     make_one = lambda some: Recognizer(model, some, Thresholds.online(), run=run, run_first=True)  # noqa: E731
-    found = make_one(batch).like(tried(make_one, batch))
+    found = make_one(batch).like(checked_recognizer(make_one, batch))
     identity = found.fingerprint.identity
     found.take()
     assert found.fingerprint.identity == identity
@@ -135,7 +135,7 @@ def test_a_model_that_does_not_take_one_example_is_looked_at_with_all() -> None:
             return self.body(x).squeeze(0).transpose(0, 1).contiguous()
 
     model = Squeezes()
-    recognizer = tried(lambda some: Recognizer(model, some, Thresholds.online()), torch.randn(6, 4))
+    recognizer = checked_recognizer(lambda some: Recognizer(model, some, Thresholds.online()), torch.randn(6, 4))
     assert recognizer.positions == 6
 
 
@@ -148,13 +148,13 @@ def test_what_fails_at_the_first_look_is_one_sentence() -> None:
 
     model = Fails()
     with pytest.raises(ValueError, match=r"^[^\n]*IndexError: out of range[^\n]*probes=[^\n]*$"):
-        tried(lambda some: Recognizer(model, some, Thresholds.online()), torch.randn(6, 4))
+        checked_recognizer(lambda some: Recognizer(model, some, Thresholds.online()), torch.randn(6, 4))
 
     def broken(some: Any) -> Recognizer:
         raise TypeError("of no kind")
 
     with pytest.raises(ValueError, match=r"failed \(TypeError: of no kind\): pass probes=.*layer="):
-        tried(broken, torch.randn(6, 4))
+        checked_recognizer(broken, torch.randn(6, 4))
 
 
 def test_a_model_that_writes_parameters_in_eval_mode_is_refused() -> None:

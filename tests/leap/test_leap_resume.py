@@ -14,7 +14,7 @@ from leap_loops import make
 from leap_resume import KINDS, resumed, saved, told, whole
 from leapverify.leap import shadow
 from leapverify.leap.anneal.averages import AnnealMemory
-from leapverify.leap.shadow import KEPT, Pending, Waiting
+from leapverify.leap.shadow import KEPT, PendingPrediction, PendingPredictions
 
 
 @pytest.mark.failure(5)
@@ -37,7 +37,7 @@ def test_a_state_of_other_parameters_begins_a_new_history(caplog: pytest.LogCapt
     other = make("vision")
     engine = other.leap(mode="monitor")
     engine.load_state_dict(leap.state_dict())
-    assert len(engine._driver.engine.trajectory.history) == 0
+    assert len(engine._driver.engine.weights.history) == 0
     assert "of other parameters" in caplog.text
 
 
@@ -115,7 +115,7 @@ def test_averages_of_another_memory_begin_anew_and_the_rest_goes_on(caplog: pyte
     leap = make("mlp").leap(**{**FIXED, "anneal": AnnealMemory(every=10)})
     leap.load_state_dict(state)
     assert leap.real_step == 12
-    assert len(leap._driver.engine.trajectory.history) > 0
+    assert len(leap._driver.engine.weights.history) > 0
     assert leap._driver.engine.annealing.store.held == 0
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
@@ -147,19 +147,19 @@ def test_a_policy_whose_state_does_not_fit_begins_anew(caplog: pytest.LogCapture
     state["driver"]["engine"]["policy"]["state"] = {"failures": 3}
     del state["sum"]
     leap = make("mlp").leap(policy="line-search", anneal=True)
-    before = leap._driver.engine.trial.policy.state_dict()
+    before = leap._driver.engine.policy.state_dict()
     leap.load_state_dict(state)
-    assert leap._driver.engine.trial.policy.state_dict() == before
+    assert leap._driver.engine.policy.state_dict() == before
     assert "what policy line-search has learned cannot be taken up" in caplog.text
 
 
-def _pending(due: int, *batches: Any) -> Pending:
-    return Pending(due, due - 5, "linear", 5, 2.0, 1.9, batches)
+def _pending(due: int, *batches: Any) -> PendingPrediction:
+    return PendingPrediction(due, due - 5, "linear", 5, 2.0, 1.9, batches)
 
 
 @pytest.mark.failure(5)
 def test_predictions_that_wait_are_due_at_their_step_or_after_it() -> None:
-    waiting = Waiting()
+    waiting = PendingPredictions()
     for due in (8, 6, 12):
         waiting.add(_pending(due))
     assert waiting.next_due == 6
@@ -178,7 +178,7 @@ def test_predictions_that_wait_are_due_at_their_step_or_after_it() -> None:
 def test_predictions_that_wait_are_saved_with_their_batches() -> None:
     whole = torch.arange(4096.0).reshape(64, 64)
     batch = OrderedDict(x=whole[:2], more={"y": (torch.arange(3), [1, "a", None, 2.5])})
-    waiting, again = Waiting(), Waiting()
+    waiting, again = PendingPredictions(), PendingPredictions()
     waiting.add(_pending(9, batch, whole[2:4]))
     kept = io.BytesIO()
     torch.save(waiting.state_dict(), kept)
@@ -196,7 +196,7 @@ def test_predictions_that_wait_are_saved_with_their_batches() -> None:
 
 
 def test_accelerator_batches_go_where_the_weights_are_and_others_stay_on_the_host() -> None:
-    waiting, again = Waiting(), Waiting()
+    waiting, again = PendingPredictions(), PendingPredictions()
     waiting.add(_pending(9, (torch.ones(2, device="meta"), torch.ones(3))))
     state = waiting.state_dict()
     assert state[0]["places"] == ["meta", "cpu"]
@@ -213,7 +213,7 @@ def test_predictions_whose_batches_cannot_be_saved_are_left_out_and_that_is_said
         x: torch.Tensor
 
     monkeypatch.setattr(shadow, "SAVED_BYTES", 100)
-    waiting = Waiting()
+    waiting = PendingPredictions()
     for due, batch in ((5, Batch(torch.ones(2))), (6, torch.ones(20)), (7, torch.ones(20)), (8, torch.ones(5))):
         waiting.add(_pending(due, batch))
     with caplog.at_level("INFO"):

@@ -37,12 +37,15 @@ from leapverify.leap.schedule.advance import (
     count_of,
     decaying,
     look_ahead,
-    preview,
     steps_left,
     unwrapped,
 )
 
 STEPS = 40
+
+
+def rates_of(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> list[list[list[float]]]:
+    return look_ahead(schedulers, optimizers, count).rates
 
 
 class Ramp:
@@ -140,7 +143,7 @@ def test_foretold_rates_are_those_that_come_and_nothing_is_left_behind(name: str
     scheduler = SCHEDULES[name](optimizer)
     turn(optimizer, scheduler, begin)
     before, saved = state_of(optimizer, [scheduler]), copy.deepcopy(scheduler.state_dict())
-    [found] = preview([scheduler], [optimizer], 12)
+    [found] = rates_of([scheduler], [optimizer], 12)
     assert state_of(optimizer, [scheduler]) == before
     if name != "lambda-object":  # its state_dict holds an object's own dict, compared above
         assert scheduler.state_dict() == saved
@@ -159,7 +162,7 @@ def test_rates_that_are_tensors_are_put_back_in_place(name: str) -> None:
     turn(optimizer, scheduler, 3)
     tensors = [group["lr"] for group in optimizer.param_groups]
     before = [each.clone() for each in tensors]
-    [found] = preview([scheduler], [optimizer], 5)
+    [found] = rates_of([scheduler], [optimizer], 5)
     assert [group["lr"] for group in optimizer.param_groups] == tensors
     assert all(group["lr"] is each for group, each in zip(optimizer.param_groups, tensors, strict=True))
     assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True))
@@ -174,7 +177,7 @@ def test_lists_and_objects_stay_the_same_objects() -> None:
     scheduler = LambdaLR(optimizer, ramp)
     seen, lambdas, groups = ramp.seen, scheduler.lr_lambdas, optimizer.param_groups
     calls = ramp.calls
-    preview([scheduler], [optimizer], 9)
+    rates_of([scheduler], [optimizer], 9)
     assert ramp.calls == calls == len(seen)
     assert ramp.seen is seen
     assert scheduler.lr_lambdas is lambdas
@@ -187,7 +190,7 @@ def test_two_optimizers_with_two_schedulers() -> None:
     for optimizer, scheduler in zip((first, second), schedulers, strict=True):
         turn(optimizer, scheduler, 4)
     before = [state_of(first, schedulers), state_of(second, schedulers)]
-    found = preview(schedulers, [first, second], 10)
+    found = rates_of(schedulers, [first, second], 10)
     assert [state_of(first, schedulers), state_of(second, schedulers)] == before
     for ahead in range(10):
         assert [[column[ahead] for column in columns] for columns in found] == [rates(first), rates(second)]
@@ -200,10 +203,10 @@ def test_constant_without_a_scheduler_and_with_one_that_needs_a_metric() -> None
     plateau = ReduceLROnPlateau(optimizer, patience=0)
     before = state_of(optimizer, [plateau])
     for schedulers in ([], [plateau]):
-        assert preview(schedulers, [optimizer], 3) == [[[0.1] * 3, [0.03] * 3]]
+        assert rates_of(schedulers, [optimizer], 3) == [[[0.1] * 3, [0.03] * 3]]
         advance(schedulers, [optimizer], 3)
     assert state_of(optimizer, [plateau]) == before
-    assert preview([], [optimizer], 0) == [[[], []]]
+    assert rates_of([], [optimizer], 0) == [[[], []]]
 
 
 def test_past_the_end_of_a_schedule_the_last_rate_stands() -> None:
@@ -212,7 +215,7 @@ def test_past_the_end_of_a_schedule_the_last_rate_stands() -> None:
     turn(optimizer, scheduler, 4)
     before = state_of(optimizer, [scheduler])
     assert steps_left([scheduler]) == 2
-    [found] = preview([scheduler], [optimizer], 6)
+    [found] = rates_of([scheduler], [optimizer], 6)
     assert found[0][2:] == [found[0][2]] * 4
     assert state_of(optimizer, [scheduler]) == before
     with pytest.raises(ValueError, match="the schedule has 2 steps left and cannot advance by 3: leap no further"):
@@ -379,7 +382,7 @@ def test_no_warning_though_the_optimizer_has_not_stepped_yet(name: str) -> None:
     scheduler = SCHEDULES[name](optimizer)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        preview([scheduler], [optimizer], 5)
+        rates_of([scheduler], [optimizer], 5)
         advance([scheduler], [optimizer], 2)
     assert caught == []
 
@@ -391,7 +394,7 @@ def test_warnings_that_a_user_sees_once_are_not_shown_again() -> None:
         warnings.simplefilter("default")
         for _ in range(4):
             warnings.warn("once", UserWarning, stacklevel=1)
-            preview([scheduler], [optimizer], 8)
+            rates_of([scheduler], [optimizer], 8)
     assert len(caught) == 1
 
 
@@ -419,7 +422,7 @@ def test_accelerate_wrappers_are_seen_through() -> None:
     check_scheduler(scheduler, [outer])
     check_scheduler(inner, [outer])
     before = state_of(optimizer, [inner])
-    [found] = preview([scheduler], [outer], 4)
+    [found] = rates_of([scheduler], [outer], 4)
     assert state_of(optimizer, [inner]) == before
     expected = []
     for _ in range(4):
@@ -438,7 +441,7 @@ def test_more_processes_step_the_schedule_more_often(monkeypatch: pytest.MonkeyP
     inner = CosineAnnealingLR(optimizer, STEPS)
     scheduler = AcceleratedScheduler(inner, optimizer)
     monkeypatch.setattr("accelerate.state.AcceleratorState", lambda: SimpleNamespace(num_processes=2))
-    [found] = preview([scheduler], [optimizer], 3)
+    [found] = rates_of([scheduler], [optimizer], 3)
     turn(optimizer, inner, 4)
     assert found[0][2] == rates(optimizer)[0]
 
@@ -456,7 +459,7 @@ def test_bad_schedulers() -> None:
     with pytest.raises(ValueError, match="has no step"):
         check_scheduler(CosineAnnealingLR, [mine])
     with pytest.raises(ValueError, match="count = -1 steps cannot be looked at"):
-        preview([], [mine], -1)
+        rates_of([], [mine], -1)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +483,7 @@ def test_a_wsd_schedule_decays_at_its_end_only() -> None:
     scheduler = get_wsd_schedule(optimizer, 5, 10, num_training_steps=30)
     highest, found = 0.0, []
     for _ in range(30):
-        coming = preview([scheduler], [optimizer], 4)[0][0]
+        coming = rates_of([scheduler], [optimizer], 4)[0][0]
         highest = max(highest, coming[0])
         found.append(decaying(coming[0], coming[-1], highest))
         turn(optimizer, scheduler, 1)

@@ -199,7 +199,7 @@ def _between_turns(run: Run, error: Exception, patch: pytest.MonkeyPatch) -> Lea
             raise error
 
     leap = run.leap(**ALWAYS)
-    patch.setattr("leapverify.leap.leakage.Overlap.train", broken)
+    patch.setattr("leapverify.leap.leakage.LeakageCheck.train", broken)
     take = leap.step
     leap.step = lambda: take(batch(0))  # type: ignore[method-assign]
     return leap

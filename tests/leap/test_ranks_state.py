@@ -88,7 +88,7 @@ def test_no_rank_waits_for_a_shadow_prediction_with_the_batches_of_another() -> 
             _take_up(other, kept)
             again.load_state_dict(state)
             engine = again._driver.engine
-            waiting.append((len(engine.trial.waiting._queue), len(engine.trajectory.history)))
+            waiting.append((len(engine.waiting._queue), len(engine.weights.history)))
         return waiting
 
     (own, first), other = run_ranks(2, work)
@@ -115,7 +115,7 @@ def test_a_state_from_another_number_of_ranks_goes_on_with_what_fits(name: str) 
             run = Run(way(name, 3))
             leap = run.leap(**options)
             leap.load_state_dict(_loaded(first))
-        held = len(leap._driver.engine.trajectory.history)
+        held = len(leap._driver.engine.weights.history)
         counts = leap.real_step, leap.report()["attempts"]
         run.train(INTERVAL, leap)
         return held, counts, leap.real_step, leap.disabled, told

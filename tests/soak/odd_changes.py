@@ -146,7 +146,7 @@ class ChangingRun:
             self.since, self.told = self.steps, self.told + 1
         assert self.leap is not None
         assert self.leap._driver is not None
-        self.check_history(self.leap._driver.engine.trajectory.history, list(present.values()), "snapshots")
+        self.check_history(self.leap._driver.engine.weights.history, list(present.values()), "snapshots")
 
     def check_history(self, history: Any, forms: list[Any], what: str) -> None:
         """Whether all that is kept is of the present form, and of steps since the last change."""

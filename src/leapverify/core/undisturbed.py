@@ -123,6 +123,17 @@ def unwritten(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def streams_kept(model: nn.Module) -> Iterator[None]:
+    """The global random streams come back bit-identical, whatever the block draws."""
+    undo = random_streams(model)
+    try:
+        yield
+    finally:
+        for restore in undo:
+            restore()
+
+
+@contextmanager
 def repeated_streams(model: nn.Module) -> Iterator[None]:
     """Whatever a block draws from the random streams of torch, Python and NumPy, it draws the same each time.
 

@@ -21,6 +21,7 @@ from typing import Any
 from leapverify.integrations.losses import causal_losses
 from leapverify.integrations.wiring import (
     checked,
+    mode_of,
     not_installed,
     numbers_of,
     refuse_plugin,
@@ -53,7 +54,7 @@ class LeapCallback(_callback_class()):  # type: ignore[misc]
             a causal language model of transformers.
         module: name of the submodule to watch, which `loss` is then given; the LightningModule itself by default, which
             needs a `forward` for that.
-        options: of LeapVerify: mode, policy, interval, probes, anneal, log, loggers and so on.
+        options: of LeapVerify, by name (`LeapConfig` lists them) or as `config`; `probes` and `tokenizer` too.
 
     Raises:
         ValueError: no held-out data, or an unknown option. When training begins: DeepSpeed, FSDP, several processes
@@ -78,7 +79,7 @@ class LeapCallback(_callback_class()):  # type: ignore[misc]
     @property
     def mode(self) -> str:
         """off, monitor, shadow or live."""
-        return str(self._options.get("mode", "live"))
+        return mode_of(self._options)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Build the engine, and take up its state where training is resumed."""
@@ -166,7 +167,7 @@ def _refuse_several(count: int, mode: str) -> None:
 
 
 def _planned_steps(trainer: Any, pl_module: Any) -> int | None:
-    """Optimizer steps of the whole run; None where there is no telling."""
+    """Optimizer steps of the whole run; None where there is no sharing_failures."""
     if trainer.max_steps > 0:
         return int(trainer.max_steps)
     # In manual optimization a batch may make any number of steps.

@@ -25,6 +25,7 @@ import torch
 from leapverify.integrations.losses import causal_losses
 from leapverify.integrations.wiring import (
     checked,
+    mode_of,
     not_installed,
     numbers_of,
     ranks_met_by,
@@ -34,7 +35,7 @@ from leapverify.integrations.wiring import (
 from leapverify.io.storage import Damaged, NotWritten, read_json, read_marked, replace_marked
 from leapverify.io.untrusted.tensors import check_torch_file
 from leapverify.leap.api import LeapVerify
-from leapverify.leap.parallel import telling
+from leapverify.leap.parallel import sharing_failures
 from leapverify.verify.heldout import LossFunction
 
 try:
@@ -56,7 +57,7 @@ class LeapCallback(TrainerCallback):
         loss: (model, batch) -> scalar, (B,) or (losses, tokens); next-token losses of a causal language model by
             default.
         resume_from: folder of the checkpoint that the run goes on from, where it is not `checkpoint-N` in `output_dir`.
-        options: of LeapVerify: mode, policy, interval, probes, anneal, log, loggers and so on.
+        options: of LeapVerify, by name (`LeapConfig` lists them) or as `config`; `probes` and `tokenizer` too.
 
     Raises:
         ValueError: no held-out data, or an unknown option. When training begins: DeepSpeed, FSDP, several processes
@@ -91,7 +92,7 @@ class LeapCallback(TrainerCallback):
     @property
     def mode(self) -> str:
         """off, monitor, shadow or live."""
-        return str(self._options.get("mode", "live"))
+        return mode_of(self._options)
 
     def on_train_begin(
         self,
@@ -182,7 +183,7 @@ class LeapCallback(TrainerCallback):
                 folder or _folder(args, state.global_step),
             )
             return
-        with telling(ranks):
+        with sharing_failures(ranks):
             saved = read_state(folder)
         self.leap.load_state_dict(saved)
         self.effective_step = state.global_step + self.leap.leapt

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from leapverify.core.ranks import Ranks
 from leapverify.leap.api import LeapVerify
+from leapverify.leap.config import LeapConfig
 from leapverify.leap.event import LeapEvent
 
-BY_THE_FRAMEWORK = ("self", "model", "optimizer", "scheduler")
-"""Arguments of LeapVerify that the callback finds for itself."""
+INPUTS = ("heldout", "loss", "probes", "tokenizer", "config")
+"""Arguments of LeapVerify beside its options that a callback passes on; it finds the others for itself."""
 
 LOGGED = (
     "similarity",
@@ -35,7 +36,7 @@ def checked(options: Mapping[str, Any], heldout: Any) -> dict[str, Any]:
     """The engine's options, after a look at what can be told before training begins.
 
     Args:
-        options: keyword arguments of LeapVerify.
+        options: options of LeapVerify, and what else it is given by name.
         heldout: the held-out batches.
 
     Returns:
@@ -45,17 +46,22 @@ def checked(options: Mapping[str, Any], heldout: Any) -> dict[str, Any]:
         ValueError: an option that LeapVerify has not, or that the callback finds for itself; no held-out data in a
             mode that needs them.
     """
-    known = [name for name in inspect.signature(LeapVerify.__init__).parameters if name not in BY_THE_FRAMEWORK]
+    known = [*INPUTS, *(field.name for field in fields(LeapConfig))]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(f"option {unknown[0]!r} is unknown to LeapCallback: use {', '.join(known)}")
-    mode = options.get("mode", "live")
+    mode = mode_of(options)
     if heldout is None and mode in ("live", "shadow"):
         raise ValueError(
             f"LeapCallback got no held-out data, which mode {mode!r} needs: pass heldout=batches that training never "
             "sees, or use mode='monitor'"
         )
     return dict(options)
+
+
+def mode_of(options: Mapping[str, Any]) -> str:
+    """off, monitor, shadow or live, as the options say or the config among them."""
+    return str(options.get("mode", (options.get("config") or LeapConfig()).mode))
 
 
 def refuse_plugin(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Alerts: what a user should look at now, each with its numbers, said once and not at every checkpoint."""
+"""Alerts: what a user should look at now, each with its numbers, given once and not at every checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STABLE = "stable"
 WINDOW = 20
 """Losses that a spike is measured against."""
 ENOUGH = 5
-"""Losses to have seen before a spike can be told."""
+"""Losses that are needed before a spike can be recognized."""
 DEVIATIONS = 6.0
 """Robust standard deviations (1.4826 MAD) above the median that make a spike."""
 FLOOR = 0.01
@@ -24,7 +24,7 @@ GONE_STABLE = 5
 GRACE = 100
 """Real steps before the overhead is judged: what is done once weighs much in a run that has just begun."""
 SETTLED = 0.8
-"""Share of its budget below which the overhead has to come before it can be above it anew."""
+"""Share of the budget below which the overhead must fall before a further alert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Alert:
 
 
 class Alerts:
-    """Watches the checkpoints of one run; an alert comes when something begins, and again only after it has ended."""
+    """Watches the checkpoints of one run. An alert comes when a state begins, and again only after it has ended."""
 
     def __init__(self) -> None:
         self._regime = UNKNOWN

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import nn
 
-from leapverify.core.ranks import PATIENCE_S, Ranks
+from leapverify.core.ranks import Ranks
 from leapverify.core.shards import local
 from leapverify.core.state_hash import sum_of
+from leapverify.core.undisturbed import streams_kept
 from leapverify.core.weights import copy_
-from leapverify.leap.anneal.averages import AnnealMemory
 from leapverify.leap.anneal.search import Annealed
-from leapverify.leap.assemble import build_engine, engine_report, memory_sentence
-from leapverify.leap.config import AfterMoments, AfterSchedule, Mode, Options
+from leapverify.leap.assemble import build_engine
+from leapverify.leap.config import LeapConfig
 from leapverify.leap.driver import Driver
 from leapverify.leap.event import LeapEvent
-from leapverify.leap.ledger import Clock
-from leapverify.leap.loggers import Teller
+from leapverify.leap.loggers import EventLog
 from leapverify.leap.optimizers import as_optimizers
-from leapverify.leap.parallel import like, ranks_of, same_options, telling
-from leapverify.leap.policy.base import Policy
-from leapverify.leap.state import VERSION, agreed_state, checked_state
+from leapverify.leap.parallel import like, ranks_of, same_options, sharing_failures
+from leapverify.leap.state import VERSION, checked_state, state_of_all_ranks
 from leapverify.leap.step_counter import StepCounter
+from leapverify.leap.summary import engine_report, memory_sentence
 from leapverify.leap.transaction import Transaction
-from leapverify.observe import Thresholds
 from leapverify.verify.heldout import LossFunction
 
 logger = logging.getLogger(__name__)
@@ -52,56 +48,41 @@ class LeapVerify:
             Predictors that choose among candidates, or take gradients, draw further batches from it for that.
         loss: (model, batch) -> a scalar, one loss per sequence (B,), or (losses, tokens); nats per token. Losses per
             sequence make verdicts cheaper: the paired test needs 16 of them.
+        scheduler: the learning-rate scheduler, or a list, each of one of the optimizers.
         probes: what the fingerprint is taken of: texts (with `tokenizer`), token ids (n, T), or any batch that the
             model takes; None for the first held-out batch.
         tokenizer: object with `encode(text)`.
-        layer: name of the module whose output is the fingerprint; None for the last norm, else the input of the head.
-        scheduler: the learning-rate scheduler, or a list, each of one of the optimizers.
-        mode: `off`; `monitor`, fingerprints and regimes; `shadow`, also predictions and verdicts, never carried out;
-            `live`.
-        policy: `auto`, `fixed`, `line-search`, or an object with the methods of `Policy`.
-        predictor: of `fixed` and `line-search`.
-        predictors: that `auto` may use.
-        horizon: K of `fixed`, steps; a multiple or fraction of the interval serves the others as their first.
-        horizons: Ks that `auto` begins with.
-        interval: Delta, real steps between checkpoints.
-        budget: share of the run's time that may be spent; by default 0.01 for `auto` where it predicts, no limit else.
-            Half of the time that leaps have saved may be spent beyond it.
-        alpha: rate of false accepts of a verdict.
-        sequences: most held-out sequences of one verdict.
-        criterion: `paired`, the sequential test; `strict`; and the controls `always` and `never`.
-        thresholds: how similarities become regimes; by default learnt while the run goes on.
-        include: keeps a parameter by its name; others are not predicted.
-        history_device: None, snapshots beside the weights; `cpu`, in (pinned) host memory.
-        history_dtype: float32, or bfloat16 for half the memory: differences then carry 0.4 % rounding of each weight.
-        schedule: after a leap of K, `advance` the schedulers by K steps, or `keep` them.
-        moments: after a leap, `keep` the optimizer's moments or `reset` them with their step counts.
-        leap_in_decay: leap in the schedule's final decay too.
-        total_steps: effective steps of the whole run, if known: no leap goes beyond.
-        anneal: which averages are kept for `anneal()`: an `AnnealMemory`, True for its defaults, or None for none.
-        log: file that events are appended to, one JSON object a line.
-        loggers: one or several objects with `log(dict, step)`: tensorboard writers, wandb or trackio runs, mlflow.
-        seed: of whatever random numbers the held-out data draw.
-        clock: what the budget counts: `wall` seconds, or forward `tokens`, with which decisions repeat exactly.
-        step_tokens: forward-token equivalents of one training step (3 x its positions, on all ranks), for the clock
-            `tokens`.
-        mesh: on several ranks, the data-parallel DeviceMesh: ranks at the same place in it run the same data. None:
-            it follows from the model. With DistributedDataParallel, and where nothing is distributed but the process,
-            every rank runs data of its own; with `fully_shard` the mesh is its own (both dimensions of a HSDP mesh), so
-            that tensor-parallel ranks run the same; with tensor-parallel parameters alone all ranks of their mesh do.
-            To be given where parameters lie on a mesh that has a data-parallel dimension beside.
-        patience_s: on several ranks, how long one waits for the others at a meeting before it gives up.
+        config: the options, as a `LeapConfig`.
+        options: single options by name, in place of those of `config`: `mode`, `policy`, `interval`, `budget` and so
+            on. `LeapConfig` (leapverify/leap/config.py) lists them all; `LeapConfig.meanings()` gives their meanings.
 
     On several ranks every rank makes the same calls (`step`, `anneal`, `load_state_dict` ...) with the same options and
     held-out set; docs/live.md says more.
 
     Raises:
+        TypeError: an unknown option.
         ValueError: a choice that is unknown or does not fit the others; no held-out data; a loss function that gives
             nothing, NaN or a wrong shape; an optimizer that does not hold the model's parameters or undoes leaps; a
             scheduler of another optimizer. The message names the remedy.
-        Apart: the ranks were given different options, or one of them could not go on.
+        RanksDivergedError: the ranks were given different options, or one of them could not go on.
 
     Source: arXiv 2602.19580; the transaction and the leap over the decay: docs/live.md.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> def losses(model, batch):
+        ...     return model(batch).square()[:, 0]
+        >>> heldout = [torch.randn(16, 2) for _ in range(8)]
+        >>> leap = LeapVerify(model, optimizer, heldout=heldout, loss=losses, interval=5, policy="fixed", horizon=10)
+        >>> for _ in range(20):
+        ...     losses(model, torch.randn(16, 2)).mean().backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     event = leap.step()  # None, or what happened at this checkpoint
+        >>> [event.step for event in leap.events], leap.real_step
+        ([5, 10, 15, 20], 20)
     """
 
     def __init__(
@@ -111,98 +92,44 @@ class LeapVerify:
         *,
         heldout: Iterable[Any] | Callable[[], Any] | None = None,
         loss: LossFunction | None = None,
+        scheduler: Any = None,
         probes: Any = None,
         tokenizer: Any = None,
-        layer: str | None = None,
-        scheduler: Any = None,
-        mode: Mode = "live",
-        policy: str | Policy = "auto",
-        predictor: str | None = None,
-        predictors: Sequence[str] | None = None,
-        horizon: int | None = None,
-        horizons: Sequence[int] | None = None,
-        interval: int = 50,
-        budget: float | None = None,
-        alpha: float = 0.05,
-        sequences: int = 256,
-        criterion: str = "paired",
-        thresholds: Thresholds | None = None,
-        include: Callable[[str], bool] | None = None,
-        history_device: str | None = None,
-        history_dtype: torch.dtype = torch.float32,
-        schedule: AfterSchedule = "advance",
-        moments: AfterMoments = "keep",
-        leap_in_decay: bool = False,
-        total_steps: int | None = None,
-        anneal: AnnealMemory | bool | None = None,
-        log: str | os.PathLike[str] | None = None,
-        loggers: Any = (),
-        seed: int = 0,
-        clock: Clock = "wall",
-        step_tokens: float | None = None,
-        mesh: Any = None,
-        patience_s: float = PATIENCE_S,
+        config: LeapConfig | None = None,
+        **options: Any,
     ) -> None:
-        ranks = Ranks() if mode == "off" else ranks_of(model, mesh, patience_s)
         self._driver: Driver | None = None
         self._kept: Mapping[str, Any] | None = None
-        with telling(ranks):
-            self.options = Options(
-                mode=mode,
-                interval=interval,
-                budget=budget,
-                alpha=alpha,
-                sequences=sequences,
-                criterion=criterion,
-                history_device=history_device,
-                history_dtype=history_dtype,
-                schedule=schedule,
-                moments=moments,
-                total_steps=total_steps,
-                clock=clock,
-                step_tokens=step_tokens,
-                include=include,
-            )
-            self._teller = Teller(log, loggers, heard=ranks.rank == 0)
+        # The ranks come first: what is wrong with the options of one of them, the others have to learn.
+        given = {**vars(config or LeapConfig()), **options}
+        ranks = Ranks() if given["mode"] == "off" else ranks_of(model, given["mesh"], given["patience_s"])
+        with sharing_failures(ranks):
+            self.config = LeapConfig.of(config, options)
+            self._event_log = EventLog(self.config.log, self.config.loggers, heard=ranks.rank == 0)
             optimizers = as_optimizers(optimizer)
             self._counter = StepCounter(optimizers)
-            if mode == "off":
+            if self.config.mode == "off":
                 return
-            wishes = {
-                "predictor": predictor,
-                "predictors": predictors,
-                "horizon": horizon,
-                "horizons": horizons,
-                "leap_in_decay": leap_in_decay,
-            }
-            memory = AnnealMemory() if anneal is True else (anneal or None)
-            shown = {"policy": getattr(policy, "name", policy), "thresholds": repr(thresholds), "anneal": memory}
-            same_options(ranks, {**self.options.shared, **wishes, **shown, "layer": layer, "seed": seed})
+            same_options(ranks, self.config.shared)
             engine = build_engine(
                 model,
                 optimizers,
-                self.options,
+                self.config,
+                ranks,
                 heldout=heldout,
                 loss=loss,
+                scheduler=scheduler,
                 probes=probes,
                 tokenizer=tokenizer,
-                layer=layer,
-                scheduler=scheduler,
-                policy=policy,
-                wishes=wishes,
-                thresholds=thresholds or Thresholds.online(),
-                anneal=memory,
-                seed=seed,
-                ranks=ranks,
             )
             logger.info("%s", memory_sentence(engine))
-            self._driver = Driver(engine, self._counter, self._teller)
+            self._driver = Driver(engine, self._counter, self._event_log)
             ranks.all_gather("the engine is built", None)
 
     @property
     def events(self) -> list[LeapEvent]:
         """The newest thousand events."""
-        return self._teller.events
+        return self._event_log.events
 
     @property
     def disabled(self) -> str | None:
@@ -241,7 +168,7 @@ class LeapVerify:
         driver = self._driver
         if driver is None or not driver.active:
             return None
-        if batch is not None and driver.engine.overlap.watching:
+        if batch is not None and driver.engine.leakage.watching:
             driver.show(batch)
         count = driver.counter.count
         if count < driver.next or count == driver.counter.seen:
@@ -249,7 +176,7 @@ class LeapVerify:
         return driver.turn()
 
     def anneal(self) -> Annealed:
-        """The weights after a decay of the learning rate that never was: averaged, and verified on held-out data.
+        """The weights that a decay of the learning rate would give: an average of past ones, verified on held-out data.
 
         The run is not disturbed. Window and shape are chosen on some held-out sequences and verified on others.
 
@@ -262,16 +189,16 @@ class LeapVerify:
         engine = driver.engine
         if engine.annealing is None:
             raise ValueError("annealing needs averages, held-out data and a loss: pass anneal=True, heldout and loss")
-        with driver.charged(), driver.traceless(), telling(engine.ranks):
+        with driver.charged(), streams_kept(engine.model), sharing_failures(engine.ranks):
             engine.refresh()
             assert engine.fresh is not None
             engine.fresh.open_window()
-            found = engine.annealing.anneal(self.real_step, self.options.sequences)
-            engine.trajectory.before_writes()
+            found = engine.annealing.anneal(self.real_step, self.config.sequences)
+            engine.weights.before_writes()
             engine.ranks.assert_same(
                 "annealed", (found.accepted, found.window_steps, found.shape), "the verdict of anneal()"
             )
-        held = engine.trajectory.parameters
+        held = engine.weights.parameters
         return replace(found, weights={name: like(held[name], part) for name, part in found.weights.items()})
 
     @contextmanager
@@ -279,9 +206,9 @@ class LeapVerify:
         """The model with the annealed weights inside the block; bit-identical to what it was afterwards."""
         found = self.anneal()
         assert self._driver is not None
-        trajectory = self._driver.engine.trajectory
-        kept = [each.detach().clone() for each in trajectory.tensors]
-        with Transaction(trajectory.tensors, kept, trajectory.before_writes) as transaction:
+        weights = self._driver.engine.weights
+        kept = [each.detach().clone() for each in weights.tensors]
+        with Transaction(weights.tensors, kept, weights.before_writes) as transaction:
             copy_(transaction.target, [local(each) for each in found.weights.values()])
             yield found
 
@@ -290,7 +217,7 @@ class LeapVerify:
         found = self.anneal()
         if found.accepted and self._driver is not None:
             engine = self._driver.engine
-            copy_([each.data for each in engine.trajectory.tensors], [local(each) for each in found.weights.values()])
+            copy_([each.data for each in engine.weights.tensors], [local(each) for each in found.weights.values()])
             engine.begin_after_leap()
         return found
 
@@ -299,7 +226,7 @@ class LeapVerify:
         found = {"overhead": 0.0, "attempts": 0, "accepted": 0, "leapt": 0}
         found |= engine_report(self._driver.engine) if self._driver else {}
         steps = {"real_steps": self.real_step, "effective_steps": self.effective_step}
-        return {"mode": self.options.mode, **steps, **found, "disabled": self.disabled}
+        return {"mode": self.config.mode, **steps, **found, "disabled": self.disabled}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the engine needs to go on: tensors, numbers and strings, which `weights_only=True` loads."""
@@ -320,9 +247,9 @@ class LeapVerify:
             self._kept = checked_state(state)  # what an engine that is off was given, it hands on
             return
         ranks = self._driver.engine.ranks
-        driver = agreed_state(state, ranks)
+        driver = state_of_all_ranks(state, ranks)
         if driver is not None:
-            with telling(ranks):
+            with sharing_failures(ranks):
                 self._driver.load_state_dict(driver)
                 ranks.all_gather("the state is loaded", None)
 

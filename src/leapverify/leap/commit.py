@@ -1,88 +1,90 @@
-"""What an accepted leap carries along: schedule, moments and counts, all of it on every rank or none of it on any."""
+"""What an accepted leap carries along: schedule and moments, on every rank or on none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from leapverify.leap.attempt import Attempt
-from leapverify.leap.optimizers import Sample, reset_moments
-from leapverify.leap.policy.base import Proposal
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from leapverify.leap.engine import Engine
-from dataclasses import dataclass, field
+from leapverify.core.ranks import Ranks
+from leapverify.leap.config import LeapConfig
+from leapverify.leap.live_weights import LiveWeights
+from leapverify.leap.observer import Observer
+from leapverify.leap.optimizers import reset_moments
+from leapverify.leap.schedule.advance import ScheduleMove
 
-from leapverify.leap.attempt import Attempter, Unit
-from leapverify.leap.policy.base import Policy
-from leapverify.leap.schedule.advance import Moved
-from leapverify.leap.shadow import Waiting
-
-
-@dataclass
-class Trial:
-    """What trying takes: a policy that proposes and an attempter that judges."""
-
-    policy: Policy
-    attempter: Attempter
-    unit: Unit
-    waiting: Waiting = field(default_factory=Waiting)
+SAMPLED = 4096
+"""Elements of the weights that are compared around the first leap."""
 
 
 @dataclass(frozen=True)
-class First:
-    """The first leap, and what takes it back should the optimizer undo it."""
+class FirstLeap:
+    """The first leap of a run: the next optimizer step shows whether the optimizer undoes leaps."""
 
-    sample: Sample
-    moved: Moved | None
+    before: Tensor
+    """Some elements of theta_t."""
+    after: Tensor
+    """The same of theta_hat."""
+    move: ScheduleMove | None
+    """Takes the schedule's move back."""
     horizon: int
     saved: float
+    """What the leap has saved, in the ledger's unit."""
+
+    def was_undone(self, now: Sequence[Tensor], ranks: Ranks) -> bool:
+        """Whether the weights after the next real step lie where they were before the leap, not where it led."""
+        present = _sample(now)
+        squares = torch.stack([(present - each).square().sum() for each in (self.before, self.after)])
+        back, on = ranks.sum("the first leap", squares).sqrt().tolist()
+        return bool(back < 0.1 * on)
 
 
-def settle(engine: Engine, proposal: Proposal, attempt: Attempt) -> bool:
-    """Carry an accepted leap out: schedule, moments and counts while the weights can still be put back.
+def commit_leap(
+    weights: LiveWeights,
+    optimizers: Sequence[Optimizer],
+    observer: Observer,
+    config: LeapConfig,
+    horizon: int,
+    saved: float,
+    *,
+    first: bool,
+) -> FirstLeap | None:
+    """Move schedule and moments on with a leap of K steps, while the weights can still be put back.
 
-    What may fail comes first; then the ranks meet, and what fails on one of them before that is undone on all. What
-    comes after the meeting cannot fail.
+    What may fail comes first, then one collective call: a failure on one rank before it is undone on all of them.
+    Nothing after it can fail.
+
+    Args:
+        weights: they hold theta_hat; the newest snapshot is theta_t.
+        optimizers: those of the run.
+        observer: moves the schedule.
+        config: says what becomes of schedule and moments.
+        horizon: K, steps.
+        saved: what the leap has saved, in the ledger's unit.
+        first: whether it is the first leap of the run.
 
     Returns:
-        Whether the weights stay.
-    """
-    if engine.options.mode != "live":
-        return False
-    sample = Sample(engine.trajectory.history[-1].tensors) if engine.accepted == 0 else None
-    with ExitStack() as undo:
-        moved = engine.observer.advance(proposal.horizon) if engine.options.schedule == "advance" else None
-        if moved is not None:
-            undo.callback(engine.observer.undo, moved)
-        if sample is not None:
-            sample.leapt(engine.trajectory.tensors)
-        if engine.options.moments == "reset":
-            reset_moments(engine.optimizers, engine.trajectory.whole, undo)
-        engine.ranks.all_gather("a leap is settled", None)
-        undo.pop_all()
-    saved = min(attempt.steps_credit or 0.0, proposal.horizon) * engine.ledger.step_cost
-    engine.leapt += proposal.horizon
-    engine.ledger.saved += saved
-    if sample is not None:
-        engine.first = First(sample, moved, proposal.horizon, saved)
-    return True
-
-
-def check_first_leap(engine: Engine) -> None:
-    """After the first real step that follows the first leap: whether the optimizer has undone it.
+        Of the first leap, what the next step is compared with; None of a later one.
 
     Raises:
-        ValueError: it has.
+        Exception: whatever failed here, or on another rank; schedule and moments are then as they were.
     """
-    first, engine.first = engine.first, None
-    if first is not None and first.sample.undone(engine.trajectory.tensors, engine.ranks):
-        if first.moved is not None:
-            engine.observer.undo(first.moved, engine.since_leap)
-        engine.leapt -= first.horizon
-        engine.ledger.saved -= first.saved
-        names = ", ".join(type(each).__name__ for each in engine.optimizers)
-        raise ValueError(
-            f"{names} put the weights back where they were before the leap: it steps on copies of its own, which "
-            "leaping cannot reach; use mode='shadow'"
-        )
+    with ExitStack() as undo:
+        move = observer.advance(horizon) if config.schedule == "advance" else None
+        if move is not None:
+            undo.callback(observer.undo, move)
+        samples = (_sample(weights.history[-1].tensors), _sample(weights.tensors)) if first else None
+        if config.moments == "reset":
+            reset_moments(optimizers, weights.whole, undo)
+        weights.ranks.all_gather("a leap is committed", None)
+        undo.pop_all()
+    return None if samples is None else FirstLeap(*samples, move, horizon, saved)
+
+
+def _sample(tensors: Sequence[Tensor]) -> Tensor:
+    share = max(1, SAMPLED // max(1, len(tensors)))
+    return torch.cat([each.detach().reshape(-1)[:share].double().cpu() for each in tensors])

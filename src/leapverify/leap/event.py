@@ -1,4 +1,4 @@
-"""What the engine says of one checkpoint."""
+"""The record of one checkpoint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from leapverify.leap.policy.base import Proposal
 from leapverify.verify.comparison import Comparison
 
 Status = Literal["observed", "skipped", "declined", "nonfinite", "rejected", "accepted", "actual", "off"]
+_COMPARED = ("loss_now", "loss_predicted", "gain", "lower", "sequences")
+"""Fields that an event takes from a comparison of the same names."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeapEvent:
-    """One checkpoint: what was seen, what was tried, what came of it, and what it cost."""
+    """One checkpoint: what was seen, what was tried, what came of it, and what it cost.
+
+    Example:
+        >>> event = LeapEvent(50, 70, "live", "accepted", "the held-out loss is lower", horizon=20, gain=0.01)
+        >>> record = event.to_dict()  # what the log file and the loggers get
+        >>> record["effective_step"], record["gain"], "similarity" in record
+        (70, 0.01, False)
+    """
 
     step: int
     """Real optimizer steps taken."""
@@ -70,37 +79,17 @@ class LeapEvent:
     alerts: tuple[Alert, ...] = ()
 
     def attempted(
-        self,
-        proposal: Proposal,
-        status: Status,
-        reason: str,
-        steps_gained: float | None,
-        compared: Comparison | None,
+        self, proposal: Proposal, status: Status, reason: str, steps_gained: float | None, compared: Comparison | None
     ) -> LeapEvent:
         """The same event with what came of an attempt."""
         event = dataclasses.replace(
-            self,
-            status=status,
-            reason=reason,
-            predictor=proposal.predictor,
-            horizon=proposal.horizon,
+            self, status=status, reason=reason, predictor=proposal.predictor, horizon=proposal.horizon,
             steps_gained=steps_gained,
-        )
+        )  # fmt: skip
         if compared is None:
             return event
-        return dataclasses.replace(
-            event,
-            verdict=compared.decision,
-            loss_now=compared.loss_now,
-            loss_predicted=compared.loss_predicted,
-            gain=compared.gain,
-            lower=compared.lower,
-            sequences=compared.sequences,
-        )
-
-    def costing(self, seconds: float, tokens: float) -> LeapEvent:
-        """The same event with its cost."""
-        return dataclasses.replace(self, cost_s=seconds, cost_tokens=tokens)
+        numbers = {name: getattr(compared, name) for name in _COMPARED}
+        return dataclasses.replace(event, verdict=compared.decision, **numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """The event as JSON values: what does not exist left out, numbers that are not finite as None."""

@@ -1,4 +1,4 @@
-"""Whether a run trains on its own held-out data: sequences of both, compared by their hashes."""
+"""Leakage: whether a run trains on its own held-out data. Rows of both are compared by their hashes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_ELEMENTS = 1024
 """Elements of a row that are hashed, evenly spread over it."""
 
 
-class Overlap:
+class LeakageCheck:
     """Hashes of the first held-out rows that were drawn and of the first training rows that were shown.
 
     Whichever side comes first is kept until the other has been seen, in any order; both are bounded, and dropped as
@@ -37,12 +37,12 @@ class Overlap:
         self._shown: set[bytes] = set()
         self._both: set[bytes] = set()
         self._batches = self._draws = 0
-        self._told = False
+        self._reported = False
 
     @property
     def watching(self) -> bool:
         """Whether further training batches are looked at."""
-        return self._batches < SHOWN and not self._told
+        return self._batches < SHOWN and not self._reported
 
     def train(self, batch: Any) -> None:
         """Take in a training batch."""
@@ -58,7 +58,7 @@ class Overlap:
 
     def heldout(self, batch: Any) -> None:
         """Take in a held-out batch."""
-        if self._told or self._draws >= HELD:
+        if self._reported or self._draws >= HELD:
             return
         self._draws += 1
         rows = _rows(batch, HELD_ROWS)
@@ -70,9 +70,9 @@ class Overlap:
 
     def found(self) -> str | None:
         """A sentence, once, as soon as a sequence has occurred on both sides."""
-        if self._told or not self._both:
+        if self._reported or not self._both:
             return None
-        self._told, count = True, len(self._both)
+        self._reported, count = True, len(self._both)
         for kept in (self._heldout, self._shown, self._both):
             kept.clear()
         return (

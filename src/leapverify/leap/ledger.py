@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -25,8 +25,8 @@ PASS_TOKENS = 8.0
 """A copy of all weights counts as so many forward tokens: 8 bytes for each weight against 2 operations for each weight
 and token, on a CPU that computes two operations for each byte that it moves. On an accelerator it is several hundred,
 which only the clock `wall` knows."""
-PACES = 16
-"""Intervals over which the pace of training is taken."""
+INTERVALS = 16
+"""Intervals over which the time of a training step is taken."""
 REINVESTED = 0.5
 """Share of the time that leaps have saved that may be spent on further attempts."""
 
@@ -42,24 +42,11 @@ class Ledger:
         budget: share of the run's time that may be spent; None for no limit.
         step_tokens: tokens of one training step, on all ranks; needed for the clock `tokens`.
         ranks: of the run.
-
-    Raises:
-        ValueError: an unknown clock, a budget outside (0, 1], or no step_tokens for the clock `tokens`.
     """
 
     def __init__(
         self, clock: Clock, budget: float | None, step_tokens: float | None, ranks: Ranks | None = None
     ) -> None:
-        if clock not in get_args(Clock):
-            raise ValueError(f"clock {clock!r} is unknown: use wall or tokens")
-        if budget is not None and not 0.0 < budget <= 1.0:
-            raise ValueError(
-                f"budget {budget} is no share of the run's time: give one above 0 and up to 1, such as 0.01"
-            )
-        if step_tokens is not None and not 0.0 < step_tokens < math.inf:
-            raise ValueError(f"step_tokens {step_tokens} is no cost of a training step: give 3 x its positions")
-        if clock == "tokens" and step_tokens is None:
-            raise ValueError("clock 'tokens' needs step_tokens: give 3 x the positions of one training step")
         self.clock, self.budget, self.step_tokens = clock, budget, step_tokens
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.tokens = dict.fromkeys(PARTS, 0.0)
@@ -70,39 +57,41 @@ class Ledger:
         """Real training steps."""
         self.train_s = 0.0
         """Seconds of training, without pauses and without the tool."""
-        self._paces: deque[float] = deque(maxlen=PACES)
-        self._pace: float | None = None
+        self._step_s: deque[float] = deque(maxlen=INTERVALS)
+        """Seconds of a training step, interval by interval."""
+        self._position_s: float | None = None
+        """Seconds of a forward position."""
         self.ranks = Ranks() if ranks is None else ranks
         self._own = dict.fromkeys(PARTS, 0.0)
-        self._settled = True
+        self._agreed = True
 
     def agree(self) -> None:
         """Take over rank 0's clock and the positions of all shares; every rank calls it at the same point.
 
-        Whatever decides by what was spent calls it first; where nothing was spent since, the ranks do not meet.
+        Call it before any decision that depends on costs; without new costs it does nothing.
         """
-        if self.ranks.alone or self._settled:
+        if self.ranks.alone or self._agreed:
             return
-        words: list[Any] = self.ranks.all_gather(f"costs after step {self.steps}", (self._timed(), self._own))
-        seconds, self.train_s, paces, self._pace = words[0][0]
+        every: list[Any] = self.ranks.all_gather(f"costs after step {self.steps}", (self._timed(), self._own))
+        seconds, self.train_s, step_s, self._position_s = every[0][0]
         self.seconds.update(seconds)  # in place: whoever is timing a block holds it
-        self._paces = deque(paces, maxlen=PACES)
+        self._step_s = deque(step_s, maxlen=INTERVALS)
         for name in PARTS:
-            self.tokens[name] += sum(words[leader][1][name] for leader in self.ranks.leaders)
-        self._own, self._settled = dict.fromkeys(PARTS, 0.0), True
+            self.tokens[name] += sum(every[leader][1][name] for leader in self.ranks.leaders)
+        self._own, self._agreed = dict.fromkeys(PARTS, 0.0), True
 
     def _timed(self) -> tuple[dict[str, float], float, list[float], float | None] | None:
         if self.ranks.rank > 0:
             return None
-        return self.seconds, self.train_s, list(self._paces), self._pace
+        return self.seconds, self.train_s, list(self._step_s), self._position_s
 
     def trained(self, steps: int, seconds: float) -> None:
         """Take in real steps since the last call, and the seconds that they took."""
-        self._settled = False
+        self._agreed = False
         self.steps += steps
         self.train_s += seconds
         if steps and seconds > 0.0:
-            self._paces.append(seconds / steps)
+            self._step_s.append(seconds / steps)
 
     @contextmanager
     def part(self, name: str, device: torch.device | None = None) -> Iterator[None]:
@@ -115,15 +104,14 @@ class Ledger:
                 torch.cuda.synchronize(device)
             self.seconds[name] += time.perf_counter() - start
             self.counts[name] += 1
-            self._settled = False
+            self._agreed = False
 
-    def standing(self, name: str) -> tuple[float, float, int]:
-        """Seconds, tokens and turns of a part so far."""
+    @contextmanager
+    def moved(self, source: str, target: str) -> Iterator[None]:
+        """Count what a block adds to one part to another part instead, as one turn of it; nothing after an error."""
         self.agree()
-        return self.seconds[name], self.tokens[name], self.counts[name]
-
-    def move(self, source: str, target: str, seconds: float, tokens: float, count: int) -> None:
-        """Count what a part has taken since it stood at these figures to another part instead."""
+        seconds, tokens, count = self.seconds[source], self.tokens[source], self.counts[source]
+        yield
         self.agree()
         self.seconds[target] += self.seconds[source] - seconds
         self.tokens[target] += self.tokens[source] - tokens
@@ -133,17 +121,17 @@ class Ledger:
     def positions(self, name: str, count: float) -> None:
         """Count a forward pass of so many positions, on this rank."""
         (self.tokens if self.ranks.alone else self._own)[name] += count
-        self._settled = False
+        self._agreed = False
 
     def passes(self, name: str, count: float) -> None:
         """Count so many copies of all weights."""
         self.tokens[name] += count * PASS_TOKENS
 
-    def pace(self, seconds: float, positions: float) -> None:
-        """Take in a measured forward pass, from which the first costs are foretold."""
+    def measured(self, seconds: float, positions: float) -> None:
+        """Take in a measured forward pass, from which the first costs are estimated."""
         if positions > 0:
-            self._settled, found = False, seconds / positions
-            self._pace = found if self._pace is None else min(self._pace, found)
+            self._agreed, found = False, seconds / positions
+            self._position_s = found if self._position_s is None else min(self._position_s, found)
 
     @property
     def elapsed_s(self) -> float:
@@ -167,7 +155,7 @@ class Ledger:
         """Cost of a training step, in the clock's unit: of seconds, the median over the last intervals."""
         if self.clock == "tokens":
             return self.step_tokens or 0.0
-        return statistics.median(self._paces) if self._paces else 0.0
+        return statistics.median(self._step_s) if self._step_s else 0.0
 
     @property
     def allowance(self) -> float:
@@ -185,13 +173,13 @@ class Ledger:
         """What a forward pass of so many positions will cost about, in the clock's unit."""
         if self.clock == "tokens":
             return count
-        return self.step_cost if self._pace is None else count * self._pace
+        return self.step_cost if self._position_s is None else count * self._position_s
 
     def mean_cost(self, name: str, positions: float) -> float:
         """What one more turn of a part will cost: the mean so far, or for the first one what its positions say."""
         self.agree()
-        foretold = self.cost_of_positions(positions)
-        return self._unit[name] / self.counts[name] if self.counts[name] else foretold
+        estimated = self.cost_of_positions(positions)
+        return self._unit[name] / self.counts[name] if self.counts[name] else estimated
 
     def within(self, name: str, cost: float, share: float, without_budget: float = 1.0) -> bool:
         """Whether a part may spend `cost` more and stay within its share of all that may be spent.
@@ -221,8 +209,8 @@ class Ledger:
             "saved": self.saved,
             "steps": self.steps,
             "train_s": self.train_s,
-            "paces": list(self._paces),
-            "pace": self._pace,
+            "paces": list(self._step_s),
+            "pace": self._position_s,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -230,9 +218,9 @@ class Ledger:
         # A state that was saved before a part existed does not name it.
         self.seconds, self.tokens = ({**dict.fromkeys(PARTS, 0.0), **state[name]} for name in ("seconds", "tokens"))
         self.counts = {**dict.fromkeys(PARTS, 0), **state["counts"]}
-        self.saved, self.steps, self._pace = state["saved"], state["steps"], state["pace"]
-        self.train_s, self._paces = state["train_s"], deque(state["paces"], maxlen=PACES)
-        self._own, self._settled = dict.fromkeys(PARTS, 0.0), False
+        self.saved, self.steps, self._position_s = state["saved"], state["steps"], state["pace"]
+        self.train_s, self._step_s = state["train_s"], deque(state["paces"], maxlen=INTERVALS)
+        self._own, self._agreed = dict.fromkeys(PARTS, 0.0), False
 
 
 def copies(needs: Needs, history: History) -> float:

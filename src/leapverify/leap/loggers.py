@@ -136,13 +136,13 @@ logger = logging.getLogger(__name__)
 KEPT_EVENTS = 1000
 
 
-class Teller:
-    """Keeps the newest events and passes each on.
+class EventLog:
+    """Keeps the newest events, and writes each to a file and to experiment loggers.
 
     Args:
         path: file for JSON lines; None for none.
         loggers: whatever `as_logger` takes, or a list of such.
-        heard: whether anybody is told; of several ranks one tells, and the others keep events only.
+        heard: whether file and loggers are written; of several ranks one writes, and the others keep events only.
 
     Raises:
         ValueError: a logger that is none, or no path.
@@ -156,8 +156,8 @@ class Teller:
         if not heard:
             self._lines, self._loggers = None, []
 
-    def tell(self, event: LeapEvent) -> None:
-        """Keep an event and pass it on."""
+    def log(self, event: LeapEvent) -> None:
+        """Keep an event and pass it on; what cannot be written or logged ends that log alone."""
         self.events = [*self.events, event][-KEPT_EVENTS:]
         record = event.to_dict()
         try:
@@ -166,9 +166,9 @@ class Teller:
         except Exception as error:
             logger.warning("leapverify writes its log no more, training and leaping go on: %s", error)
             self._lines = None
-        for log in list(self._loggers):
+        for send in list(self._loggers):
             try:
-                log(record, event.step)
+                send(record, event.step)
             except Exception as error:
-                logger.warning("leapverify logs to %r no more, training and leaping go on: %s", log, error)
-                self._loggers.remove(log)
+                logger.warning("leapverify logs to %r no more, training and leaping go on: %s", send, error)
+                self._loggers.remove(send)

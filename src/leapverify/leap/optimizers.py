@@ -1,4 +1,4 @@
-"""What the engine has to know of optimizers: which it can serve, what they hold, Adam's state, forgetting moments."""
+"""Optimizers: which ones the engine can serve, what they hold, Adam's state, and resetting moments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from leapverify.core.ranks import Ranks
 from leapverify.trajectory.history import OptimizerState
 from leapverify.trajectory.optimizer_state import Rate
 
@@ -27,12 +26,12 @@ MASTER_COPIES = (
 )
 """Attributes of optimizers (apex, DeepSpeed, Megatron) that step on float32 copies and write the weights from them."""
 STATE_WEIGHTS = ("ScheduleFree", "Lookahead", "DiLoCo")
-"""Names of optimizers whose state holds a second point in weight space, which a leap would leave behind."""
+"""Names of optimizers whose state holds a second copy of the weights, which a leap would leave behind."""
 TIED_STATE = {
     "ASGD": "averages the weights in its state, and a leap would be averaged in as if it had been trained",
     "LBFGS": "builds its curvature from differences of weights and gradients, and would take one across the leap",
 }
-"""Optimizers, by the name of the class or one that it is made of, whose state belongs to the path of the weights."""
+"""Optimizers whose state belongs to the path of the weights, by the name of their class or a base class."""
 
 
 def as_optimizers(optimizer: Any) -> list[Optimizer]:
@@ -70,8 +69,8 @@ def refuse_unsuited(optimizers: Sequence[Optimizer]) -> None:
     """Refuse optimizers that would undo a leap.
 
     Raises:
-        ValueError: an optimizer that rewrites the weights from copies of its own, keeps a second point of them, or
-            keeps what is only true of the way that they came.
+        ValueError: an optimizer that rewrites the weights from copies of its own, keeps a second copy of them, or
+            keeps a state that holds for their past path only.
     """
     for optimizer in optimizers:
         name = type(optimizer).__name__
@@ -156,29 +155,3 @@ def _starts(optimizer: Optimizer) -> dict[int, float]:
     if not isinstance(optimizer, torch.optim.Adagrad):
         return {}
     return {id(p): group["initial_accumulator_value"] for group in optimizer.param_groups for p in group["params"]}
-
-
-class Sample:
-    """A few thousand elements of the weights before and after a leap, to see whether the next step undid it."""
-
-    ELEMENTS = 4096
-
-    def __init__(self, before: Sequence[Tensor]) -> None:
-        self._before = self._take(before)
-        self._after: Tensor | None = None
-
-    def leapt(self, after: Sequence[Tensor]) -> None:
-        """Take in the weights right after the leap."""
-        self._after = self._take(after)
-
-    def undone(self, now: Sequence[Tensor], ranks: Ranks) -> bool:
-        """Whether the weights after the next real step lie where they were before the leap, not where it led."""
-        assert self._after is not None
-        present = self._take(now)
-        squares = torch.stack([(present - each).square().sum() for each in (self._before, self._after)])
-        back, on = ranks.sum("the first leap", squares).sqrt().tolist()
-        return bool(back < 0.1 * on)
-
-    def _take(self, tensors: Sequence[Tensor]) -> Tensor:
-        share = max(1, self.ELEMENTS // max(1, len(tensors)))
-        return torch.cat([each.detach().reshape(-1)[:share].double().cpu() for each in tensors])

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from leapverify.core.batch_tree import mapped, tensors_in
@@ -29,7 +28,7 @@ def inner(model: nn.Module) -> nn.Module:
 
 
 def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
-    """The ranks of the run, which every rank asks for at the same point; one process meets nobody.
+    """The ranks of the run; a collective call, unless there is one process.
 
     Which ranks run the same held-out data follows from the model: with DistributedDataParallel each runs its own; with
     `fully_shard` those of the same place in its mesh run the same; with tensor-parallel parameters alone all of their
@@ -38,7 +37,7 @@ def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
     Args:
         model: wrapped as it is trained.
         mesh: a data-parallel DeviceMesh: ranks of the same place in it run the same data; None: see above.
-        patience_s: how long a rank waits for the others at a meeting.
+        patience_s: seconds that a rank waits for the others in a collective call.
 
     Raises:
         ValueError: the model is distributed in a way that is not served, or the mesh is none of this rank's.
@@ -49,7 +48,7 @@ def ranks_of(model: Any, mesh: Any, patience_s: float) -> Ranks:
         raise ValueError(f"patience_s is {patience_s!r}: give the seconds that a rank is to wait for the others")
     group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience_s))
     ranks = ranks_of_world(group=group)
-    with telling(ranks):
+    with sharing_failures(ranks):
         if isinstance(model, nn.Module):
             _refuse(model)
         places = ranks.all_gather("places in the data-parallel mesh", _place(model, mesh, ranks.rank))
@@ -67,8 +66,9 @@ def _place(model: Any, mesh: Any, rank: int) -> tuple[Any, ...]:
                 f"mesh {chosen} does not hold rank {rank}: give the data-parallel DeviceMesh of every rank"
             )
         return ("place", *place)
-    found = next((each for each in _parameters(model) if isinstance(each, DTensor)), None)
-    return ("rank", rank) if found is None else ("mesh", *_ranks_in(found.device_mesh))
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    found = next((each for each in parameters if isinstance(each, DTensor)), None)
+    return ("rank", rank) if found is None else ("mesh", *found.device_mesh.mesh.flatten().tolist())
 
 
 def _mesh_of_shards(model: Any) -> Any:
@@ -81,15 +81,6 @@ def _mesh_of_shards(model: Any) -> Any:
             if groups[0] is not None:
                 return groups[0].mesh_info.mesh
     return None
-
-
-def _ranks_in(mesh: DeviceMesh) -> list[int]:
-    members: Any = mesh.mesh
-    return [int(rank) for rank in members.flatten().tolist()]
-
-
-def _parameters(model: Any) -> Iterator[Tensor]:
-    return model.parameters() if isinstance(model, nn.Module) else iter(())
 
 
 def _refuse(model: nn.Module) -> None:
@@ -110,7 +101,7 @@ def same_options(ranks: Ranks, options: Mapping[str, Any]) -> None:
     """Make sure that every rank was given the same.
 
     Raises:
-        Apart: an option differs; it is named, with both values.
+        RanksDivergedError: an option differs; it is named, with both values.
     """
     given = ranks.all_gather("options", dict(options))
     for name in options:
@@ -132,16 +123,16 @@ def same_probes(probes: Any, ranks: Ranks) -> Any:
 
 
 @contextmanager
-def telling(ranks: Ranks) -> Iterator[None]:
-    """An error of this rank's own inside the block reaches the others at their next meeting."""
+def sharing_failures(ranks: Ranks) -> Iterator[None]:
+    """Tell the other ranks of an error in the block: they raise it at their next collective call."""
     try:
         yield
     except Exception as error:
-        ranks.fail(said(error))
+        ranks.fail(sentence_of(error))
         raise
 
 
-def said(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
     """An error in one sentence; the engine's own are sentences already."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError | RanksDivergedError) and text else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Held-out losses and gradients for the policy's predictors, on batches drawn only where one of them asks."""
+"""What predictors read beside snapshots, such as held-out losses; kept or drawn only where a predictor needs it."""
 
 from __future__ import annotations
 

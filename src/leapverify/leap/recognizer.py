@@ -1,4 +1,4 @@
-"""The recognizer in a run that goes on: one fingerprint a checkpoint, compared with the last one."""
+"""The recognizer in a live run: one fingerprint a checkpoint, compared with the last one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from leapverify.observe.batches import BatchFingerprinter, Run, said
 from leapverify.observe.capture import is_transformers, unwrapped
 
 REMEMBERED = 512
-"""Similarities that the thresholds may look back on."""
+"""Most past similarities that the thresholds read."""
 PROBE_ROWS = 64
 """Examples of a held-out batch that serve as probes where none are given."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one look at the run gave."""
+class Observation:
+    """Regime and similarity at one checkpoint."""
 
     regime: str
     similarity: float | None
@@ -108,7 +108,7 @@ class Recognizer:
     def _follow(self, found: int) -> None:
         self.fingerprint, self._found = self._makes[found](), found
 
-    def look(self, eta_sum: float | None = None) -> Seen:
+    def look(self, eta_sum: float | None = None) -> Observation:
         """Take the fingerprint of the present weights and compare it with the last one.
 
         Args:
@@ -120,7 +120,7 @@ class Recognizer:
         self._similarities = [*self._similarities, s][-REMEMBERED:]
         self._etas = [*self._etas, eta_sum][-REMEMBERED:]
         labels = classify_regimes(self._similarities, self.thresholds, eta_sums=self._etas)
-        return Seen(labels[-1], s)
+        return Observation(labels[-1], s)
 
     def forget_last(self) -> None:
         """After a leap: the next fingerprint has nothing to be compared with."""
@@ -141,29 +141,24 @@ class Recognizer:
         self._last = state["last"] if state["identity"] == self.fingerprint.identity else None
 
 
-def tried(make: Callable[[Any], Recognizer], probes: Any) -> Recognizer:
-    """A recognizer of the probes, after a look at the first of them, or at all if that one alone does not do.
-
-    Returns:
-        The recognizer of what was looked at.
+def checked_recognizer(make: Callable[[Any], Recognizer], probes: Any) -> Recognizer:
+    """The recognizer of the first probe, or of all where that one alone does not do, after it has taken a fingerprint.
 
     Raises:
         ValueError: the model takes the probes in no way, or the layer is not reached.
     """
     try:
-        return _looked(make(first_of(probes)))
+        recognizer = make(first_of(probes))
+        recognizer.take()
     except WrittenError:
         raise
     except Exception as first:
         # A batch of one may be what the model does not take.
         try:
-            return _looked(make(probes))
+            recognizer = make(probes)
+            recognizer.take()
         except Exception as error:
             raise _explained(error) from first
-
-
-def _looked(recognizer: Recognizer) -> Recognizer:
-    recognizer.take()
     return recognizer
 
 

@@ -1,4 +1,4 @@
-"""What K real steps did, measured when the run gets there, on the sequences of the prediction."""
+"""Shadow predictions that wait for their K real steps, to be compared with them on the same sequences."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leapverify.core.batch_tree import mapped, tensors_in
 from leapverify.leap.policy.base import Proposal
 from leapverify.verify.comparison import Comparison
 
@@ -25,7 +26,7 @@ _NUMBERS = ("due", "step", "predictor", "horizon", "loss_now", "loss_predicted")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pending:
+class PendingPrediction:
     """A prediction that was judged and not carried out."""
 
     due: int
@@ -47,30 +48,21 @@ class Pending:
         return since if step == self.due else f"{since}, which was for {self.horizon}"
 
 
-class Waiting:
+class PendingPredictions:
     """Predictions in the order in which they were made; the oldest give way."""
 
     def __init__(self) -> None:
-        self._queue: deque[Pending] = deque(maxlen=KEPT)
-        self._told = False
+        self._queue: deque[PendingPrediction] = deque(maxlen=KEPT)
+        self._reported = False
 
     def expect(self, step: int, proposal: Proposal, compared: Comparison | None) -> None:
         """Wait for what K real steps will do after a prediction that was judged at a step."""
         if compared is None or compared.loss_now is None or compared.loss_predicted is None:
             return
-        self.add(
-            Pending(
-                due=step + proposal.horizon,
-                step=step,
-                predictor=proposal.predictor,
-                horizon=proposal.horizon,
-                loss_now=compared.loss_now,
-                loss_predicted=compared.loss_predicted,
-                batches=compared.batches,
-            )
-        )
+        name, horizon, losses = proposal.predictor, proposal.horizon, (compared.loss_now, compared.loss_predicted)
+        self.add(PendingPrediction(step + horizon, step, name, horizon, *losses, compared.batches))
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: PendingPrediction) -> None:
         """Wait for one more."""
         self._queue.append(pending)
 
@@ -79,13 +71,13 @@ class Waiting:
         """The nearest step at which one is due."""
         return min((each.due for each in self._queue), default=None)
 
-    def due(self, step: int) -> list[Pending]:
+    def due(self, step: int) -> list[PendingPrediction]:
         """Those due at a step or before it, no longer waited for."""
         found = [each for each in self._queue if each.due <= step]
         self._queue = deque((each for each in self._queue if each.due > step), maxlen=KEPT)
         return found
 
-    def __iter__(self) -> Iterator[Pending]:
+    def __iter__(self) -> Iterator[PendingPrediction]:
         return iter(self._queue)
 
     def clear(self) -> None:
@@ -101,15 +93,15 @@ class Waiting:
         found: list[dict[str, Any]] = []
         room = SAVED_BYTES
         for each in self._queue:
-            size = sum(tensor.nbytes for tensor in _tensors(each.batches)) if _is_plain(each.batches) else None
+            size = sum(tensor.nbytes for tensor in tensors_in(each.batches)) if _is_plain(each.batches) else None
             if size is None or size > room:
                 self._tell()
                 continue
             room -= size
             numbers = {name: getattr(each, name) for name in _NUMBERS}
             # Copies, because a view would take everything along that it is a view of.
-            batches = _mapped(each.batches, lambda tensor: tensor.detach().clone())
-            places = [tensor.device.type for tensor in _tensors(each.batches)]
+            batches = mapped(each.batches, lambda tensor: tensor.detach().clone())
+            places = [tensor.device.type for tensor in tensors_in(each.batches)]
             found.append({**numbers, "batches": batches, "places": places})
         return found
 
@@ -124,8 +116,8 @@ class Waiting:
         self._queue = deque(found, maxlen=KEPT)
 
     def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             logger.info(
                 "leapverify: some shadow predictions wait with batches that are no tensors or above %d MB, and are not "
                 "saved: after a resume nothing is said of them",
@@ -133,14 +125,14 @@ class Waiting:
             )
 
 
-def _pending(saved: Mapping[str, Any], device: torch.device) -> Pending:
+def _pending(saved: Mapping[str, Any], device: torch.device) -> PendingPrediction:
     places = iter(saved["places"])
 
     def placed(tensor: Tensor) -> Tensor:
         return tensor.to("cpu" if next(places) == "cpu" else device)
 
     numbers = {name: saved[name] for name in _NUMBERS}
-    return Pending(**numbers, batches=tuple(_mapped(each, placed) for each in saved["batches"]))
+    return PendingPrediction(**numbers, batches=tuple(mapped(each, placed) for each in saved["batches"]))
 
 
 def _is_plain(value: Any) -> bool:
@@ -150,23 +142,3 @@ def _is_plain(value: Any) -> bool:
     if kind in (list, tuple):
         return all(_is_plain(each) for each in value)
     return value is None or kind in (Tensor, bool, int, float, str)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of a nested batch, in their order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(each)
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """The same nested batch with its tensors changed, in their order."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return type(value)((key, _mapped(each, change)) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return type(value)([_mapped(each, change) for each in value])
-    return value

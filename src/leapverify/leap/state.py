@@ -1,4 +1,4 @@
-"""The engine's state as a checkpoint holds it, and back: all of it is looked at before any of it is taken up."""
+"""The engine's state for a checkpoint, and back: all of it is checked before any of it is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from leapverify.core.batch_tree import mapped
 from leapverify.core.ranks import Ranks
 from leapverify.core.state_hash import sum_of
-from leapverify.leap.commit import Trial
 from leapverify.leap.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -45,20 +44,20 @@ class _Part(Protocol):
 
 
 def engine_state(engine: Engine) -> dict[str, Any]:
-    """Counts, snapshots, the last fingerprint, averages, and what policy, ledger, alerts and held-out data remember."""
-    history, trial = mapped(engine.trajectory.history.state_dict(), Tensor.clone), engine.trial
+    """Counts, snapshots, the last fingerprint, averages, and the states of policy, ledger, alerts and held-out data."""
+    history, policy = mapped(engine.weights.history.state_dict(), Tensor.clone), engine.policy
     return {
         "counts": {name: getattr(engine, name) for name in _COUNTS},
-        "names": list(engine.trajectory.parameters),
-        "layout": engine.trajectory.layout,
+        "names": list(engine.weights.parameters),
+        "layout": engine.weights.layout,
         "share": [engine.ranks.share, engine.ranks.shares],
         "steps": history.pop("steps"),
         "snapshots": history.pop("states"),
         "beside": history,
         "observer": engine.observer.state_dict(),
         "annealing": engine.annealing.state_dict() if engine.annealing else None,
-        "policy": {"name": trial.policy.name, "state": trial.policy.state_dict()} if trial else None,
-        "waiting": trial.waiting.state_dict() if trial else None,
+        "policy": {"name": policy.name, "state": policy.state_dict()} if policy else None,
+        "waiting": engine.waiting.state_dict() if policy else None,
         "fresh": engine.fresh.state_dict() if engine.fresh else None,
         "ledger": engine.ledger.state_dict(),
         "alerts": engine.alerts.state_dict(),
@@ -93,7 +92,7 @@ def checked_state(state: Any) -> Mapping[str, Any] | None:
     return driver
 
 
-def agreed_state(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
+def state_of_all_ranks(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
     """What `checked_state` gives, if every rank has brought a state of the same moment.
 
     Raises:
@@ -121,9 +120,9 @@ def agreed_state(state: Any, ranks: Ranks) -> Mapping[str, Any] | None:
 
 
 def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
-    """Go on from what `engine_state` gave; a part of it that does not fit this engine begins anew, and that is said.
+    """Load what `engine_state` gave. A part that does not fit this engine restarts instead, with a warning.
 
-    On several ranks a part begins anew on all of them or on none.
+    On several ranks a part restarts on all of them or on none.
 
     Raises:
         ValueError: it is no such state; the engine is then as it was.
@@ -133,9 +132,9 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
     for name in _COUNTS:
         setattr(engine, name, state["counts"][name])
     engine.first = None
-    engine.trajectory.history.reset()
+    engine.weights.history.reset()
     if engine.annealing is not None:
-        engine.annealing.begin_anew(rebuild=False)
+        engine.annealing.restart(rebuild=False)
     ranks = engine.ranks
     fits = not ranks.any("histories", not _same_weights(engine, state))
     if fits:
@@ -145,7 +144,7 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
             "leapverify: the saved history is of other parameters, or of other parts of them, and begins anew"
         )
     _take_up(engine.observer, state["observer"], "what was observed", ranks)
-    _restore_trial(engine, state, fits)
+    _restore_policy(engine, state, fits)
     _restore_heldout(engine, state["fresh"])
     _take_up(engine.ledger, state["ledger"], "the account of costs", ranks)
     engine.ledger.agree()
@@ -153,7 +152,7 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
 
 
 def _restore_weights(engine: Engine, state: Mapping[str, Any]) -> None:
-    history = engine.trajectory.history
+    history = engine.weights.history
     history.load_state_dict({"steps": state["steps"], "states": state["snapshots"]})
     ranks, what = engine.ranks, "what is kept beside the snapshots"
     if not _done(lambda: history.load_state_dict(state.get("beside") or {}), what, ranks):
@@ -162,34 +161,32 @@ def _restore_weights(engine: Engine, state: Mapping[str, Any]) -> None:
         _take_up(engine.annealing, state["annealing"], "the averages for annealing", ranks)
 
 
-def _restore_trial(engine: Engine, state: Mapping[str, Any], fits: bool) -> None:
-    trial = engine.trial
-    if trial is None:
+def _restore_policy(engine: Engine, state: Mapping[str, Any], fits: bool) -> None:
+    policy, saved = engine.policy, state["policy"]
+    if policy is None:
         return
-    trial.waiting.clear()
+    engine.waiting.clear()
     # What waits holds the batches of the share that saved it; earlier versions knew of one share only.
     share = [engine.ranks.share, engine.ranks.shares]
     if not engine.ranks.any("shares", list(state.get("share") or (0, 1)) != share):
-        _restore_waiting(engine, trial, state, fits)
-    saved = state["policy"]
+        _restore_waiting(engine, state.get("waiting") if fits else None)
     if saved is None:
         return
-    if saved.get("name") == trial.policy.name:
-        _take_up(trial.policy, saved.get("state"), f"what policy {trial.policy.name} has learned", engine.ranks)
+    if saved.get("name") == policy.name:
+        _take_up(policy, saved.get("state"), f"what policy {policy.name} has learned", engine.ranks)
     else:
-        logger.warning("leapverify: what policy %s has learned does not serve %s", saved.get("name"), trial.policy.name)
+        logger.warning("leapverify: what policy %s has learned does not serve %s", saved.get("name"), policy.name)
 
 
-def _restore_waiting(engine: Engine, trial: Trial, state: Mapping[str, Any], fits: bool) -> None:
-    if fits and state.get("waiting") is not None:
-        waiting, device = state["waiting"], engine.trajectory.device
-        loaded = _done(
-            lambda: trial.waiting.load_state_dict(waiting, device), "the shadow predictions that wait", engine.ranks
-        )
-        # What a rank could not save of its own batches is waited for by none.
-        dues = engine.ranks.all_gather("what waits", [(each.due, each.predictor) for each in trial.waiting])
-        if not loaded or any(each != dues[0] for each in dues):
-            trial.waiting.clear()
+def _restore_waiting(engine: Engine, saved: Any) -> None:
+    if saved is None:
+        return
+    waiting, device = engine.waiting, engine.weights.device
+    loaded = _done(lambda: waiting.load_state_dict(saved, device), "the shadow predictions that wait", engine.ranks)
+    # What a rank could not save of its own batches is waited for by none.
+    dues = engine.ranks.all_gather("what waits", [(each.due, each.predictor) for each in waiting])
+    if not loaded or any(each != dues[0] for each in dues):
+        waiting.clear()
 
 
 def _restore_heldout(engine: Engine, saved: Mapping[str, Any] | None) -> None:
@@ -204,7 +201,7 @@ def _restore_heldout(engine: Engine, saved: Mapping[str, Any] | None) -> None:
 
 
 def _take_up(part: _Part, state: Any, what: str, ranks: Ranks, undo: Callable[[], None] | None = None) -> None:
-    """Give a part its state; if it does not fit, the part is what it was before, and one warning says so."""
+    """Give a part its state; if it does not fit, leave the part as it was, with a warning."""
     before = part.state_dict()
     if _done(lambda: part.load_state_dict(state), what, ranks):
         return
@@ -261,7 +258,7 @@ def _shown(value: Any) -> str:
 
 
 def _same_weights(engine: Engine, state: Mapping[str, Any]) -> bool:
-    if list(engine.trajectory.parameters) != list(state["names"]) or engine.trajectory.layout != state.get("layout"):
+    if list(engine.weights.parameters) != list(state["names"]) or engine.weights.layout != state.get("layout"):
         return False
-    shapes = [tuple(each.shape) for each in engine.trajectory.tensors]
+    shapes = [tuple(each.shape) for each in engine.weights.tensors]
     return all([tuple(each.shape) for each in tensors] == shapes for tensors in state["snapshots"])

@@ -55,11 +55,11 @@ class StepCounter:
         new, seconds = self.pending, self._seconds
         if new:
             self._usual = seconds / new
-        self.begin_anew()
+        self.restart()
         return new, seconds
 
-    def begin_anew(self, pending: int = 0) -> None:
-        """Take everything up to now as counted, but for so many steps."""
+    def restart(self, pending: int = 0) -> None:
+        """Count all steps up to now as taken in, except the last `pending`."""
         self.seen, self._skipped, self._seconds = self.count - pending, None, 0.0
 
     def waited(self, seconds: float) -> None:

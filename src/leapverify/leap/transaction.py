@@ -1,4 +1,4 @@
-"""All or nothing: weights that were tried are kept, or put back bit for bit."""
+"""Weights that are tried: they stay if the leap is accepted, and come back bit for bit if it is refused."""
 
 from __future__ import annotations
 
@@ -14,29 +14,36 @@ from leapverify.trajectory.history import History
 
 
 class Transaction:
-    """Anything may be written into the parameters inside; unless `commit` is called, they come back bit-identical.
+    """Inside the block anything may be written into the parameters; without `commit` they come back bit-identical.
 
-    Only weights are written by a leap. Buffers, moments, random streams, modes, the gradient scaler and the schedule
-    are never touched before a leap is accepted, so there is nothing of them to put back. Values are written in place,
-    through `Tensor.data`: a compiled model is not compiled again, and a graph that waits for its backward pass stays
-    valid.
+    A leap writes weights only. Buffers, moments, random streams, modes, the gradient scaler and the schedule are not
+    touched before a leap is accepted, so they need no restoring. Values are written in place, through `Tensor.data`:
+    a compiled model is not compiled again, and a graph that waits for its backward pass stays valid.
 
     Args:
         parameters: tensors that are written.
         kept: their present values, in a type that holds them exactly.
         before: called before every write: sharded modules must not hold gathered weights then.
+
+    Example:
+        >>> weight = torch.zeros(2)
+        >>> with Transaction([weight], [weight.clone()]) as transaction:
+        ...     tried = transaction.target[0].fill_(7.0)
+        >>> weight.tolist()
+        [0.0, 0.0]
     """
 
     def __init__(
         self, parameters: Sequence[Tensor], kept: Sequence[Tensor], before: Callable[[], None] = lambda: None
     ) -> None:
         self._parameters = [parameter.data for parameter in parameters]
-        self._kept, self._before = kept, before
+        self._before = before
+        self.kept = kept
         self.committed = False
 
     @property
     def target(self) -> list[Tensor]:
-        """The tensors to write into, at once: ask anew after every forward pass."""
+        """The tensors to write into, right away: ask for them again after every forward pass."""
         self._before()
         return self._parameters
 
@@ -47,9 +54,9 @@ class Transaction:
         """
         self._before()
         try:
-            copy_(self._parameters, self._kept)
+            copy_(self._parameters, self.kept)
         except Exception:
-            for parameter, kept in zip(self._parameters, self._kept, strict=True):
+            for parameter, kept in zip(self._parameters, self.kept, strict=True):
                 parameter.copy_(kept)
 
     def commit(self) -> None:

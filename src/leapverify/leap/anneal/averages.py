@@ -1,4 +1,4 @@
-"""What the leap over the decay averages: a ring of past weights, and running averages of them."""
+"""What annealing averages: the newest weights, kept whole, and exponential running averages (EMAs)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from leapverify.trajectory.history import STORAGE, History
 
 @dataclass(frozen=True)
 class AnnealMemory:
-    """What may be remembered for annealing, and so what it costs: `AnnealStore.planned_bytes` says how much.
+    """Which weights are kept for annealing; `AnnealStore.planned_bytes` says how much memory that takes.
 
     Raises:
         ValueError: a value makes no sense, or nothing would be averaged.
+
+    Example:
+        >>> AnnealMemory(snapshots=4, every=10, emas=(0.99,)).emas
+        (0.99,)
+        >>> AnnealMemory(snapshots=1)
+        Traceback (most recent call last):
+        ValueError: snapshots = 1 without an EMA average nothing: keep at least 2 snapshots or an EMA
     """
 
     snapshots: int = 8
@@ -72,10 +79,10 @@ class Candidate:
 
 
 class AnnealStore:
-    """The newest weights and running averages of them, as much as an `AnnealMemory` allows; allocated when first used.
+    """The newest weights and running averages of them, as an `AnnealMemory` says; allocated when first used.
 
-    An EMA starts from the first weights it sees, so that it needs no bias correction; an update after n steps has the
-    decay d^n. Weights that are not finite must not be pushed: an EMA never forgets them, `reset` does.
+    An EMA starts from the first weights it sees, so it needs no bias correction. An update after n steps has the decay
+    d^n. Weights that are not finite must not be pushed: they stay in an EMA until `reset`.
 
     Args:
         parameters: tensors whose shapes and devices are taken.
@@ -84,6 +91,18 @@ class AnnealStore:
 
     Raises:
         ValueError: no parameters.
+
+    Example:
+        >>> store = AnnealStore([torch.zeros(2)], AnnealMemory(snapshots=2, every=1))
+        >>> [store.push(step, [torch.full((2,), float(step))]) for step in (1, 2, 3)]
+        [True, True, True]
+        >>> decay = store.candidates()[0]
+        >>> decay.shape, decay.count
+        ('linear', 2)
+        >>> out = [torch.empty(2)]
+        >>> store.write(decay, out)
+        >>> out[0].tolist()
+        [2.5, 2.5]
     """
 
     def __init__(self, parameters: Tensors, memory: AnnealMemory, pinned: bool = False) -> None:
@@ -120,7 +139,7 @@ class AnnealStore:
         return emas + (self._ring.nbytes if self._ring is not None else 0)
 
     def due(self, step: int) -> bool:
-        """Whether the weights after this step are to be taken: the first ones, and from then on every `every` steps."""
+        """Whether the weights after this step are to be taken: the first ones, then every `every` steps."""
         return not self._updates or step - self._last >= self.memory.every
 
     def push(self, step: int, parameters: Tensors) -> bool:

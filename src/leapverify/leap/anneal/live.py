@@ -1,19 +1,20 @@
-"""The leap over the decay inside the engine: averages kept while the run goes on, asked for when wanted."""
+"""Annealing in a live run: averages are kept while it goes on, and judged on held-out data when asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from leapverify.leap.anneal.averages import AnnealMemory, AnnealStore, Candidate
 from leapverify.leap.anneal.search import Annealed, anneal
-from leapverify.leap.attempt import Unit
+from leapverify.leap.attempt import BatchSize
 from leapverify.leap.ledger import Ledger
-from leapverify.leap.parameters import Trajectory
-from leapverify.verify.heldout import LossFunction
+from leapverify.leap.live_weights import LiveWeights
+from leapverify.verify.distributed import SharedLoss
 from leapverify.verify.sequential import MINIMUM
 
 SELECTION = 64
@@ -28,51 +29,35 @@ UNBUDGETED = 0.05
 """Share of the run's time that they may take in a log where no budget was given."""
 
 
-class Annealing:
-    """Keeps the averages of one run and judges them on held-out data.
+@dataclass(eq=False)
+class LiveAnnealing:
+    """Keeps the averages of one run and judges them on held-out data."""
 
-    Args:
-        model: the model.
-        trajectory: its weights.
-        memory: which averages are kept, and where.
-        pinned: whether averages in host memory lie page-locked.
-        loss: (model, batch) -> losses.
-        draw: gives a fresh held-out batch.
-        left: batches that may still be drawn now; None if unknown.
-        ledger: counts what it costs.
-        alpha: rate of false accepts.
-        unit: what a held-out sequence costs.
-    """
+    model: nn.Module
+    weights: LiveWeights
+    memory: AnnealMemory
+    loss: SharedLoss
+    draw: Callable[[], Any]
+    """Gives a fresh held-out batch."""
+    left: Callable[[], int | None]
+    """Batches that may still be drawn now; None if unknown."""
+    ledger: Ledger
+    batch_size: BatchSize
+    alpha: float
+    """Rate of false accepts."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        trajectory: Trajectory,
-        memory: AnnealMemory,
-        *,
-        pinned: bool,
-        loss: LossFunction,
-        draw: Callable[[], Any],
-        left: Callable[[], int | None],
-        ledger: Ledger,
-        alpha: float,
-        unit: Unit,
-    ) -> None:
-        self._model, self._trajectory, self._ledger = model, trajectory, ledger
-        self.memory, self._pinned = memory, pinned
-        self._loss, self._draw, self._left = loss, draw, left
-        self._alpha, self._unit = alpha, unit
+    def __post_init__(self) -> None:
         self.store = self._make()
         self._picked: Candidate | None = None
         self._looks = 0
 
     def push(self, step: int) -> None:
         """Take the weights after a real step into the averages, if the budget covers it."""
-        if not self._ledger.within("average", self._ledger.mean_cost("average", 0.0), AVERAGING_SHARE):
+        if not self.ledger.within("average", self.ledger.mean_cost("average", 0.0), AVERAGING_SHARE):
             return
-        with self._ledger.part("average", self._trajectory.device):
-            self.store.push(step, self._trajectory.tensors)
-        self._ledger.passes("average", 1.0)
+        with self.ledger.part("average", self.weights.device):
+            self.store.push(step, self.weights.tensors)
+        self.ledger.passes("average", 1.0)
 
     def anneal(self, step: int, budget: int, again: Candidate | None = None) -> Annealed:
         """Pick, verify, and leave the run as it is.
@@ -82,44 +67,43 @@ class Annealing:
             budget: most held-out sequences of the verdict.
             again: the only average to consider, instead of all that are kept.
         """
-        with self._ledger.part("anneal", self._trajectory.device):
+        with self.ledger.part("anneal", self.weights.device):
             found = anneal(
-                self._model,
-                dict(zip(self._trajectory.parameters, self._trajectory.tensors, strict=True)),
+                self.model,
+                dict(zip(self.weights.parameters, self.weights.tensors, strict=True)),
                 self.store,
-                self._loss,
-                self._draw,
-                keep=None,
+                self.loss,
+                self.draw,
                 step=step,
-                alpha=self._alpha,
+                alpha=self.alpha,
                 budget=budget,
                 selection_sequences=SELECTION,
                 candidates=None if again is None else [again],
-                left=self._left(),
-                shards=self._trajectory.shards,
-                before_writes=self._trajectory.before_writes,
+                left=self.left(),
+                shards=self.weights.shards,
+                before_writes=self.weights.before_writes,
             )
-        self._ledger.positions("anneal", found.positions)
-        self._ledger.agree()
+        self.ledger.positions("anneal", found.positions)
+        self.ledger.agree()
         return found
 
     def look(self, step: int) -> Annealed | None:
         """The annealed loss for the log, at less cost: the average is picked anew only now and then."""
         candidates = self.store.candidates()
         again = None if self._looks % PICKED_FOR == 0 else _like(self._picked, candidates)
-        foretold = (len(candidates) + 1) * SELECTION * self._unit.per_sequence
-        cost = self._ledger.mean_cost("anneal", foretold)
-        if not candidates or not self._ledger.within("anneal", cost, ANNEALING_SHARE, UNBUDGETED):
+        estimated = (len(candidates) + 1) * SELECTION * self.batch_size.per_sequence
+        cost = self.ledger.mean_cost("anneal", estimated)
+        if not candidates or not self.ledger.within("anneal", cost, ANNEALING_SHARE, UNBUDGETED):
             return None
-        found = self.anneal(step, max(MINIMUM, self._unit.sequences), again)
+        found = self.anneal(step, max(MINIMUM, self.batch_size.sequences), again)
         self._looks += 1
         if again is None:
             chosen = (found.window_steps, found.shape)
             self._picked = next((each for each in candidates if (each.window_steps, each.shape) == chosen), None)
         return found
 
-    def begin_anew(self, *, rebuild: bool) -> None:
-        """No average reaches across a leap, or a change of the model."""
+    def restart(self, *, rebuild: bool) -> None:
+        """Forget all averages: none may span a leap or a change of the model."""
         if rebuild:
             self.store = self._make()
         self.store.reset()
@@ -136,7 +120,8 @@ class Annealing:
         self._looks = state["looks"]
 
     def _make(self) -> AnnealStore:
-        return AnnealStore(self._trajectory.tensors, self.memory, pinned=self._pinned)
+        pinned = self.memory.device == "cpu" and torch.cuda.is_available()
+        return AnnealStore(self.weights.tensors, self.memory, pinned=pinned)
 
 
 def _like(picked: Candidate | None, candidates: Sequence[Candidate]) -> Candidate | None:

@@ -1,8 +1,8 @@
-"""The leap over the decay: what a constant-rate run would be worth if it were decayed now, verified.
+"""Annealing: the average of past weights that stands for a decay of the learning rate, picked and verified.
 
-Every average that the store can give is tried on the same selection batches, and the best is compared with the present
-weights on batches drawn after that. The loss of the winner on the batches it was picked by is too good to be true and
-is never reported.
+Every average that the store can give is tried on the same selection batches. The best is then compared with the present
+weights on further batches. Its loss on the selection batches is biased, because it was picked by it, and never
+reported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.core.shards import Shards
-from leapverify.core.weights import Tensors, all_finite, require_same_shapes
+from leapverify.core.weights import all_finite
 from leapverify.leap.anneal.averages import AnnealStore, Candidate
 from leapverify.leap.transaction import Transaction
 from leapverify.verify.comparison import Comparison, compare, losses_of, positions_of
@@ -33,7 +33,7 @@ SELECTION_BATCHES = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annealed:
-    """The annealed weights of one moment, or the raw ones where no average is shown to be better."""
+    """The annealed weights at one step, or the raw ones where no average is shown to be better."""
 
     step: int
     """Optimizer steps taken."""
@@ -80,7 +80,6 @@ def anneal(
     loss: LossFunction,
     draw: Callable[[], Any],
     *,
-    keep: Sequence[Tensor] | None = None,
     step: int,
     alpha: float = 0.05,
     budget: int = 256,
@@ -100,8 +99,6 @@ def anneal(
         store: past weights.
         loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token.
         draw: gives a fresh held-out batch; raises `Exhausted` rather than give one again.
-        keep: the present values of the parameters, in types that hold them exactly, where the caller has them anyway;
-            otherwise they are copied to where the store keeps its own.
         step: optimizer steps taken.
         alpha: rate of false accepts.
         budget: most sequences of the verification.
@@ -113,12 +110,13 @@ def anneal(
         before_writes: called before weights are written.
 
     Raises:
-        ValueError: `keep` does not hold the parameters exactly, or the loss function gives no losses.
+        ValueError: the loss function gives no losses, or there are no sequences to pick by.
     """
     if selection_sequences < 1:
         raise ValueError(f"selection_sequences = {selection_sequences} leave nothing to pick by: give at least 1")
     tensors = list(parameters.values())
-    kept = _copies(tensors, store) if keep is None else _checked(tensors, keep)
+    device = store.memory.device
+    kept = [each.detach().to(device or each.device, copy=True) for each in tensors]
     trials = store.candidates() if candidates is None else list(candidates)
     found: Comparison | None = None
     with Transaction(tensors, kept, before_writes) as transaction:
@@ -137,7 +135,7 @@ def anneal(
                 alpha=alpha,
                 budget=budget,
             )
-    return _annealed(step, picked, found, _weights(parameters, picked.best, found, store, kept, keep is None))
+    return _annealed(step, picked, found, _weights(parameters, picked.best, found, store, kept))
 
 
 def _pick(
@@ -258,33 +256,17 @@ def _named(candidate: Candidate) -> str:
     return f"the {candidate.shape} decay over {candidate.window_steps} steps ({candidate.count} snapshots)"
 
 
-def _copies(tensors: Tensors, store: AnnealStore) -> list[Tensor]:
-    device = store.memory.device
-    return [each.detach().to(device or each.device, copy=True) for each in tensors]
-
-
-def _checked(tensors: Tensors, keep: Sequence[Tensor]) -> Sequence[Tensor]:
-    require_same_shapes(tensors, keep, "keep")
-    for held, kept in zip(tensors, keep, strict=True):
-        if torch.promote_types(held.dtype, kept.dtype) != kept.dtype:
-            raise ValueError(f"keep has {kept.dtype} for a parameter of {held.dtype}: pass an exact copy, or None")
-    return keep
-
-
 def _weights(
     parameters: Mapping[str, Tensor],
     best: Candidate | None,
     found: Comparison | None,
     store: AnnealStore,
     kept: Sequence[Tensor],
-    own: bool,
 ) -> dict[str, Tensor]:
     """The average that was accepted, or the raw weights, in tensors of their own."""
     types = [torch.promote_types(each.dtype, torch.float32) for each in parameters.values()]
     if best is None or found is None or not found.accepted:
-        # A copy that was made here is nobody else's.
-        wide = (each.detach().to(kind, copy=not own) for each, kind in zip(kept, types, strict=True))
-        return dict(zip(parameters, wide, strict=True))
+        return {name: each.to(kind) for name, each, kind in zip(parameters, kept, types, strict=True)}
     out = [torch.empty_like(each, dtype=kind) for each, kind in zip(kept, types, strict=True)]
     store.write(best, out)
     return dict(zip(parameters, out, strict=True))

@@ -35,9 +35,8 @@ from leapverify.leap.policy.base import (
     refusal,
     require_horizon,
     require_state,
-    require_status,
 )
-from leapverify.leap.policy.experience import Estimate, Experience, looked_better, share_gained
+from leapverify.leap.policy.experience import Experience, LeapEstimate, looked_better, share_gained
 from leapverify.predict import predictor as catalogued
 
 PREDICTORS = ("dmd-2", "wnn", "linear")
@@ -125,7 +124,6 @@ class Auto:
 
     def learn(self, outcome: Outcome) -> None:
         """Take in how an attempt ended."""
-        require_status(outcome)
         predictor, horizon = outcome.proposal.predictor, outcome.proposal.horizon
         if outcome.status == "declined":
             self._declines[predictor] = self._declines.get(predictor, 0) + 1
@@ -190,7 +188,7 @@ class Auto:
         """That a predictor needs from one leap to the next."""
         return max(1, self._snapshots[predictor] - 1)
 
-    def _best(self, proposals: Sequence[Proposal], situation: Situation) -> Estimate:
+    def _best(self, proposals: Sequence[Proposal], situation: Situation) -> LeapEstimate:
         """The shortest horizon among those that come near the highest value a checkpoint; the first of equals."""
         estimates = [self._experience.estimate(each, situation) for each in proposals]
         rates = [min(each.value, each.value / self._checkpoints(each.proposal.predictor)) for each in estimates]
@@ -198,7 +196,7 @@ class Auto:
         near = [(each, rate) for each, rate in zip(estimates, rates, strict=True) if rate >= least]
         return min(near, key=lambda pair: (pair[0].proposal.horizon, -pair[1]))[0]
 
-    def _decide(self, best: Estimate, situation: Situation) -> LeapChoice:
+    def _decide(self, best: LeapEstimate, situation: Situation) -> LeapChoice:
         proposal = best.proposal
         what = f"{proposal.predictor} by {proposal.horizon} steps"
         unit = situation.step_cost or 1.0

@@ -1,8 +1,8 @@
-"""What a policy is told at a checkpoint, what it answers, and what it learns of the attempt (SPEC 9).
+"""What a policy gets at a checkpoint, what it answers, and what it learns from the attempt.
 
-A policy never sees weights or batches: it chooses from a situation of a few numbers, may ask a probe what a
-proposal would gain, and is told how the attempt ended. It draws no random number, so equal situations and outcomes
-give equal choices, and its state is plain JSON, so a run that is taken up again chooses as if it had never stopped.
+A policy never sees weights or batches. It chooses from a few numbers, the situation; it may ask a probe what a proposal
+would gain; and it gets the outcome of the attempt. It draws no random number, so equal situations and outcomes give
+equal choices. Its state is plain JSON, so a resumed run chooses as if it had never stopped.
 
 Costs and allowances are in the unit of the ledger: seconds, or forward tokens.
 """
@@ -88,6 +88,10 @@ class Outcome:
     """Gain over the fall of the loss in a real step; None unless accepted and that rate is above 0."""
     cost: float
     """Of the whole attempt, unit of the ledger."""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"outcome status {self.status!r} is unknown: use {', '.join(STATUSES)}")
 
 
 Probe: TypeAlias = Callable[[Proposal], float | None]
@@ -179,22 +183,12 @@ class BackOff:
 
     def state_dict(self) -> dict[str, int]:
         """As JSON."""
-        return {"failures": self.failures, "step": self.step, "interval": self.interval, "until": self.until}
+        return {name: getattr(self, name) for name in ("failures", "step", "interval", "until")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.failures, self.step = int(state["failures"]), int(state["step"])
         self.interval, self.until = int(state["interval"]), int(state["until"])
-
-
-def require_status(outcome: Outcome) -> None:
-    """Refuse an outcome of no known status.
-
-    Raises:
-        ValueError: the status is none of `STATUSES`.
-    """
-    if outcome.status not in STATUSES:
-        raise ValueError(f"outcome status {outcome.status!r} is unknown: use {', '.join(STATUSES)}")
 
 
 def require_state(state: Mapping[str, Any], keys: Sequence[str], name: str) -> None:

@@ -65,7 +65,7 @@ class Record:
     """Of all attempts, unit of the ledger."""
 
 
-class Estimate(NamedTuple):
+class LeapEstimate(NamedTuple):
     """What is expected of one arm."""
 
     proposal: Proposal
@@ -112,12 +112,12 @@ class Experience:
         record = self._records.get((proposal.predictor, proposal.horizon, regime))
         return record is not None and record.accepted > 0.0
 
-    def estimate(self, proposal: Proposal, situation: Situation) -> Estimate:
+    def estimate(self, proposal: Proposal, situation: Situation) -> LeapEstimate:
         """What a proposal is expected to bring, by the formulas at the head of this file."""
         chance = self._chance(proposal, situation)
         steps = proposal.horizon * self._share(proposal, situation)
         cost = self._cost(proposal, situation)
-        return Estimate(proposal, chance, steps, cost, chance * steps * situation.step_cost - cost)
+        return LeapEstimate(proposal, chance, steps, cost, chance * steps * situation.step_cost - cost)
 
     def state_dict(self) -> list[list[Any]]:
         """The records as JSON."""

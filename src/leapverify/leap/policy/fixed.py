@@ -13,7 +13,6 @@ from leapverify.leap.policy.base import (
     Situation,
     refusal,
     require_horizon,
-    require_status,
 )
 from leapverify.predict import predictor as catalogued
 
@@ -28,6 +27,10 @@ class Fixed:
 
     Raises:
         ValueError: an unknown predictor, or a horizon below 1.
+
+    Example:
+        >>> Fixed("linear", 20).predictors
+        ('linear',)
     """
 
     name = "fixed"
@@ -48,7 +51,6 @@ class Fixed:
 
     def learn(self, outcome: Outcome) -> None:
         """Nothing is learned."""
-        require_status(outcome)
 
     def state_dict(self) -> dict[str, Any]:
         """There is no state."""

@@ -20,7 +20,6 @@ from leapverify.leap.policy.base import (
     refusal,
     require_horizon,
     require_state,
-    require_status,
 )
 from leapverify.predict import predictor as catalogued
 
@@ -78,7 +77,6 @@ class LineSearch:
 
     def learn(self, outcome: Outcome) -> None:
         """Wait longer after each search whose result was refused; an accepted one ends the waiting."""
-        require_status(outcome)
         if outcome.status == "accepted":
             self._back_off.succeeded()
         else:

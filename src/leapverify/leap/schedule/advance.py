@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from leapverify.leap.schedule.undo import Entries, remember
+from leapverify.leap.schedule.undo import GroupUndo, register_undo
 
 FALL = 0.9
 """A rate that is to fall below this share of itself over the next interval is in its decay."""
@@ -87,7 +87,7 @@ def look_ahead(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int)
     rows: list[list[float]] = []
     end: int | None = None
     with ExitStack() as undo:
-        remember([unwrapped(each) for each in moving], held, undo)
+        register_undo([unwrapped(each) for each in moving], held, undo)
         _silence_order_check(moving)
         for turn in range(count):
             going = [each for each in moving if _turn(each)] if turn else moving
@@ -103,12 +103,7 @@ def look_ahead(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int)
     return Ahead([[list(next(columns, ())) for _ in each.param_groups] for each in held], end)
 
 
-def preview(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> list[list[list[float]]]:
-    """The rates that `look_ahead` finds: for each optimizer, for each of its groups, `count` of them."""
-    return look_ahead(schedulers, optimizers, count).rates
-
-
-class Moved:
+class ScheduleMove:
     """Schedulers that were moved on, and the way back.
 
     Args:
@@ -119,9 +114,9 @@ class Moved:
     def __init__(self, schedulers: Sequence[Any], optimizers: Sequence[Any]) -> None:
         self._schedulers, self._back = list(schedulers), ExitStack()
         groups = [group for each in optimizers for group in unwrapped_optimizer(each).param_groups]
-        self._groups = [Entries(group) for group in groups]
+        self._groups = [GroupUndo(group) for group in groups]
         self._counts: list[int | None] = []
-        remember([unwrapped(each) for each in schedulers], [], self._back)
+        register_undo([unwrapped(each) for each in schedulers], [], self._back)
 
     def close(self) -> None:
         """The move is over: what changes from now on is not of it."""
@@ -138,7 +133,7 @@ class Moved:
             since: optimizer steps after the move; only schedulers that keep no count of their own need to be told.
         """
         made = [
-            since * pace_of(each) if now is None or then is None else now - then
+            since * steps_per_update(each) if now is None or then is None else now - then
             for each, then, now in zip(self._schedulers, self._counts, map(count_of, self._schedulers), strict=True)
         ]
         schedulers, groups = self._schedulers, self._groups
@@ -149,7 +144,7 @@ class Moved:
         _step(schedulers, made)
 
 
-def advance(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> Moved:
+def advance(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) -> ScheduleMove:
     """Move the schedulers on by a number of optimizer steps; those that step on a metric stay.
 
     Args:
@@ -168,10 +163,10 @@ def advance(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) ->
     if left is not None and count > left:
         raise ValueError(f"the schedule has {left} steps left and cannot advance by {count}: leap no further than that")
     moving = movable(schedulers)
-    moved = Moved(moving, optimizers)
+    moved = ScheduleMove(moving, optimizers)
     with ExitStack() as undo:
-        remember([unwrapped(each) for each in moving], [unwrapped_optimizer(each) for each in optimizers], undo)
-        _step(moving, [count * pace_of(each) for each in moving])
+        register_undo([unwrapped(each) for each in moving], [unwrapped_optimizer(each) for each in optimizers], undo)
+        _step(moving, [count * steps_per_update(each) for each in moving])
         moved.close()
         undo.pop_all()
     return moved
@@ -179,7 +174,7 @@ def advance(schedulers: Sequence[Any], optimizers: Sequence[Any], count: int) ->
 
 def steps_left(schedulers: Sequence[Any]) -> int | None:
     """Optimizer steps that may follow before a scheduler refuses to go on (OneCycleLR does); None if none would."""
-    left = [limit // pace_of(each) for each in schedulers if (limit := _limit(unwrapped(each))) is not None]
+    left = [limit // steps_per_update(each) for each in schedulers if (limit := _limit(unwrapped(each))) is not None]
     return min(left, default=None)
 
 
@@ -241,7 +236,7 @@ def _step(schedulers: Sequence[Any], counts: Sequence[int]) -> None:
                     unwrapped(scheduler).step()
 
 
-def pace_of(scheduler: Any) -> int:
+def steps_per_update(scheduler: Any) -> int:
     """Scheduler steps that one optimizer step makes: accelerate makes one for each process unless batches are split."""
     if getattr(scheduler, "step_with_optimizer", False) and not getattr(scheduler, "split_batches", True):
         return int(sys.modules["accelerate.state"].AcceleratorState().num_processes)
@@ -252,7 +247,7 @@ def _turn(scheduler: Any) -> bool:
     """Move one scheduler on by one optimizer step; False if its schedule is over."""
     inner = unwrapped(scheduler)
     try:
-        for _ in range(pace_of(scheduler)):
+        for _ in range(steps_per_update(scheduler)):
             inner.step()
     except Exception:
         # OneCycleLR raises a ValueError past its end, a function of the user's whatever it likes: the last rate stands.

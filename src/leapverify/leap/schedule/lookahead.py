@@ -1,7 +1,7 @@
 """How far a leap may go along the schedule: to where it begins its final decay, ends, or turns up again.
 
-Looking ahead costs some microseconds a step, so what was found is kept, and nothing is looked at again before a good
-part of it has been used up, what was foretold has come, or the rates are not those that were foretold.
+Looking ahead costs some microseconds a step. So the rates that were found are kept, and the schedule is looked at again
+only when half of them are used up, when the limit is reached, or when the present rates differ from the kept ones.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NEAR, FAR = 8, 64
 """Intervals that are looked ahead at first and at most."""
 MOST = 4096
 """Steps that are looked ahead at most, unless a leap is to go further."""
-WORN = 0.5
-"""Share of what was seen that may be used up."""
+USABLE = 0.5
+"""Share of the rates found that may be used up before the next look."""
 SAME = 1e-6
 """Rates nearer to one another than this share are equal."""
 TURN = 1e-3
 """A fall and the rise after it are a turn if both exceed this share of the rate."""
-NOTHING = 1e-9
+ZERO = 1e-9
 """A rate below this share of the highest is 0."""
 
 
@@ -55,8 +55,8 @@ def limit(
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What one look has found; steps are effective ones."""
+class LookaheadWindow:
+    """The rates that one look ahead has found; steps are effective ones."""
 
     begin: int
     """The step to which the first rates belong."""
@@ -67,7 +67,7 @@ class Sight:
     bound: int
     """The step that no leap may pass."""
     event: bool
-    """Whether something is to happen there, or just nothing was looked at beyond."""
+    """Whether the schedule ends, decays, turns or is 0 there; False: nothing was looked at beyond."""
     reach: int
     """Steps that were looked ahead."""
     leap_in_decay: bool
@@ -76,8 +76,8 @@ class Sight:
         """Whether so many groups' rates of a step were seen."""
         return groups == len(self.groups) and 0 <= step - self.begin < len(self.columns[0])
 
-    def foretold(self, step: int, rates: Sequence[float]) -> bool:
-        """Whether these are the rates that were seen for a step."""
+    def agrees_with(self, step: int, rates: Sequence[float]) -> bool:
+        """Whether these are the rates that were found for a step."""
         seen = [column[step - self.begin] for column in self.columns]
         return all(
             math.isclose(seen[group], rate, rel_tol=SAME) for group, rate in zip(self.groups, rates, strict=True)
@@ -93,11 +93,11 @@ class Sight:
         if step < self.bound:
             return False
         rows = zip(*(self.columns[group][: step - self.begin + 1] for group in self.groups), strict=True)
-        return any(all(map(_is_nothing, row, highest)) for row in dropwhile(lambda row: not any(row), rows))
+        return any(all(map(_is_zero, row, highest)) for row in dropwhile(lambda row: not any(row), rows))
 
 
-class Outlook:
-    """Tells the steps until the schedule does what no leap may pass, and looks at it as seldom as that takes.
+class ScheduleLookahead:
+    """Counts the steps until the schedule does what no leap may pass; looks ahead as seldom as that allows.
 
     Args:
         interval: Delta, real steps between checkpoints.
@@ -106,12 +106,12 @@ class Outlook:
     def __init__(self, interval: int) -> None:
         self._interval = interval
         self._reach = 0
-        self._sight: Sight | None = None
+        self._window: LookaheadWindow | None = None
         self.highest: list[float] = []
         """Rate of the run so far, for each parameter group."""
         self.over = False
-        """Whether all rates have been 0: what comes after that, such as a CosineAnnealingLR's way back up, was not
-        meant to be trained with."""
+        """Whether all rates have been 0. Rates after that, such as those of a CosineAnnealingLR that rises again, were
+        not meant for training."""
 
     def until(
         self,
@@ -134,14 +134,14 @@ class Outlook:
             least: steps that have to be looked ahead at least, if nothing is to happen before.
         """
         held = effective - ahead
-        kept = self._sight if self._sight is not None and self._sight.covers(held, len(present)) else None
-        if kept is not None and not kept.foretold(held, present):
-            # Another schedule than it was: trust it again step by step.
+        kept = self._window if self._window is not None and self._window.covers(held, len(present)) else None
+        if kept is not None and not kept.agrees_with(held, present):
+            # The schedule has changed: look ahead a short way first.
             kept, self._reach, self.over = None, 0, False
         self._rise(present if kept is None else kept.highest(held))
         self.over = self.over or (kept is not None and kept.event and kept.passed_zero(held, self.highest))
         if kept is None or not self._serves(kept, effective, leap_in_decay, least):
-            kept = self._sight = self._look(effective, present, look, ahead, leap_in_decay, least)
+            kept = self._window = self._look(effective, present, look, ahead, leap_in_decay, least)
         return 0 if self.over else max(0, kept.bound - effective)
 
     def in_decay(self, columns: Sequence[Sequence[float]]) -> bool:
@@ -158,22 +158,22 @@ class Outlook:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found, and the highest rates, as JSON values."""
+        """The rates found, and the highest ones, as JSON values."""
         return {
             "reach": self._reach,
             "highest": list(self.highest),
             "over": self.over,
-            "sight": None if self._sight is None else asdict(self._sight),
+            "sight": None if self._window is None else asdict(self._window),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._reach, self.highest, self.over = int(state["reach"]), list(state["highest"]), bool(state["over"])
-        self._sight = None if state["sight"] is None else Sight(**state["sight"])
+        self._window = None if state["sight"] is None else LookaheadWindow(**state["sight"])
 
     def _look(
         self, effective: int, present: Sequence[float], look: Look, ahead: int, leap_in_decay: bool, least: int
-    ) -> Sight:
+    ) -> LookaheadWindow:
         # Nearby first: within a decay nothing further is of interest, and this is asked at every checkpoint.
         reach = 0
         bound, columns = self._bound(look, reach, leap_in_decay)
@@ -184,7 +184,7 @@ class Outlook:
             columns = [[now, *column] for now, column in zip(present, columns, strict=True)]
         distinct = list(dict.fromkeys(map(tuple, columns)))
         place = {column: i for i, column in enumerate(distinct)}
-        return Sight(
+        return LookaheadWindow(
             begin=effective - ahead,
             columns=[list(column) for column in distinct],
             groups=[place[tuple(column)] for column in columns],
@@ -210,17 +210,17 @@ class Outlook:
 
     def _next_reach(self, least: int) -> int:
         """Twice as far as the last time, if nothing has happened as far as that."""
-        if self._sight is not None and not self._sight.event:
+        if self._window is not None and not self._window.event:
             self._reach *= 2
         most = max(2 * self._interval, min(FAR * self._interval, MOST - self._interval - 1))
         self._reach = min(most, max(NEAR * self._interval, self._reach))
-        return max(self._reach, math.ceil(least / WORN))
+        return max(self._reach, math.ceil(least / USABLE))
 
-    def _serves(self, kept: Sight, effective: int, leap_in_decay: bool, least: int) -> bool:
+    def _serves(self, kept: LookaheadWindow, effective: int, leap_in_decay: bool, least: int) -> bool:
         if kept.leap_in_decay != leap_in_decay:
             return False
         left = kept.bound - effective
-        return left > 0 if kept.event else left >= max(WORN * kept.reach, least)
+        return left > 0 if kept.event else left >= max(USABLE * kept.reach, least)
 
     def _rise(self, rates: Sequence[float]) -> None:
         before = [*self.highest, *[0.0] * len(rates)]
@@ -232,8 +232,8 @@ def _is_live(column: Sequence[float], columns: Sequence[Sequence[float]]) -> boo
     return any(column) or not any(map(any, columns))
 
 
-def _is_nothing(rate: float, highest: float) -> bool:
-    return rate <= NOTHING * highest
+def _is_zero(rate: float, highest: float) -> bool:
+    return rate <= ZERO * highest
 
 
 def _first_decay(column: Sequence[float], highest: float, interval: int) -> int | None:
@@ -246,7 +246,7 @@ def _first_decay(column: Sequence[float], highest: float, interval: int) -> int 
 
 def _first_zero(column: Sequence[float], highest: float) -> int | None:
     for i, rate in enumerate(column):
-        if _is_nothing(rate, highest) and highest > 0.0:
+        if _is_zero(rate, highest) and highest > 0.0:
             return i
         highest = max(highest, rate)
     return None

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leapverify.leap.schedule.advance import count_of, pace_of
+from leapverify.leap.schedule.advance import count_of, steps_per_update
 
 logger = logging.getLogger(__name__)
 
 
-class Pace:
+class StepRate:
     """Compares the schedulers' own counts with the real steps between checkpoints.
 
     A scheduler that is stepped once an epoch stays where it is between most checkpoints; moving it on by K after a leap
@@ -25,7 +25,7 @@ class Pace:
         self._schedulers = list(schedulers)
         self._counts = [count_of(each) for each in self._schedulers]
         self._real = 0
-        self._told = False
+        self._reported = False
         self._leap: list[int] = [0] * len(self._schedulers)
         self.moving: list[Any] = []
         """The schedulers that moved once per step over the last interval."""
@@ -38,10 +38,12 @@ class Pace:
         self.moving = [
             scheduler
             for scheduler, now, then in zip(self._schedulers, counts, before, strict=True)
-            if now is None or then is None or 0.5 * steps <= (now - then) / pace_of(scheduler) <= 1.5 * steps + 1
+            if now is None
+            or then is None
+            or 0.5 * steps <= (now - then) / steps_per_update(scheduler) <= 1.5 * steps + 1
         ]
-        if len(self.moving) < len(self._schedulers) and not self._told:
-            self._told = True
+        if len(self.moving) < len(self._schedulers) and not self._reported:
+            self._reported = True
             logger.warning(
                 "leapverify: %d of %d schedulers did not move once per optimizer step and are taken as constant; leaps "
                 "do not move them on",
@@ -50,14 +52,14 @@ class Pace:
             )
 
     def leapt(self) -> None:
-        """After a leap has moved them on, that is no pace of theirs."""
+        """Count what a leap has moved them on by as no step of theirs."""
         before, self._counts = self._counts, [count_of(each) for each in self._schedulers]
         self._leap = [
             0 if now is None or then is None else now - then for now, then in zip(self._counts, before, strict=True)
         ]
 
     def undone(self) -> None:
-        """After the last leap has been taken back, that is none either."""
+        """The same after the last leap has been taken back."""
         self._counts = [
             None if count is None else count - leap for count, leap in zip(self._counts, self._leap, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""What schedulers and optimizers hold, remembered before they are moved, to be put back to the very same values."""
+"""Schedulers and optimizers put back to the very values that they held before they were moved."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def remember(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitStack) -> None:
-    """Register what puts schedulers and optimizers back, object by object, each to the very values it holds now.
+def register_undo(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitStack) -> None:
+    """Register with `undo` what puts schedulers and optimizers back, object by object, to the values they hold now.
 
     Args:
         schedulers: without the wrappers of a framework; the schedulers inside them are found.
@@ -22,20 +22,18 @@ def remember(schedulers: Sequence[Any], optimizers: Sequence[Any], undo: ExitSta
     """
     seen: set[int] = set()
     for optimizer in optimizers:
-        _keep(vars(optimizer), dict(vars(optimizer)), undo)
+        _keep(vars(optimizer), undo)
         for group in optimizer.param_groups:
             _descend(group, undo, seen)
     for scheduler in schedulers:
         _descend(scheduler, undo, seen)
 
 
-class Entries:
-    """What a dict held at first, and which of its entries were changed until `close`: only those are put back.
-
-    What was changed by somebody else after that stays.
+class GroupUndo:
+    """Puts back the entries of a parameter group that are changed until `close`; later changes by others stay.
 
     Args:
-        held: a parameter group.
+        held: the group.
     """
 
     def __init__(self, held: dict[str, Any]) -> None:
@@ -64,10 +62,12 @@ class Entries:
         return name not in self._contents or torch.equal(self._held[name], self._contents[name])
 
 
-def _keep(held: dict[Any, Any], before: dict[Any, Any], undo: ExitStack) -> None:
+def _keep(held: dict[Any, Any] | list[Any], undo: ExitStack) -> None:
+    before: Any = held.copy()
+
     def restore() -> None:
         held.clear()
-        held.update(before)
+        held.update(before) if isinstance(held, dict) else held.extend(before)
 
     undo.callback(restore)
 
@@ -82,25 +82,16 @@ def _descend(value: Any, undo: ExitStack, seen: set[int]) -> None:
         undo.callback(lambda: data.copy_(content))
     elif isinstance(value, list | tuple):
         if isinstance(value, list):
-            _keep_list(value, undo)
+            _keep(value, undo)
         for each in value:
             _descend(each, undo, seen)
     elif isinstance(value, dict):
-        _keep(value, dict(value), undo)
+        _keep(value, undo)
         for name, each in value.items():
             if name != "params":
                 _descend(each, undo, seen)
     elif _is_stateful(value):
         _descend(vars(value), undo, seen)
-
-
-def _keep_list(held: list[Any], undo: ExitStack) -> None:
-    before = list(held)
-
-    def restore() -> None:
-        held[:] = before
-
-    undo.callback(restore)
 
 
 def _is_stateful(value: Any) -> bool:

@@ -1,10 +1,12 @@
-"""The weights that a run moves, by name, and their history; noticed when the model changes under it."""
+"""The weights that a run trains, by name, and their history, which restarts when the model changes."""
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ class Storage:
         return history
 
 
-class Trajectory:
+class LiveWeights:
     """The parameters that predictions move, looked up anew at every checkpoint, and their snapshots.
 
     Args:
@@ -64,9 +66,8 @@ class Trajectory:
         ranks: of the run; all of them make the same calls.
 
     Raises:
-        ValueError: no trainable parameter, none that the optimizers hold, or some that are not initialised, or no real
-            floating-point numbers.
-        Apart: the ranks hold other parameters.
+        ValueError: no trainable parameter, none that the optimizers hold, some that are not initialised or no real
+            floating-point numbers, or ranks that hold different ones.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Trajectory:
         self.history = self.storage.history(self.tensors)
 
     def refresh(self) -> str | None:
-        """Look the parameters up again; what has changed, in words, if anything has: the history then begins anew."""
+        """Look the parameters up again. If any has changed, restart the history and return the change in words."""
         self.before_writes()
         self.parameters = self._look_up()
         signature = _signature(self.parameters)
@@ -139,7 +140,7 @@ class Trajectory:
         self.history.start(step, self.tensors)
 
     def push(self, step: int, ledger: Ledger) -> None:
-        """Take the weights of a checkpoint into the history, and into what is kept beside it."""
+        """Take the weights of a checkpoint into the history, averages, early states and last steps."""
         history = self.history
         with ledger.part("snapshot", self.device):
             history.push(step, self.tensors)
@@ -171,7 +172,8 @@ class Trajectory:
     def _look_up(self) -> dict[str, nn.Parameter]:
         held = held_by(self._optimizers)
         moving = trainable(self._model, self._include)
-        found = {_plain(name): parameter for name, parameter in moving.items() if id(parameter) in held}
+        # Without the prefix that torch.compile puts before names.
+        found = {name.replace("_orig_mod.", ""): each for name, each in moving.items() if id(each) in held}
         if not found:
             names = ", ".join(type(each).__name__ for each in self._optimizers)
             raise ValueError(
@@ -188,8 +190,8 @@ class Trajectory:
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    lazy = next((name for name, each in model.named_parameters() if is_lazy(each)), None)
-    lazy = lazy or next((name for name, each in model.named_buffers() if is_lazy(each)), None)
+    every = itertools.chain(model.named_parameters(), model.named_buffers())
+    lazy = next((name for name, each in every if is_lazy(each)), None)
     if lazy is not None:
         raise ValueError(
             f"{lazy} of {type(model).__name__} is not initialised yet: run one forward pass first, then build the "
@@ -197,51 +199,30 @@ def _refuse_lazy(model: nn.Module) -> None:
         )
 
 
-def _plain(name: str) -> str:
-    """A parameter's name without what torch.compile puts before it."""
-    return name.replace("_orig_mod.", "")
-
-
-@dataclass(frozen=True, eq=False)
-class _Form:
+class _Form(NamedTuple):
     """What a parameter is, and which: another one of the same shape is another model."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    kind: tuple[tuple[int, ...], torch.dtype, torch.device]
     which: weakref.ref[nn.Parameter]
     """Not its id alone, which a later parameter may take over."""
-
-    @classmethod
-    def of(cls, parameter: nn.Parameter) -> _Form:
-        """The form of a parameter as it is now."""
-        return cls(tuple(parameter.shape), parameter.dtype, parameter.device, weakref.ref(parameter))
-
-    def like(self, other: _Form) -> bool:
-        """Whether shape, type and device are the same."""
-        return (self.shape, self.dtype, self.device) == (other.shape, other.dtype, other.device)
 
 
 Signature = dict[str, _Form]
 
 
 def _signature(parameters: dict[str, nn.Parameter]) -> Signature:
-    return {name: _Form.of(each) for name, each in parameters.items()}
+    return {name: _Form((tuple(p.shape), p.dtype, p.device), weakref.ref(p)) for name, p in parameters.items()}
 
 
 def _difference(before: Signature, after: Signature) -> str | None:
     """What has changed, in words; None if nothing has."""
     both = [name for name in after if name in before]
-    alike = {name for name in both if before[name].like(after[name])}
+    alike = [name for name in both if before[name].kind == after[name].kind]
     changes = (
         ([name for name in before if name not in after], "no longer moves", "no longer move"),
         ([name for name in after if name not in before], "moves now that did not", "move now that did not"),
         ([name for name in both if name not in alike], "has another form", "have another form"),
-        (
-            [n for n in both if n in alike and before[n].which() is not after[n].which()],
-            "was replaced",
-            "were replaced",
-        ),
+        ([n for n in alike if before[n].which() is not after[n].which()], "was replaced", "were replaced"),
     )
     parts = [
         f"parameter {names[0]} {one}" if len(names) == 1 else f"{len(names)} parameters {many} ({names[0]} ...)"

@@ -27,8 +27,8 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
-from leapverify.leap.schedule.advance import decaying
-from leapverify.leap.schedule.lookahead import FAR, MOST, NEAR, Outlook, limit
+from leapverify.leap.schedule.advance import decaying, steps_left
+from leapverify.leap.schedule.lookahead import FAR, MOST, NEAR, ScheduleLookahead, limit
 
 DELTA = 10
 TOTAL = 600
@@ -51,7 +51,7 @@ class Walk:
 
     def __init__(self, curve: Callable[[int], float], interval: int = DELTA, end: int | None = None) -> None:
         self.curve, self.end, self.step, self.looked = curve, end, 0, 0
-        self.outlook = Outlook(interval)
+        self.lookahead = ScheduleLookahead(interval)
 
     def look(self, count: int) -> tuple[list[list[float]], int | None]:
         self.looked += count
@@ -61,7 +61,7 @@ class Walk:
         return [[self.curve(min(t, self.end) if reached and self.end else t) for t in steps]], left if reached else None
 
     def until(self, **options: Any) -> int:
-        return self.outlook.until(self.step, [self.curve(self.step)], self.look, **options)
+        return self.lookahead.until(self.step, [self.curve(self.step)], self.look, **options)
 
 
 def true_limit(curve: Callable[[int], float], step: int, **options: Any) -> int | None:
@@ -78,7 +78,7 @@ def test_it_is_exact_or_as_far_as_was_looked(name: str, leap_in_decay: bool) -> 
             walk.until(leap_in_decay=leap_in_decay),
             true_limit(walk.curve, walk.step, leap_in_decay=leap_in_decay),
         )
-        if walk.outlook.over:
+        if walk.lookahead.over:
             assert found == 0
         elif true is None or found != true:
             assert found >= NEAR * DELTA / 2
@@ -204,7 +204,7 @@ def test_a_leap_over_the_highest_rate_is_remembered() -> None:
     walk.until(leap_in_decay=True)
     walk.step = 40
     walk.until()
-    assert walk.outlook.highest == [1.0]
+    assert walk.lookahead.highest == [1.0]
     assert walk.until() == 0
 
 
@@ -223,18 +223,18 @@ def test_long_intervals_are_looked_at_all_the_same() -> None:
 
 
 def test_frozen_groups_do_not_count_and_the_first_of_the_others_does() -> None:
-    outlook = Outlook(DELTA)
+    lookahead = ScheduleLookahead(DELTA)
     steps = {"frozen": lambda t: 0.0, "late": lambda t: 1.0, "early": lambda t: 1.0 if t < 40 else 0.05}
 
     def look(count: int) -> tuple[list[list[float]], None]:
         return [[each(t) for t in range(count)] for each in steps.values()], None
 
-    assert outlook.until(0, [0.0, 1.0, 1.0], look) == 30
-    assert outlook.highest == [0.0, 1.0, 1.0]
-    assert not outlook.in_decay([column[: DELTA + 1] for column in look(60)[0]])
-    assert outlook.in_decay([column[35 : 36 + DELTA] for column in look(60)[0]])
-    assert outlook.in_decay([[0.0] * 11, [0.0] * 11, [0.0] * 11])
-    assert not Outlook(DELTA).in_decay([[0.0] * 11])
+    assert lookahead.until(0, [0.0, 1.0, 1.0], look) == 30
+    assert lookahead.highest == [0.0, 1.0, 1.0]
+    assert not lookahead.in_decay([column[: DELTA + 1] for column in look(60)[0]])
+    assert lookahead.in_decay([column[35 : 36 + DELTA] for column in look(60)[0]])
+    assert lookahead.in_decay([[0.0] * 11, [0.0] * 11, [0.0] * 11])
+    assert not ScheduleLookahead(DELTA).in_decay([[0.0] * 11])
 
 
 @pytest.mark.parametrize("step", [1, 4, DELTA])
@@ -243,7 +243,7 @@ def test_a_warm_up_from_0_ends_nothing(step: int) -> None:
     while walk.step < 100:
         walk.until(leap_in_decay=True)
         assert walk.until() > 0 or 50 <= walk.step < 60
-        assert not walk.outlook.over
+        assert not walk.lookahead.over
         walk.step += step
 
 
@@ -259,17 +259,17 @@ def test_after_a_rate_of_0_the_schedule_is_over_though_it_bounces(leap_in_decay:
 
 
 def test_a_group_that_is_added_makes_it_look_again() -> None:
-    outlook = Outlook(DELTA)
+    lookahead = ScheduleLookahead(DELTA)
     asked: list[int] = []
 
     def look(groups: int) -> Callable[[int], tuple[list[list[float]], None]]:
         return lambda count: (asked.append(count), ([[1.0] * count for _ in range(groups)], None))[1]
 
-    outlook.until(0, [1.0], look(1))
+    lookahead.until(0, [1.0], look(1))
     before = len(asked)
-    outlook.until(DELTA, [1.0, 1.0], look(2))
+    lookahead.until(DELTA, [1.0, 1.0], look(2))
     assert len(asked) > before
-    assert outlook.highest == [1.0, 1.0]
+    assert lookahead.highest == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -279,9 +279,9 @@ def test_a_resumed_walk_is_the_uninterrupted_one(name: str, stop: int) -> None:
     for each, answers in ((whole, found), (walk, told)):
         for step in range(0, TOTAL, DELTA):
             if each is walk and step == stop:
-                state = json.loads(json.dumps(each.outlook.state_dict()))
-                each.outlook = Outlook(DELTA)
-                each.outlook.load_state_dict(state)
+                state = json.loads(json.dumps(each.lookahead.state_dict()))
+                each.lookahead = ScheduleLookahead(DELTA)
+                each.lookahead.load_state_dict(state)
             each.step = step
             answers.append(each.until())
     assert told == found
@@ -342,7 +342,7 @@ def walked(name: str, ahead: int) -> tuple[Observer, Optimizer, Any]:
     turn(optimizer, scheduler, 20 - ahead)
     if ahead:
         optimizer.step()
-    observer.pace.look(20)
+    observer.step_rate.look(20)
     return observer, optimizer, scheduler
 
 
@@ -357,10 +357,10 @@ def test_real_schedulers_in_a_loop_and_in_a_hook(name: str, ahead: int) -> None:
     while turns + DELTA < 200:
         turn(optimizer, scheduler, DELTA)
         turns += DELTA
-        observer.pace.look(turns)
+        observer.step_rate.look(turns)
         again = observer_of(optimizer, [scheduler])
-        again.ahead, again.pace.moving = ahead, [scheduler]
-        again.outlook.highest = list(observer.outlook.highest)
+        again.ahead, again.step_rate.moving = ahead, [scheduler]
+        again.lookahead.highest = list(observer.lookahead.highest)
         assert observer.until_decay(turns, least=500) == again.until_decay(turns, least=500)
         assert (observer.until_decay(turns) == 0) is observer.in_decay()
 
@@ -371,7 +371,7 @@ def test_the_leap_that_it_allows_does_not_break_the_loop(ahead: int) -> None:
         observer, _, scheduler = walked(name, ahead)
         allowed = observer.until_decay(20, leap_in_decay=True, least=1000)
         assert allowed == {"table": 280, "one-cycle": 579}[name]  # the last rate of OneCycleLR is higher again
-        assert observer.steps_left() == (None if name == "table" else 580)
+        assert steps_left([scheduler]) == (None if name == "table" else 580 + ahead)
         observer.advance(allowed)
         for _ in range(ahead + (name == "one-cycle")):
             scheduler.step()
@@ -383,9 +383,9 @@ def test_a_constant_schedule_costs_nothing() -> None:
     optimizer = sgd()
     for schedulers in ([], [ReduceLROnPlateau(optimizer)]):
         observer = observer_of(optimizer, schedulers)
-        observer.pace.look(10)
+        observer.step_rate.look(10)
         assert observer.until_decay(10) is None
-        assert observer._ledger.counts["schedule"] == 0
+        assert observer.ledger.counts["schedule"] == 0
 
 
 def test_a_scheduler_that_moves_though_its_rate_does_not_is_looked_at_a_little() -> None:
@@ -393,14 +393,14 @@ def test_a_scheduler_that_moves_though_its_rate_does_not_is_looked_at_a_little()
     scheduler = get_constant_schedule_with_warmup(optimizer, 5)
     observer = observer_of(optimizer, [scheduler])
     turn(optimizer, scheduler, 10)
-    observer.pace.look(10)
+    observer.step_rate.look(10)
     assert observer.until_decay(10) == NEAR * DELTA
-    counts = observer._ledger.counts["schedule"]
+    counts = observer.ledger.counts["schedule"]
     assert counts == 2
     turn(optimizer, scheduler, 10)
-    observer.pace.look(20)
+    observer.step_rate.look(20)
     assert observer.until_decay(20) == (NEAR - 1) * DELTA
-    assert observer._ledger.counts["schedule"] == counts
+    assert observer.ledger.counts["schedule"] == counts
 
 
 def test_a_leap_of_the_schedule_is_taken_back_with_its_pace() -> None:
@@ -408,7 +408,7 @@ def test_a_leap_of_the_schedule_is_taken_back_with_its_pace() -> None:
     scheduler, straight = CosineAnnealingLR(optimizer, 600), CosineAnnealingLR(other, 600)
     observer = observer_of(optimizer, [scheduler])
     turn(optimizer, scheduler, 10)
-    observer.pace.look(10)
+    observer.step_rate.look(10)
     until = observer.until_decay(10)
     moved = observer.advance(50)
     turn(optimizer, scheduler, 1)
@@ -417,8 +417,8 @@ def test_a_leap_of_the_schedule_is_taken_back_with_its_pace() -> None:
     assert scheduler.state_dict() == straight.state_dict()
     assert observer.until_decay(11) == until - 1
     turn(optimizer, scheduler, 9)
-    observer.pace.look(20)
-    assert observer.pace.moving == [scheduler]
+    observer.step_rate.look(20)
+    assert observer.step_rate.moving == [scheduler]
 
 
 def test_a_move_that_fails_leaves_schedule_and_pace() -> None:
@@ -426,9 +426,9 @@ def test_a_move_that_fails_leaves_schedule_and_pace() -> None:
     scheduler = LambdaLR(optimizer, ([1.0] * 20).__getitem__)
     observer = observer_of(optimizer, [scheduler])
     turn(optimizer, scheduler, 10)
-    observer.pace.look(10)
+    observer.step_rate.look(10)
     with pytest.raises(IndexError):
         observer.advance(10)
     assert scheduler.last_epoch == 10
-    assert observer.pace.state_dict() == {"counts": [10], "real": 10}
-    assert observer._ledger.counts["schedule"] == 1
+    assert observer.step_rate.state_dict() == {"counts": [10], "real": 10}
+    assert observer.ledger.counts["schedule"] == 1

@@ -6,53 +6,53 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.leap.parameters import Storage, Trajectory
+from leapverify.leap.live_weights import LiveWeights, Storage
 
 
 def _model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
 
 
-def _trajectory(model: nn.Module, include: object = None) -> tuple[Trajectory, torch.optim.Optimizer]:
+def _weights(model: nn.Module, include: object = None) -> tuple[LiveWeights, torch.optim.Optimizer]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return Trajectory(model, [optimizer], include, Storage(3)), optimizer
+    return LiveWeights(model, [optimizer], include, Storage(3)), optimizer
 
 
 def test_nothing_is_told_while_nothing_changes() -> None:
     model = _model()
-    trajectory, optimizer = _trajectory(model)
+    weights, optimizer = _weights(model)
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     model.load_state_dict(_model().state_dict())
-    history = trajectory.history
-    assert trajectory.refresh() is None
-    assert trajectory.history is history
+    history = weights.history
+    assert weights.refresh() is None
+    assert weights.history is history
 
 
 def test_a_replaced_module_of_the_same_shape_is_noticed() -> None:
     model = _model()
-    trajectory, optimizer = _trajectory(model)
-    trajectory.history.push(1, trajectory.tensors)
+    weights, optimizer = _weights(model)
+    weights.history.push(1, weights.tensors)
     model[2] = nn.Linear(8, 2)
     optimizer.param_groups[0]["params"] = list(model.parameters())
-    assert trajectory.refresh() == "2 parameters were replaced (2.weight ...)"
-    assert trajectory.tensors[-1] is model[2].bias
-    assert len(trajectory.history) == 0
-    assert trajectory.refresh() is None
+    assert weights.refresh() == "2 parameters were replaced (2.weight ...)"
+    assert weights.tensors[-1] is model[2].bias
+    assert len(weights.history) == 0
+    assert weights.refresh() is None
     model[2].bias = nn.Parameter(torch.zeros(2))
     optimizer.param_groups[0]["params"] = list(model.parameters())
-    assert trajectory.refresh() == "parameter 2.bias was replaced"
+    assert weights.refresh() == "parameter 2.bias was replaced"
 
 
 def test_other_changes_are_told_apart() -> None:
     model = _model()
-    trajectory, _ = _trajectory(model)
+    weights, _ = _weights(model)
     model[0].weight.requires_grad_(False)
-    assert trajectory.refresh() == "parameter 0.weight no longer moves"
+    assert weights.refresh() == "parameter 0.weight no longer moves"
     model[0].weight.requires_grad_(True)
-    assert trajectory.refresh() == "parameter 0.weight moves now that did not"
+    assert weights.refresh() == "parameter 0.weight moves now that did not"
     model.double()
-    assert trajectory.refresh() == "6 parameters have another form (0.weight ...)"
+    assert weights.refresh() == "6 parameters have another form (0.weight ...)"
 
 
 class Waves(nn.Module):
@@ -69,15 +69,15 @@ class Waves(nn.Module):
 def test_complex_parameters_are_refused_before_the_run_unless_left_out() -> None:
     model = Waves()
     with pytest.raises(ValueError, match=r"parameter waves is of type torch.complex64, .* include="):
-        _trajectory(model)
-    trajectory, _ = _trajectory(model, lambda name: name != "waves")
-    assert list(trajectory.parameters) == ["real.weight", "real.bias"]
-    trajectory.history.push(1, trajectory.tensors)
-    assert trajectory.refresh() is None
+        _weights(model)
+    weights, _ = _weights(model, lambda name: name != "waves")
+    assert list(weights.parameters) == ["real.weight", "real.bias"]
+    weights.history.push(1, weights.tensors)
+    assert weights.refresh() is None
 
 
 def test_lazy_parameters_are_refused_with_the_remedy() -> None:
     model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
     optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"0\.weight .* is not initialised yet: run one forward pass first"):
-        Trajectory(model, [optimizer], None, Storage(3))
+        LiveWeights(model, [optimizer], None, Storage(3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from leapverify.leap import leakage as overlap
-from leapverify.leap.leakage import HELD, HELD_ROWS, SHOWN, SHOWN_ROWS, Overlap
+from leapverify.leap.leakage import HELD, HELD_ROWS, SHOWN, SHOWN_ROWS, LeakageCheck
 
 
 def ids(seed: int, rows: int = 8) -> torch.Tensor:
@@ -18,7 +18,7 @@ def ids(seed: int, rows: int = 8) -> torch.Tensor:
 @pytest.mark.failure(14)
 @pytest.mark.parametrize("first", ["heldout", "train"])
 def test_found_whichever_side_comes_first_and_said_once(first: str) -> None:
-    both = Overlap()
+    both = LeakageCheck()
     one, other = (both.heldout, both.train) if first == "heldout" else (both.train, both.heldout)
     one(ids(0))
     assert both.found() is None
@@ -46,7 +46,7 @@ def test_found_whichever_side_comes_first_and_said_once(first: str) -> None:
 )
 def test_the_type_of_the_numbers_does_not_matter(kind: torch.dtype, as_trained: torch.dtype) -> None:
     rows = ids(0) % 100
-    both = Overlap()
+    both = LeakageCheck()
     both.heldout(rows.to(kind))
     both.train(rows.to(as_trained))
     assert both.found() is not None
@@ -55,7 +55,7 @@ def test_the_type_of_the_numbers_does_not_matter(kind: torch.dtype, as_trained: 
 @pytest.mark.failure(14)
 def test_the_form_of_the_batch_does_not_matter() -> None:
     rows = ids(0)
-    both = Overlap()
+    both = LeakageCheck()
     both.heldout({"attention_mask": torch.arange(16).expand(8, 16) // 9, "input_ids": rows})
     both.train((rows.t().contiguous().t(), torch.arange(8)))
     assert both.found() is not None
@@ -75,14 +75,14 @@ def test_the_form_of_the_batch_does_not_matter() -> None:
     ],
 )
 def test_what_says_nothing_is_passed_over(same: Any) -> None:
-    both = Overlap()
+    both = LeakageCheck()
     both.heldout(same), both.train(same)
     assert both.found() is None
 
 
 @pytest.mark.failure(14)
 def test_different_data_are_not_found() -> None:
-    both = Overlap()
+    both = LeakageCheck()
     for seed in range(40):
         both.train(ids(seed)), both.heldout(ids(1000 + seed))
     assert both.found() is None
@@ -93,7 +93,7 @@ def test_long_rows_are_told_apart_by_elements_all_over_them() -> None:
     rows = torch.randn(2, 3, 100, 100, generator=torch.Generator().manual_seed(0))
     changed = rows.clone()
     changed[:, 2, 50:] += 1.0
-    both = Overlap()
+    both = LeakageCheck()
     both.heldout(rows), both.train(changed)
     assert both.found() is None
     both.train(rows.double())
@@ -102,7 +102,7 @@ def test_long_rows_are_told_apart_by_elements_all_over_them() -> None:
 
 @pytest.mark.parametrize("order", ["heldout first", "training first", "together"])
 def test_both_sides_are_bounded_and_dropped_in_the_end(order: str) -> None:
-    both = Overlap()
+    both = LeakageCheck()
     turns = {
         "heldout first": [both.heldout] * 100 + [both.train] * 300,
         "training first": [both.train] * 300 + [both.heldout] * 100,
@@ -121,6 +121,6 @@ def test_few_rows_of_a_training_batch_are_hashed(monkeypatch: pytest.MonkeyPatch
     hashed = []
     real = overlap.hashlib.blake2b
     monkeypatch.setattr(overlap.hashlib, "blake2b", lambda raw, **more: hashed.append(len(raw)) or real(raw, **more))
-    Overlap().train(torch.randn(512, 20_000))
+    LeakageCheck().train(torch.randn(512, 20_000))
     assert len(hashed) == SHOWN_ROWS
     assert max(hashed) <= 4 * overlap.MOST_ELEMENTS

@@ -69,7 +69,7 @@ def test_ddp_is_looked_into_and_parts_become_dtensors_again() -> None:
 
         leap = run.leap(loss=loss, predictor="linear")
         assert "beside weights of 2.73 kB that move" in leap.memory
-        assert next(iter(leap._driver.engine.trajectory.parameters)) == "scale"
+        assert next(iter(leap._driver.engine.weights.parameters)) == "scale"
         assert inner(torch.compile(run.model, backend="eager")) is run.model.module
         sharded = Run(way("fsdp", 2))
         memory = sharded.leap(predictor="linear").memory
@@ -95,7 +95,7 @@ def test_one_number_a_batch_is_one_unit_of_each_share() -> None:
         leap = run.leap(loss=lambda m, b: losses(m, b).mean(), heldout=heldout, sequences=16, mode="shadow")
         events = run.train(8, leap)
         assert leap.disabled is None
-        return leap._driver.engine.unit, [event.sequences for event in events if event.verdict]
+        return leap._driver.engine.attempter.batch_size, [event.sequences for event in events if event.verdict]
 
     # A round of two batches of 6 sequences of 9 tokens is two units.
     assert run_ranks(2, work) == [((2, 108), [16])] * 2

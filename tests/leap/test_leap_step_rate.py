@@ -1,4 +1,4 @@
-"""Which schedulers move once per optimizer step: leaps are no pace of theirs, and neither is taking one back."""
+"""Which schedulers move once per optimizer step: leaps are no steps of theirs, and neither is taking one back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, ExponentialLR, ReduceLROnPlateau
 
-from leapverify.leap.schedule.step_rate import Pace
+from leapverify.leap.schedule.step_rate import StepRate
 
 
 def optimizer_of() -> torch.optim.Optimizer:
@@ -30,14 +30,14 @@ class Counted:
 
 def test_only_what_moves_once_a_step_moves(caplog: pytest.LogCaptureFixture) -> None:
     steps, epochs, uncounted = Counted(), Counted(), SimpleNamespace(step=lambda: None)
-    pace = Pace([steps, epochs, uncounted])
-    assert pace.moving == []
+    rate = StepRate([steps, epochs, uncounted])
+    assert rate.moving == []
     with caplog.at_level(logging.WARNING):
         for checkpoint in range(1, 4):
             steps.last_epoch += 10
             epochs.last_epoch += 1
-            pace.look(10 * checkpoint)
-            assert pace.moving == [steps, uncounted]
+            rate.look(10 * checkpoint)
+            assert rate.moving == [steps, uncounted]
     assert [record.getMessage() for record in caplog.records] == [
         "leapverify: 1 of 3 schedulers did not move once per optimizer step and are taken as constant; leaps do not "
         "move them on"
@@ -47,11 +47,11 @@ def test_only_what_moves_once_a_step_moves(caplog: pytest.LogCaptureFixture) -> 
 def test_a_chain_is_counted_by_what_is_inside() -> None:
     optimizer = optimizer_of()
     chain = ChainedScheduler([ConstantLR(optimizer, 0.5, total_iters=7), ExponentialLR(optimizer, 0.95)])
-    pace = Pace([chain])
+    rate = StepRate([chain])
     optimizer.step()
     chain.step()
-    pace.look(10)
-    assert pace.moving == []
+    rate.look(10)
+    assert rate.moving == []
 
 
 def test_more_processes_step_the_schedule_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,43 +59,43 @@ def test_more_processes_step_the_schedule_more_often(monkeypatch: pytest.MonkeyP
     wrapped = SimpleNamespace(scheduler=inner, step_with_optimizer=True, split_batches=False)
     state: Any = SimpleNamespace(AcceleratorState=lambda: SimpleNamespace(num_processes=4))
     monkeypatch.setitem(__import__("sys").modules, "accelerate.state", state)
-    pace = Pace([wrapped])
+    rate = StepRate([wrapped])
     inner.last_epoch = 40
-    pace.look(10)
-    assert pace.moving == [wrapped]
+    rate.look(10)
+    assert rate.moving == [wrapped]
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_a_leap_is_no_pace_and_taking_it_back_is_none_either(between: bool) -> None:
+def test_a_leap_is_no_step_and_taking_it_back_is_none_either(between: bool) -> None:
     scheduler = Counted()
-    pace = Pace([scheduler])
+    rate = StepRate([scheduler])
     scheduler.last_epoch = 10
-    pace.look(10)
+    rate.look(10)
     scheduler.last_epoch += 300
-    pace.leapt()
-    assert pace.state_dict() == {"counts": [310], "real": 10}
+    rate.leapt()
+    assert rate.state_dict() == {"counts": [310], "real": 10}
     scheduler.last_epoch += 1
     if between:
-        pace.look(11)
-        assert pace.moving == [scheduler]
+        rate.look(11)
+        assert rate.moving == [scheduler]
     scheduler.last_epoch -= 300
-    pace.undone()
-    pace.undone()
-    assert pace.state_dict()["counts"] == [11 if between else 10]
+    rate.undone()
+    rate.undone()
+    assert rate.state_dict()["counts"] == [11 if between else 10]
     scheduler.last_epoch += 9
-    pace.look(20)
-    assert pace.moving == [scheduler]
+    rate.look(20)
+    assert rate.moving == [scheduler]
 
 
 def test_it_goes_on_from_its_state() -> None:
     scheduler = Counted()
-    pace = Pace([scheduler, ReduceLROnPlateau(optimizer_of())])
+    rate = StepRate([scheduler, ReduceLROnPlateau(optimizer_of())])
     scheduler.last_epoch = 10
-    pace.look(10)
-    state = pace.state_dict()
-    again = Pace([scheduler, ReduceLROnPlateau(optimizer_of())])
+    rate.look(10)
+    state = rate.state_dict()
+    again = StepRate([scheduler, ReduceLROnPlateau(optimizer_of())])
     again.load_state_dict(state)
     scheduler.last_epoch = 20
     again.look(20)
     assert again.moving == [scheduler]
-    Pace([]).load_state_dict(state)  # of another number of schedulers: begins anew
+    StepRate([]).load_state_dict(state)  # of another number of schedulers: begins anew
