@@ -15,7 +15,7 @@ import pytest
 from leapverify.io import records
 from leapverify.io.records import RaceRun
 from leapverify.report import build_report
-from leapverify.report.kit.run import Race, load_race, load_run
+from leapverify.report.kit.run import RaceRecords, load_race, load_run
 from leapverify.report.kit.theme import DARK, LIGHT, resolved
 from leapverify.report.page import SHORT
 from leapverify.report.race.figures import ARM_MARKS, COSTS, OTHER, RANGES, race_figure
@@ -43,7 +43,7 @@ def analysis(race_folder):
 
 
 def a_race(runs, points=(), config=None):
-    return RaceAnalysis(Race(None, config or {}, {}, {}, runs, points))
+    return RaceAnalysis(RaceRecords(None, config or {}, {}, {}, runs, points))
 
 
 def sections(page):

@@ -11,13 +11,15 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from leapverify.analysis.wording import counted
 from leapverify.io.storage import write_text
 from leapverify.io.untrusted.escape import inert, inert_json
 from leapverify.io.yaml_file import as_written
-from leapverify.report.bench.page import BenchReport, bench_finding, bench_report, bench_sections
-from leapverify.report.kit.panels import Figure, swatch, variables
+from leapverify.report.bench.page import BenchReport, bench_finding, bench_sections, load_bench
+from leapverify.report.kit.legend import swatch, variables
+from leapverify.report.kit.panels import Figure
 from leapverify.report.kit.run import Run, load_race, load_run
-from leapverify.report.kit.section import Page, Section, colophon, commands, facts, hardware, machine
+from leapverify.report.kit.section import Page, PageSection, colophon, commands, facts, hardware, machine
 from leapverify.report.kit.table import Table, write_tables
 from leapverify.report.kit.theme import DARK, LIGHT
 from leapverify.report.race.page import RaceReport, race_finding, race_page, race_report, race_section
@@ -60,7 +62,7 @@ def build_report(run: Path) -> Path:
             race = race_report(alone)
             return _write(run, race_page(race), race.tables)
     analysis = Analysis(load_run(run))
-    bench = bench_report(analysis.run)
+    bench = load_bench(run, analysis.run.config)
     with as_written(run, _AGAIN):
         tables = [*tables_of_runs(analysis.run), *tables_of_predictions(analysis)]
         further = further_tables(analysis)
@@ -146,11 +148,9 @@ def identity(run: Run) -> str:
     if isinstance(parameters, int):
         shape += f", {_count(parameters)} parameters"
     shape += _tuned(run.setting("tuning", {}) or {})
-    seeds = f"{len(run.seeds)} seed" + ("s" if len(run.seeds) != 1 else "")
-    seeds += f" ({', '.join(str(seed) for seed in run.seeds)})"
-    steps = f"{run.steps[-1]} of {training['steps']} steps" if "steps" in training else f"{run.steps[-1]} steps"
-    if training.get("steps") == run.steps[-1]:
-        steps = f"{run.steps[-1]} steps"
+    seeds = f"{counted(len(run.seeds), 'seed')} ({', '.join(map(str, run.seeds))})"
+    last, asked = run.steps[-1], training.get("steps", run.steps[-1])
+    steps = f"{last} steps" if asked == last else f"{last} of {asked} steps"
     data = f"{run.setting('data.source', 'unknown data')} as {run.setting('data.tokenizer', 'tokens')}"
     return " · ".join([shape, seeds, steps, data, hardware(run.environment)])
 
@@ -169,11 +169,11 @@ def sections(
     further: Sequence[Table],
     race: RaceReport | None = None,
     bench: BenchReport | None = None,
-) -> list[Section]:
+) -> list[PageSection]:
     """The sections of the page after the summary, in order."""
     folded = {table.name: table for table in further}
     drawn = [
-        Section(name, short, figures[name].title, figures=[figures[name]],
+        PageSection(name, short, figures[name].title, figures=[figures[name]],
                 folded=[folded[FOLDED[name]]] if name in FOLDED else ())
         for name, short in {**SHORT, **WHERE_RECORDED}.items()
         if name in figures
@@ -181,7 +181,7 @@ def sections(
     rungs = ladder(run)
     if rungs:
         drawn.append(
-            Section("ladder", "Ladder", "Where the paper's numbers come from: switch by switch", tables=[rungs])
+            PageSection("ladder", "Ladder", "Where the paper's numbers come from: switch by switch", tables=[rungs])
         )
     if bench:
         drawn += bench_sections(bench)
@@ -190,7 +190,7 @@ def sections(
     others = ", ".join(f"tables/{table.name}.csv" for table in further)
     return [
         *drawn,
-        Section(
+        PageSection(
             "tables",
             "Tables",
             "The paper's ten tables, beside the paper's own numbers",

@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from leapverify.analysis.bench.rows import CONTROLS, Bench, Tried
-from leapverify.analysis.over_seeds import OverSeeds, summarise
-from leapverify.analysis.study.acceptance import ALL, CRITERIA, Rate, acceptance
+from leapverify.analysis.bench.rows import Bench, Tried
+from leapverify.analysis.over_seeds import FEWEST_SEEDS, OverSeeds, by_seed, summarise
+from leapverify.analysis.study.acceptance import Rate, acceptance
+from leapverify.analysis.vocabulary import ALL, CONTROLS, CRITERIA
 
 ALL_HORIZONS = 0
 """As a K: predictions of every K."""
-FEWEST_SEEDS = 3
-"""With fewer no claim is made from an interval, and none is ranked by."""
 
 Centre = Callable[[Sequence[float]], float]
 
@@ -186,18 +185,14 @@ class Ranking:
 
     def _over(self, value: Callable[[Tried], float | None], centre: Centre, missing: str = "no value") -> OverSeeds:
         """Within each seed the centre of what exists, then over seeds; a centre at -inf leaves no mean."""
-        found: dict[int, list[float]] = defaultdict(list)
-        for row in self.attempts:
-            measured = value(row)
-            if measured is not None:
-                found[row.prediction.seed].append(measured)
+        measured = ((row.prediction.seed, value(row)) for row in self.attempts)
+        found = by_seed((seed, number) for seed, number in measured if number is not None)
         centres = {seed: centre(values) for seed, values in found.items()}
         n = sum(map(len, found.values()))
         lost = sum(not math.isfinite(of_seed) for of_seed in centres.values())
         if lost:
             kind = "median" if centre is statistics.median else "mean"
-            why = f"not finite: the {kind} of {lost} of {len(centres)} seeds"
-            return summarise({}, n=n, missing=why)
+            return summarise({}, n=n, missing=f"not finite: the {kind} of {lost} of {len(centres)} seeds")
         return summarise(centres, n=n, missing=self._nothing() or missing)
 
     def _nothing(self) -> str:

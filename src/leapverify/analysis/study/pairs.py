@@ -13,6 +13,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from leapverify.analysis.over_seeds import interval_over
 from leapverify.analysis.study.geometry import (
     check_same_probes,
     distance_of_product,
@@ -21,6 +22,7 @@ from leapverify.analysis.study.geometry import (
     unit_ranks,
 )
 from leapverify.analysis.study.null import Null, permutations, shuffled_distances, shuffled_products, summarise
+from leapverify.core.statistics import Interval
 from leapverify.io.records import SeedMeasure
 
 PROCRUSTES_SHUFFLES = 50
@@ -46,8 +48,18 @@ def mean_over_pairs(values: Mapping[Pair, float]) -> tuple[list[int], Callable[[
     return sorted({seed for pair in values for seed in pair}), mean
 
 
+def pairs_interval(values: Mapping[Pair, float]) -> tuple[Interval | None, int]:
+    """Bootstrap interval over seeds of the mean over pairs of seeds, and how many seeds there are.
+
+    Args:
+        values: (seed, seed) -> value, each pair once.
+    """
+    seeds, mean = mean_over_pairs(values)
+    return interval_over(seeds, mean), len(seeds)
+
+
 @dataclass(frozen=True, slots=True)
-class Shapes:
+class StepFingerprints:
     """The fingerprints of several seeds at one step, made ready for comparison."""
 
     seeds: tuple[int, ...]
@@ -97,19 +109,19 @@ def compare_fingerprints(
     return rows
 
 
-def _shapes(fingerprints: Mapping[int, Mapping[int, NDArray[np.floating]]], step: int) -> Shapes:
+def _shapes(fingerprints: Mapping[int, Mapping[int, NDArray[np.floating]]], step: int) -> StepFingerprints:
     seeds = tuple(sorted(which for which, of_seed in fingerprints.items() if step in of_seed))
     arrays = [fingerprints[which][step] for which in seeds]
     for array in arrays:
         check_same_probes(arrays[0], array)
     if not arrays:
-        return Shapes((), np.empty((0, 0, 0)), np.empty((0, 0, 0)), ())
+        return StepFingerprints((), np.empty((0, 0, 0)), np.empty((0, 0, 0)), ())
     grams = np.stack([unit_gram(array) for array in arrays])
     ranks = np.stack([unit_ranks(array) for array in arrays])
-    return Shapes(seeds, grams, ranks, tuple(unit_factor(array) for array in arrays))
+    return StepFingerprints(seeds, grams, ranks, tuple(unit_factor(array) for array in arrays))
 
 
-def _values(shapes: Shapes) -> dict[tuple[str, Pair], float | None]:
+def _values(shapes: StepFingerprints) -> dict[tuple[str, Pair], float | None]:
     values: dict[tuple[str, Pair], float | None] = {}
     for a, b in combinations(range(len(shapes.seeds)), 2):
         pair = shapes.seeds[a], shapes.seeds[b]
@@ -119,7 +131,7 @@ def _values(shapes: Shapes) -> dict[tuple[str, Pair], float | None]:
     return values
 
 
-def _nulls(shapes: Shapes, shuffles: int, seed: int) -> dict[tuple[str, Pair], Null]:
+def _nulls(shapes: StepFingerprints, shuffles: int, seed: int) -> dict[tuple[str, Pair], Null]:
     orders = permutations(shapes.grams.shape[1], shuffles, seed)
     nulls: dict[tuple[str, Pair], Null] = {}
     for b in range(1, len(shapes.seeds)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from leapverify.analysis.vocabulary import CRITERIA
 from leapverify.io.storage import write_text
 from leapverify.io.untrusted.escape import inert_json
-from leapverify.report.kit.panels import Figure, Spec, View
-from leapverify.report.kit.run import CRITERIA
+from leapverify.report.kit.panels import Figure, FigureView, Spec
 from leapverify.report.kit.theme import LIGHT, plain, resolved
 from leapverify.report.study import figures_cascades, figures_course, figures_predict, figures_recognize, figures_seeds
 from leapverify.report.study.analysis import Analysis
@@ -57,7 +57,7 @@ def write_figures(figures: dict[str, Figure], folder: Path) -> None:
             write_text(folder / f"{name}.html", page)
 
 
-def file_spec(figure: Figure, view: View) -> Spec:
+def file_spec(figure: Figure, view: FigureView) -> Spec:
     """One view as a complete plotly specification on light paper, with a title."""
     layout = dict(view.layout)
     margin = dict(layout["margin"])
@@ -73,7 +73,7 @@ def file_spec(figure: Figure, view: View) -> Spec:
     return resolved({"data": list(view.data), "layout": layout}, LIGHT)
 
 
-def _chosen(figure: Figure) -> dict[str, View]:
+def _chosen(figure: Figure) -> dict[str, FigureView]:
     """File name -> view: the first, and one for each criterion."""
     firsts = {label: choices[0] for label, choices in figure.controls.items()}
     switch = next((label for label, choices in figure.controls.items() if tuple(choices) == CRITERIA), None)
