@@ -104,8 +104,9 @@ def compare_fingerprints(
             continue
         nulls = _nulls(shapes, shuffles, seed) if step in with_null else {}
         for (measure, pair), value in _values(shapes).items():
-            null = nulls.get((measure, pair))
-            rows.append(_row(measure, step, pair, value, null, untrained.get((measure, pair))))
+            null, fresh = nulls.get((measure, pair)), untrained.get((measure, pair))
+            band = (null.mean, null.low, null.high) if null else (None, None, None)
+            rows.append(SeedMeasure(measure, step, None, *pair, value, *band, fresh))
     return rows
 
 
@@ -114,8 +115,6 @@ def _shapes(fingerprints: Mapping[int, Mapping[int, NDArray[np.floating]]], step
     arrays = [fingerprints[which][step] for which in seeds]
     for array in arrays:
         check_same_probes(arrays[0], array)
-    if not arrays:
-        return StepFingerprints((), np.empty((0, 0, 0)), np.empty((0, 0, 0)), ())
     grams = np.stack([unit_gram(array) for array in arrays])
     ranks = np.stack([unit_ranks(array) for array in arrays])
     return StepFingerprints(seeds, grams, ranks, tuple(unit_factor(array) for array in arrays))
@@ -157,10 +156,3 @@ def _spaced(steps: Sequence[int], count: int | None) -> list[int]:
 
 def _existing(value: np.floating | NDArray[np.floating]) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _row(
-    measure: str, step: int, pair: Pair, value: float | None, null: Null | None, untrained: float | None
-) -> SeedMeasure:
-    low, mean, high = (null.low, null.mean, null.high) if null else (None, None, None)
-    return SeedMeasure(measure, step, None, pair[0], pair[1], value, mean, low, high, untrained)

@@ -63,10 +63,7 @@ def compare_seeds(
 
     Args:
         checkpoints: the records of all seeds.
-        fingerprints: seed -> step -> array (probes, d); step 0 is the untrained model, if it was observed.
-        shuffles: of the probes, for the null of CKA and RSA; Procrustes takes at most `pairs.PROCRUSTES_SHUFFLES`.
-        seed: of the shuffles.
-        null_steps: the null is computed at about so many evenly spaced steps and the last one; None for all.
+        fingerprints, shuffles, seed, null_steps: as in `pairs.compare_fingerprints`.
 
     Returns:
         Per seed `final_val_loss`, `first_entry` (null: never) and `mean_similarity` (null: not in that regime), the

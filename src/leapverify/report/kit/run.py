@@ -162,15 +162,15 @@ def load_run(path: Path) -> Run:
         raise ValueError(f"{path / 'checkpoints.parquet'} holds no checkpoint: run the study first")
     return Run(
         path=path,
-        config=_mapping(path / "config.yaml"),
-        environment=_mapping(path / "environment.json"),
+        config=_mapping(path / "config.yaml", needed=True),
+        environment=_mapping(path / "environment.json", needed=True),
         checkpoints=checkpoints,
         curve=_rows(path / "curve.parquet", LossPoint),
         predictions=_rows(path / "predictions.parquet", Prediction),
         cascades=_rows(path / "cascades.parquet", CascadeLink),
         measures=_rows(path / "seeds.parquet", SeedMeasure),
         ladder=_ladder(path / "tables" / "ladder.csv"),
-        cut_points=_mapping_or_nothing(path / "thresholds.json"),
+        cut_points=_mapping(path / "thresholds.json"),
         race=load_race(path),
     )
 
@@ -190,9 +190,9 @@ def load_race(path: Path) -> RaceRecords | None:
         raise ValueError(f"{folder / 'runs.parquet'} holds no run of a race: give the race command again")
     return RaceRecords(
         path=path,
-        config=_mapping_or_nothing(folder / "config.yaml"),
-        environment=_mapping_or_nothing(folder / "environment.json"),
-        targets=_mapping_or_nothing(folder / "targets.json"),
+        config=_mapping(folder / "config.yaml"),
+        environment=_mapping(folder / "environment.json"),
+        targets=_mapping(folder / "targets.json"),
         runs=runs,
         points=_rows(folder / "curve.parquet", RacePoint),
         notes=_notes(folder / "notes.json"),
@@ -234,12 +234,10 @@ def _notes(path: Path) -> list[str]:
     return [str(note) for note in found] if isinstance(found, list) else []
 
 
-def _mapping_or_nothing(path: Path) -> Mapping[str, Any]:
-    return _mapping(path) if path.is_file() else {}
-
-
-def _mapping(path: Path) -> Mapping[str, Any]:
+def _mapping(path: Path, *, needed: bool = False) -> Mapping[str, Any]:
     if not path.is_file():
+        if not needed:
+            return {}
         raise ValueError(f"{path} is missing: name a run folder that a study has written")
     tree = read_json(path) if path.suffix == ".json" else read_yaml(path, _SAME)
     if not isinstance(tree, dict):

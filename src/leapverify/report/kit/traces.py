@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,12 @@ def curve(x: Sequence[float], y: Sequence[float | None], mark: Mark, *, width: f
     values = [value if value is not None and math.isfinite(value) else None for value in y]
     line = {"color": mark.color, "width": width, "dash": mark.dash}
     return {"type": "scatter", "mode": "lines", "x": list(x), "y": values, "line": line, **options}
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that exist and are finite; None without any."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return statistics.fmean(known) if known else None
 
 
 def with_marks(points: Sequence[Point], mark: Mark, name: str, width: float = 2) -> Spec:

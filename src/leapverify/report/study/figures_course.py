@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from leapverify.analysis.study.skill import Correlation
 from leapverify.analysis.wording import counted, verdict
@@ -14,7 +13,7 @@ from leapverify.io.records import Checkpoint
 from leapverify.report.kit.panels import Axis, Figure, FigureView, LegendKey, Panel, Spec, axis_title, chart, grid
 from leapverify.report.kit.run import Run, stored_as
 from leapverify.report.kit.theme import REGIME_MARKS, Mark, plain
-from leapverify.report.kit.traces import curve, horizontal_bars, line_at, markers
+from leapverify.report.kit.traces import curve, horizontal_bars, line_at, markers, mean_of_known
 from leapverify.report.kit.words import words
 
 SEED_LINE = Mark("@muted", "circle", "solid")
@@ -158,14 +157,9 @@ def _course(run: Run, name: str) -> list[Spec]:
     for seed, rows in run.of_seed.items():
         hover = f"seed {seed}, step %{{x}}: %{{y:.4f}}<extra></extra>"
         traces.append(curve([r.step for r in rows], list(map(value, rows)), SEED_LINE, width=0.9, hovertemplate=hover))
-    means = [_mean([value(row) for row in run.checkpoints if row.step == step]) for step in run.steps]
+    means = [mean_of_known([value(row) for row in run.checkpoints if row.step == step]) for step in run.steps]
     hover = "mean, step %{x}: %{y:.4f}<extra></extra>"
     return [*traces, curve(run.steps, means, MEAN_LINE, width=2.4, hovertemplate=hover)]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return statistics.fmean(known) if known else None
 
 
 def _distance(row: Checkpoint) -> float | None:

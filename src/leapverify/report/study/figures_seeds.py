@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from leapverify.io.records import SeedMeasure
 from leapverify.report.kit.panels import Axis, Figure, LegendKey, Panel, Spec, grid
 from leapverify.report.kit.run import Run
 from leapverify.report.kit.theme import Mark
-from leapverify.report.kit.traces import band, curve
+from leapverify.report.kit.traces import band, curve, mean_of_known
 from leapverify.report.kit.words import words
 from leapverify.report.study.paper import PAPER
 
@@ -61,18 +60,16 @@ def _pairs(rows: Sequence[SeedMeasure]) -> list[Spec]:
     steps = sorted({row.step for row in rows if row.step is not None})
     at = {step: [row for row in rows if row.step == step] for step in steps}
     values = [[row.value for row in at[step] if row.value is not None] for step in steps]
-    low, high, fresh = ([_mean(at[s], name) for s in steps] for name in ("null_low", "null_high", "untrained"))
+    low, high, fresh = (
+        [mean_of_known([getattr(row, name) for row in at[step]]) for step in steps]
+        for name in ("null_low", "null_high", "untrained")
+    )
     traces = [
         band(steps, low, high),
         band(steps, [min(v, default=None) for v in values], [max(v, default=None) for v in values], "@band0"),
-        curve(steps, [statistics.fmean(v) if v else None for v in values], PAIR, width=2.4,
+        curve(steps, list(map(mean_of_known, values)), PAIR, width=2.4,
               hovertemplate="step %{x}: mean over pairs %{y:.3f}<extra></extra>"),
     ]  # fmt: skip
     if any(value is not None for value in fresh):
         traces.append(curve(steps, fresh, FRESH, width=1.5, hovertemplate="untrained: %{y:.3f}<extra></extra>"))
     return traces
-
-
-def _mean(rows: Sequence[SeedMeasure], name: str) -> float | None:
-    known = [getattr(row, name) for row in rows if getattr(row, name) is not None]
-    return statistics.fmean(known) if known else None
