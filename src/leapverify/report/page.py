@@ -15,6 +15,7 @@ from leapverify.io.storage import write_text
 from leapverify.io.untrusted.escape import inert, inert_json
 from leapverify.io.yaml_file import as_written
 from leapverify.report.bench.page import load_bench
+from leapverify.report.kit.figure_files import write_figures
 from leapverify.report.kit.legend import swatch, variables
 from leapverify.report.kit.run import load_race, load_run
 from leapverify.report.kit.section import Page
@@ -22,7 +23,6 @@ from leapverify.report.kit.table import Table, write_tables
 from leapverify.report.kit.theme import DARK, LIGHT
 from leapverify.report.race.page import race_page, race_report
 from leapverify.report.study.analysis import Analysis
-from leapverify.report.study.figures import write_figures
 from leapverify.report.study.page import StudyReport, study_page
 
 _AGAIN = "give the command that made its records again"
@@ -57,7 +57,7 @@ def build_report(run: Path) -> Path:
 
 def _write(run: Path, page: Page, tables: Sequence[Table]) -> Path:
     write_tables(tables, run / "tables")
-    write_figures(dict(page.figures), run / "figures")
+    write_figures(page.figures, run / "figures")
     write_text(run / "report.html", render(page))
     return run / "report.html"
 

@@ -19,14 +19,15 @@ ends, n and the reason for an empty cell by itself.
 >>> made.to_csv().splitlines()[0]
 'predictor,accepted_mean,accepted_std,accepted_low,accepted_high,accepted_n,accepted_seeds,accepted_why'
 
-1. Write a function in the folder of its kind of run (`study/tables_more.py`, `bench/tables.py`, `race/`) that returns
-   the table, and add it to the list of that file.
-2. The page writes every table of the list as `tables/NAME.csv` and `tables/NAME.md`; name it in `page.py` if it is to
-   stand, folded, under a figure.
+1. Write its heading and note into the `words.toml` of its kind of run (`study/`, `bench/`), under the table's name.
+   `{name}` in them is filled by the code, and `{SPREAD}` says what a mean over seeds is.
+2. Write a function beside the others there (`study/tables_more.py`, `bench/tables.py`) that returns
+   `words("study").table(name, columns, rows)`, and add it to the list of that file: the page then writes it as
+   `tables/NAME.csv` and `tables/NAME.md`. Name it in `FOLDED` of `study/page.py` if it is to lie under a figure.
 3. Add its name and number of rows to the list in `tests/report/test_report_tables.py`.
 
-A **figure** (`kit.panels`) has a title, a caption, a legend, and one view for each choice that a reader can make;
-`grid` lays small panels over shared axes, `chart` gives a single one axes of its own. Without data it has no view and
-says why. A **sentence** (`kit.section.SummaryLine`) is a topic and a text; a verdict in it comes from
+A **figure** (`kit.panels`) has a title and a caption in `words.toml`, a legend, and one view for each choice that a
+reader can make; `grid` lays small panels over shared axes, `chart` gives a single one axes of its own, and `kit.traces`
+draws in them. Without data it has no view and says why. A **sentence** (`kit.section.SummaryLine`) is a topic and a text; a verdict in it comes from
 `leapverify.analysis.wording.verdict`, and is 'cannot say' where that is None.
 """
