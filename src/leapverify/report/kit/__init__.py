@@ -28,6 +28,8 @@ ends, n and the reason for an empty cell by itself.
 
 A **figure** (`kit.panels`) has a title and a caption in `words.toml`, a legend, and one view for each choice that a
 reader can make; `grid` lays small panels over shared axes, `chart` gives a single one axes of its own, and `kit.traces`
-draws in them. Without data it has no view and says why. A **sentence** (`kit.section.SummaryLine`) is a topic and a text; a verdict in it comes from
-`leapverify.analysis.wording.verdict`, and is 'cannot say' where that is None.
+draws in them. Without data it has no view and says why.
+
+A **sentence** (`kit.section.SummaryLine`) is a topic and a text, from `words("study").line(entry, *parts, **values)`; a
+verdict in it comes from `leapverify.analysis.wording.verdict`, and is 'cannot say' where that is None.
 """
