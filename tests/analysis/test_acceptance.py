@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leapverify.analysis.study.acceptance import CRITERIA, QUANTITIES, acceptance, averages
+from leapverify.analysis.study.acceptance import QUANTITIES, acceptance, averages
+from leapverify.analysis.vocabulary import CRITERIA
 from leapverify.core.statistics import wilson
 
 

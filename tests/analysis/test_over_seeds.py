@@ -5,7 +5,8 @@ import statistics
 
 import pytest
 
-from leapverify.analysis.over_seeds import Bootstrap, summarise
+from leapverify.analysis.over_seeds import summarise
+from leapverify.core.statistics import bootstrap_interval
 
 
 def test_mean_std_and_cov_equal_the_standard_librarys():
@@ -34,7 +35,8 @@ def test_order_of_the_seeds_is_of_no_account():
 
 def test_a_lower_level_gives_a_narrower_interval():
     values = {seed: math.sin(seed) for seed in range(9)}
-    wide, narrow = summarise(values, n=9), summarise(values, n=9, bootstrap=Bootstrap(level=0.5))
+    wide = summarise(values, n=9)
+    narrow = bootstrap_interval([*values.values()], statistics.fmean, seed=0, level=0.5)
     assert wide.low < narrow.low < narrow.high < wide.high
 
 

@@ -11,7 +11,8 @@ from leapverify.analysis.race.api import (
     race_verdicts,
     verdicts,
 )
-from leapverify.analysis.wording import difference_text, numbers, p_text, percent
+from leapverify.analysis.race.wording import difference_text, numbers
+from leapverify.analysis.wording import p_text, percent
 from race_records import fields_of, of_arm, race_run, whole_race
 
 BASE = [2.20, 2.21, 2.19, 2.22, 2.18, 2.205, 2.195, 2.215]

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from leapverify.report import build_report
+from leapverify.report.kit.figure_files import file_spec
 from leapverify.report.kit.run import load_run
 from leapverify.report.kit.theme import DARK, LIGHT, REGIME_MARKS, plain, resolved
-from leapverify.report.page import SHORT, _tuned, script_json
+from leapverify.report.page import script_json
 from leapverify.report.study.analysis import Analysis
-from leapverify.report.study.figures import build_figures, file_spec
+from leapverify.report.study.figures import build_figures
+from leapverify.report.study.page import SHORT, _tuned
 from leapverify.report.study.summary import findings, texts
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"

@@ -15,12 +15,12 @@ import pytest
 from leapverify.io import records
 from leapverify.io.records import RaceRun
 from leapverify.report import build_report
-from leapverify.report.kit.run import Race, load_race, load_run
+from leapverify.report.kit.figure_files import file_spec
+from leapverify.report.kit.run import RaceRecords, load_race, load_run
 from leapverify.report.kit.theme import DARK, LIGHT, resolved
-from leapverify.report.page import SHORT
 from leapverify.report.race.figures import ARM_MARKS, COSTS, OTHER, RANGES, race_figure
 from leapverify.report.race.tables import RaceAnalysis, race_tables
-from leapverify.report.study.figures import file_spec
+from leapverify.report.study.page import SHORT
 from race_records import ENVIRONMENT, SEEDS, of_arm, race_point, race_run, whole_race, write_race
 
 BROWSER = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
@@ -43,7 +43,7 @@ def analysis(race_folder):
 
 
 def a_race(runs, points=(), config=None):
-    return RaceAnalysis(Race(None, config or {}, {}, {}, runs, points))
+    return RaceAnalysis(RaceRecords(None, config or {}, {}, {}, runs, points))
 
 
 def sections(page):

@@ -9,7 +9,7 @@ import pytest
 
 from leapverify.analysis.race.predictors import short_name
 from leapverify.report import build_report
-from leapverify.report.kit.run import Race
+from leapverify.report.kit.run import RaceRecords
 from leapverify.report.race.page import RaceReport, race_finding
 from leapverify.report.race.predictors import predictor_tables
 from leapverify.report.race.tables import RaceAnalysis
@@ -33,7 +33,7 @@ def runs(rate: str = "tuned") -> list:
 
 
 def report(rows: list) -> RaceReport:
-    return RaceReport(RaceAnalysis(Race(None, {}, {}, {}, rows, ())))
+    return RaceReport(RaceAnalysis(RaceRecords(None, {}, {}, {}, rows, ())))
 
 
 def test_one_table_a_case_with_both_ways_and_every_number_in_the_csv():

@@ -10,7 +10,8 @@ import pytest
 from leapverify.report.kit.run import load_run
 from leapverify.report.kit.table import Table
 from leapverify.report.study.analysis import Analysis
-from leapverify.report.study.tables import PAPER, paper_value, tables_of_runs
+from leapverify.report.study.paper import PAPER, paper_value
+from leapverify.report.study.tables import tables_of_runs
 from leapverify.report.study.tables_more import further_tables, ladder
 from leapverify.report.study.tables_predict import horizons, tables_of_predictions
 

@@ -6,15 +6,17 @@ import re
 
 import pytest
 
+from leapverify.analysis.study.cascades import NO_HOLD
+from leapverify.analysis.study.pairs import pairs_interval
 from leapverify.analysis.study.skill import Skill
-from leapverify.analysis.wording import pairs_interval, verdict
+from leapverify.analysis.vocabulary import CRITERIA
+from leapverify.analysis.wording import verdict
 from leapverify.io import records
 from leapverify.io.records import CascadeLink
 from leapverify.report import build_report
-from leapverify.report.kit.run import CRITERIA, load_run
+from leapverify.report.kit.run import load_run
 from leapverify.report.study.analysis import Analysis
 from leapverify.report.study.figures import build_figures
-from leapverify.report.study.figures_cascades import NO_CONTROL
 from leapverify.report.study.summary import findings, texts, tiles
 from leapverify.report.study.summary_predict import skill
 from leapverify.report.study.tables_more import cascades, gains
@@ -160,8 +162,8 @@ def test_agreement_names_the_schedule(full_run):
 def test_cascades_without_hold_say_so(full_run):
     analysis = Analysis(load_run(full_run))
     trained = [row for row in read(cascades(analysis)) if row["kind"] == "trained"]
-    assert {row["against_hold_why"] for row in trained} == {NO_CONTROL}
-    assert NO_CONTROL in build_figures(analysis)["cascades"].caption
+    assert {row["against_hold_why"] for row in trained} == {NO_HOLD}
+    assert NO_HOLD in build_figures(analysis)["cascades"].caption
 
 
 def test_trained_cascades_stand_beside_hold(tmp_path, maker):

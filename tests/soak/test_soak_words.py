@@ -27,13 +27,12 @@ from hostile_names import (
     wrong_terminal,
 )
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.wording import SummaryLine, Tile
 from leapverify.cli.arguments import InertLines, say
 from leapverify.cli.progress import RACE, STUDY, LiveView, PlainView
 from leapverify.io.untrusted.escape import inert
 from leapverify.report import build_report
 from leapverify.report.kit.panels import Axis, Figure, Key, Panel, grid
-from leapverify.report.kit.section import Page, Section
+from leapverify.report.kit.section import Headline, Page, Section, SummaryLine
 from leapverify.report.kit.table import Cell, Column, Line, Table, name, text
 from leapverify.report.kit.theme import Mark, plain
 from leapverify.report.page import render
@@ -158,7 +157,7 @@ def page_of(names: Sequence[str]) -> str:
             names[-1], names,
         )
     ]  # fmt: skip
-    tiles = [Tile(each, each, each) for each in names]
+    tiles = [Headline(each, each, each) for each in names]
     title, heading, colophon = names[0], names[-1], names[0]
     page = Page(title, names[-1], heading, tiles, findings, sections, colophon, {each.name: each for each in figures})
     return render(page)

@@ -10,7 +10,7 @@ from itertools import combinations_with_replacement, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.analysis.study.timelines import REGIMES
+from leapverify.analysis.vocabulary import REGIMES
 from leapverify.claims.evidence import (
     BASE,
     CONSTANT,

@@ -7,17 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TypeVar
 
 from scipy import stats
 
-from leapverify.analysis.over_seeds import Bootstrap
+from leapverify.analysis.over_seeds import FEWEST_SEEDS, interval_over
+from leapverify.core.statistics import Group
 
 STANDS, FALLS, OPEN = "stands", "falls", "not decided"
-FEWEST_SEEDS = 3
-"""With fewer, no interval over seeds decides anything."""
-
-Group = TypeVar("Group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ def estimate(groups: Sequence[Group], statistic: Callable[[Sequence[Group]], flo
     value = statistic(groups) if groups else None
     if value is None or not math.isfinite(value):
         return Estimate(None, None, None, n, len(groups), "there is nothing to compute it from")
-    interval = Bootstrap().interval(groups, statistic)
+    interval = interval_over(groups, statistic)
     low, high = interval or (None, None)
     return Estimate(value, low, high, n, len(groups), None if interval else "too few seeds have it")
 

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
-from leapverify.analysis.study.timelines import REGIMES
+from leapverify.analysis.vocabulary import CONTROLS, LABELS
 from leapverify.io.records import Benched, Prediction
 
-CONTROLS = ("hold", "random")
-"""Predictors that know nothing: what they reach, no skill is needed for."""
-LABELS = ("unknown", *REGIMES)
 REMEDY = "give the bench command again"
 
 
@@ -134,7 +131,7 @@ class Bench:
 
 
 Row = TypeVar("Row", Prediction, Benched)
-Key = tuple[int, int, str, int]
+AskedFor = tuple[int, int, str, int]
 """seed, step, predictor, horizon."""
 
 
@@ -180,12 +177,12 @@ def bench_of(
     return Bench(label, task, headline, step_tokens, placed, free)
 
 
-def _key(row: Prediction | Benched) -> Key:
+def _key(row: Prediction | Benched) -> AskedFor:
     return row.seed, row.step, row.predictor, row.horizon
 
 
-def _by_key(label: str, rows: Iterable[Row]) -> dict[Key, Row]:
-    found: dict[Key, Row] = {}
+def _by_key(label: str, rows: Iterable[Row]) -> dict[AskedFor, Row]:
+    found: dict[AskedFor, Row] = {}
     for row in rows:
         seed, step, name, horizon = key = _key(row)
         if key in found:

@@ -16,20 +16,28 @@ import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from leapverify.analysis.bench.rows import CONTROLS, Bench, Tried
-from leapverify.analysis.over_seeds import OverSeeds, summarise
-from leapverify.analysis.study.acceptance import ALL, CRITERIA, Rate, acceptance
+from leapverify.analysis.bench.rows import Bench, Tried
+from leapverify.analysis.over_seeds import FEWEST_SEEDS, OverSeeds, by_seed, summarise
+from leapverify.analysis.study.acceptance import Rate, acceptance
+from leapverify.analysis.vocabulary import ALL, CONTROLS, CRITERIA
 
 ALL_HORIZONS = 0
 """As a K: predictions of every K."""
-FEWEST_SEEDS = 3
-"""With fewer no claim is made from an interval, and none is ranked by."""
 
+NOT_IMPROVED = "the run itself did not improve"
+
+Value = Callable[[Tried], float | None]
+"""Of an attempt; None where it has none."""
 Centre = Callable[[Sequence[float]], float]
+
+
+def _centred(value: Value, centre: Centre = statistics.fmean, missing: str = "no value") -> cached_property[OverSeeds]:
+    """A number of a `Ranking`: within each seed the centre of the attempts' values, then over seeds."""
+    return cached_property(lambda ranking: ranking.over_seeds(value, centre, missing))
 
 
 @dataclass(frozen=True)
@@ -100,51 +108,31 @@ class Ranking:
         """By `paired`."""
         return self.rates["paired"]
 
-    @cached_property
-    def gain(self) -> OverSeeds:
-        """Mean of L_t - L_hat of the finite attempts, nats per token."""
-        return self._over(lambda row: row.gain if row.finite else None, statistics.fmean, "no finite prediction")
-
-    @cached_property
-    def gain_fraction(self) -> OverSeeds:
-        """Median within a seed."""
-        return self._over(
-            lambda row: row.prediction.gain_fraction if row.finite else None,
-            statistics.median,
-            "the run itself did not improve",
-        )
-
-    @cached_property
-    def steps_gained(self) -> OverSeeds:
-        """Mean over all attempts, those without a gain as 0."""
-        return self._over(lambda row: row.steps, statistics.fmean)
-
-    @cached_property
-    def predict_tokens(self) -> OverSeeds:
-        """Mean cost of the prediction, forward-token equivalents."""
-        return self._over(lambda row: row.predict_tokens, statistics.fmean)
-
-    @cached_property
-    def verify_tokens(self) -> OverSeeds:
-        """Mean cost of the verification, forward-token equivalents."""
-        return self._over(lambda row: row.verify_tokens, statistics.fmean)
-
-    @cached_property
-    def cost_steps(self) -> OverSeeds:
-        """Mean cost of an attempt, training steps."""
-        return self._over(lambda row: row.cost_steps, statistics.fmean)
-
-    @cached_property
-    def net_steps(self) -> OverSeeds:
-        """Mean of steps gained less cost."""
-        return self._over(lambda row: row.steps - row.cost_steps, statistics.fmean)
+    gain = _centred(lambda row: row.gain if row.finite else None, missing="no finite prediction")
+    """Mean of L_t - L_hat of the finite attempts, nats per token."""
+    gain_fraction = _centred(
+        lambda row: row.prediction.gain_fraction if row.finite else None, statistics.median, NOT_IMPROVED
+    )
+    """Median within a seed."""
+    steps_gained = _centred(lambda row: row.steps)
+    """Mean over all attempts, those without a gain as 0."""
+    predict_tokens = _centred(lambda row: row.predict_tokens)
+    """Mean cost of the prediction, forward-token equivalents."""
+    verify_tokens = _centred(lambda row: row.verify_tokens)
+    """Mean cost of the verification, forward-token equivalents."""
+    cost_steps = _centred(lambda row: row.cost_steps)
+    """Mean cost of an attempt, training steps."""
+    net_steps = _centred(lambda row: row.steps - row.cost_steps)
+    """Mean of steps gained less cost."""
+    unconditional_value = _centred(lambda row: row.unconditional_steps, statistics.median, NOT_IMPROVED)
+    """Median within a seed of (L_t - L_hat) over the run's fall per step, in steps; harm is negative."""
 
     @cached_property
     def persistence(self) -> OverSeeds:
         """Median within a seed of the share of the gain that is left, nothing clipped."""
         gained = any(row.finite and row.gain > 0.0 for row in self.attempts)
         why = "none of the gains was trained on from" if gained else "no gain to follow"
-        return self._over(lambda row: row.kept, statistics.median, f"never measured: {why}")
+        return self.over_seeds(lambda row: row.kept, statistics.median, f"never measured: {why}")
 
     @property
     def diverged(self) -> int:
@@ -154,10 +142,8 @@ class Ranking:
     @property
     def diverged_seeds(self) -> tuple[int, int]:
         """Seeds whose median persistence is of such a measurement, and all seeds that have one."""
-        found = {
-            seed: [row.kept for row in rows if row.kept is not None] for seed, rows in _by_seed(self.attempts).items()
-        }
-        medians = [statistics.median(kept) for kept in found.values() if kept]
+        kept = by_seed((row.prediction.seed, row.kept) for row in self.attempts if row.kept is not None)
+        medians = [statistics.median(of_seed) for of_seed in kept.values()]
         return medians.count(-math.inf), len(medians)
 
     @cached_property
@@ -173,31 +159,24 @@ class Ranking:
         (steps gained x persistence between 0 and 1) - mean cost. A seed with such attempts of which none was followed
         has no value.
         """
-        rows = _by_seed(self.attempts)
+        rows: dict[int, list[Tried]] = defaultdict(list)
+        for row in self.attempts:
+            rows[row.prediction.seed].append(row)
         values = {seed: _verified(of_seed) for seed, of_seed in rows.items()}
         known = {seed: value for seed, value in values.items() if value is not None}
         missing = self._nothing() or "the persistence of no accepted prediction was measured"
         return summarise(known, n=sum(len(rows[seed]) for seed in known), missing=missing)
 
-    @cached_property
-    def unconditional_value(self) -> OverSeeds:
-        """Median within a seed of (L_t - L_hat) over the run's fall per step, in steps; harm is negative."""
-        return self._over(lambda row: row.unconditional_steps, statistics.median, "the run itself did not improve")
-
-    def _over(self, value: Callable[[Tried], float | None], centre: Centre, missing: str = "no value") -> OverSeeds:
+    def over_seeds(self, value: Value, centre: Centre, missing: str) -> OverSeeds:
         """Within each seed the centre of what exists, then over seeds; a centre at -inf leaves no mean."""
-        found: dict[int, list[float]] = defaultdict(list)
-        for row in self.attempts:
-            measured = value(row)
-            if measured is not None:
-                found[row.prediction.seed].append(measured)
+        measured = ((row.prediction.seed, value(row)) for row in self.attempts)
+        found = by_seed((seed, number) for seed, number in measured if number is not None)
         centres = {seed: centre(values) for seed, values in found.items()}
         n = sum(map(len, found.values()))
         lost = sum(not math.isfinite(of_seed) for of_seed in centres.values())
         if lost:
             kind = "median" if centre is statistics.median else "mean"
-            why = f"not finite: the {kind} of {lost} of {len(centres)} seeds"
-            return summarise({}, n=n, missing=why)
+            return summarise({}, n=n, missing=f"not finite: the {kind} of {lost} of {len(centres)} seeds")
         return summarise(centres, n=n, missing=self._nothing() or missing)
 
     def _nothing(self) -> str:
@@ -208,13 +187,6 @@ class Ranking:
 
 def _kind(reason: str) -> str:
     return re.sub(r"\d+", "0", reason)
-
-
-def _by_seed(rows: Iterable[Tried]) -> dict[int, list[Tried]]:
-    found: dict[int, list[Tried]] = defaultdict(list)
-    for row in rows:
-        found[row.prediction.seed].append(row)
-    return found
 
 
 def _verified(rows: Sequence[Tried]) -> float | None:

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field, replace
 
 from leapverify.analysis.bench.published import Claim, claim_of
 from leapverify.analysis.bench.rows import Bench
-from leapverify.analysis.bench.values import FEWEST_SEEDS, Ranking, standing
-from leapverify.analysis.over_seeds import OverSeeds, summarise
+from leapverify.analysis.bench.values import Ranking, standing
+from leapverify.analysis.over_seeds import FEWEST_SEEDS, OverSeeds, summarise
 from leapverify.analysis.race.arms import (
     ALWAYS,
     BASELINE,

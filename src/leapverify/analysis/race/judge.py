@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from leapverify.analysis.over_seeds import FEWEST_SEEDS
 from leapverify.analysis.race.arms import (
     BASELINE,
     ArmRow,
@@ -17,7 +18,7 @@ from leapverify.analysis.race.arms import (
     is_leap,
     tokens_against,
 )
-from leapverify.analysis.race.paired import FEWEST_SEEDS, Ratio, no_ratio
+from leapverify.analysis.race.paired import Ratio, no_ratio
 from leapverify.io.records import RaceRun
 
 RIVALS = ("lr-x2", "lr-x4", "ema", "lawa", "lookahead", "schedule-free")

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from leapverify.analysis.over_seeds import OverSeeds, fields_of, summarise
+from leapverify.analysis.over_seeds import FEWEST_SEEDS, OverSeeds, fields_of, summarise
 
 EXACT_SEEDS = 14
 """Up to so many seeds the sign-flip test goes through all 2^n assignments of signs."""
-FEWEST_SEEDS = 3
-"""With fewer no claim is made from an interval."""
 FEWEST_WINS = 6
 """Where one side never arrives there is no ratio; that many wins of as many seeds have p = 2^-6 < 0.025."""
 

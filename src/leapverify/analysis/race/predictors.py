@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from leapverify.analysis.over_seeds import FEWEST_SEEDS
 from leapverify.analysis.race.arms import (
     ALWAYS,
     BASELINE,
@@ -19,7 +20,7 @@ from leapverify.analysis.race.arms import (
     control_row,
     finals,
 )
-from leapverify.analysis.race.paired import FEWEST_SEEDS, Paired, paired_difference
+from leapverify.analysis.race.paired import Paired, paired_difference
 from leapverify.analysis.wording import counted, listed
 from leapverify.io.records import RaceRun
 

@@ -18,16 +18,8 @@ from leapverify.analysis.race.arms import (
 from leapverify.analysis.race.judge import HEADLINE, Judgement, judge
 from leapverify.analysis.race.predictors import PredictorRow, against_schedule, outcome_text
 from leapverify.analysis.race.tuning import tuning_grid
-from leapverify.analysis.wording import (
-    counted,
-    difference_text,
-    listed,
-    never_text,
-    p_text,
-    percent_text,
-    ratio_text,
-    unit_of,
-)
+from leapverify.analysis.race.wording import difference_text, never_text, percent_text, ratio_text, unit_of
+from leapverify.analysis.wording import counted, listed, p_text
 from leapverify.io.records import RacePoint, RaceRun
 
 ENOUGH_SEEDS = 8

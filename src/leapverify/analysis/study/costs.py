@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leapverify.analysis.over_seeds import Bootstrap, OverSeeds, fields_of, summarise
+from leapverify.analysis.over_seeds import OverSeeds, fields_of, summarise
 from leapverify.io.records import Checkpoint
 
 PARTS = ("train", "observe", "evaluate", "sweep", "cascade", "snapshot", "lyapunov")
@@ -14,7 +13,7 @@ PARTS = ("train", "observe", "evaluate", "sweep", "cascade", "snapshot", "lyapun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost(OverSeeds):
+class PartCost(OverSeeds):
     """The seconds of one part; mean, std and interval are over seeds of each seed's total in seconds."""
 
     part: str
@@ -25,40 +24,45 @@ class Cost(OverSeeds):
     of_training: float | None
     """Times the seconds of `train`, all seeds together."""
     per_checkpoint_s: float | None
-    ran: bool
-    """Whether the part took any time at all."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether the part took any time at all."""
+        return self.seconds > 0
 
 
-def costs(checkpoints: Sequence[Checkpoint], *, bootstrap: Bootstrap | None = None) -> list[Cost]:
+def costs(checkpoints: Sequence[Checkpoint]) -> list[PartCost]:
     """Seconds and shares of every part of the study.
 
     share = seconds of the part / sum of the seconds of all parts;  of_training = seconds / seconds of `train`.
 
     Args:
         checkpoints: the records of all seeds; `n` of every row counts them.
-        bootstrap: draws, level and seed of the interval over seeds.
 
     Returns:
         One row per part in the order of `PARTS`; None with a reason where there is nothing to divide by.
     """
-    totals: dict[str, dict[int, float]] = {part: defaultdict(float) for part in PARTS}
-    for row in checkpoints:
-        for part in PARTS:
-            totals[part][row.seed] += getattr(row, f"{part}_s")
+    totals = {part: _totals(checkpoints, f"{part}_s") for part in PARTS}
     seconds = {part: sum(of_seed.values(), 0.0) for part, of_seed in totals.items()}
-    everything = sum(seconds.values())
+    everything, n = sum(seconds.values()), len(checkpoints)
     return [
-        Cost(
-            **fields_of(summarise(totals[part], n=len(checkpoints), missing="no checkpoints", bootstrap=bootstrap)),
+        PartCost(
+            **fields_of(summarise(totals[part], n=n, missing="no checkpoints")),
             part=part,
-            seconds=seconds[part],
-            share=_ratio(seconds[part], everything),
-            of_training=_ratio(seconds[part], seconds["train"]),
-            per_checkpoint_s=_ratio(seconds[part], len(checkpoints)),
-            ran=seconds[part] > 0,
+            seconds=own,
+            share=_ratio(own, everything),
+            of_training=_ratio(own, seconds["train"]),
+            per_checkpoint_s=_ratio(own, n),
         )
-        for part in PARTS
+        for part, own in seconds.items()
     ]
+
+
+def _totals(checkpoints: Sequence[Checkpoint], name: str) -> dict[int, float]:
+    of_seed = dict.fromkeys((row.seed for row in checkpoints), 0.0)
+    for row in checkpoints:
+        of_seed[row.seed] += getattr(row, name)
+    return of_seed
 
 
 def _ratio(part: float, whole: float) -> float | None:

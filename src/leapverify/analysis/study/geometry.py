@@ -1,8 +1,10 @@
 """Similarity of two representations of the same probes, by measures that a rotation of either space does not change.
 
-Each measure is an inner product of two objects that are made once per fingerprint (`unit_gram`, `unit_ranks`,
-`unit_factor`): comparing many seeds, or one pair under many shuffles of the probes, repeats the product only.
-Every measure is `nan` where a representation does not vary over the probes, or is not finite.
+`linear_cka`, `rsa` and `procrustes_distance` take two matrices of any unit with one row per probe; their widths may
+differ. They raise ValueError where the two do not hold the same number of probes, or fewer than three, and are `nan`
+where a representation does not vary over the probes, or is not finite. Each is an inner product of two objects that
+are made once per fingerprint (`unit_gram`, `unit_ranks`, `unit_factor`): comparing many seeds, or one pair under many
+shuffles of the probes, repeats the product only.
 """
 
 from __future__ import annotations
@@ -21,16 +23,12 @@ def linear_cka(a: Float[np.ndarray, "probes d_a"], b: Float[np.ndarray, "probes 
 
     CKA = <K, L> / (norm(K) norm(L)),  K = H a a^T H,  L = H b b^T H,  H = I - 1/n.
 
-    Args:
-        a: one row per probe, any unit.
-        b: the same probes in another model; its width may differ.
+    In [0, 1]. With more dimensions than probes it is well above 0 even for unrelated representations: read it against
+    its null (`leapverify.analysis.study.null`).
 
-    Returns:
-        A number in [0, 1]. With more dimensions than probes it is well above 0 even for unrelated representations:
-        read it against its null (`leapverify.analysis.study.null`).
-
-    Raises:
-        ValueError: the two do not hold the same number of probes, or fewer than three.
+    >>> a = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 3.0], [4.0, 1.0]])
+    >>> round(linear_cka(a, 5.0 * a[:, ::-1] + 1.0), 6)  # turned, scaled and shifted
+    1.0
 
     Source: Kornblith et al. 2019, equation 1 with a linear kernel (the biased estimator).
     """
@@ -42,17 +40,7 @@ def rsa(a: Float[np.ndarray, "probes d_a"], b: Float[np.ndarray, "probes d_b"]) 
     """Representational similarity: the Spearman correlation of the two sets of distances between probes.
 
     rho = corr(rank(D_a), rank(D_b)),  D_ij = norm(x_i - x_j), i < j. Euclidean distance, because the customary
-    1 - Pearson changes when the space is rotated.
-
-    Args:
-        a: one row per probe, any unit.
-        b: the same probes in another model; its width may differ.
-
-    Returns:
-        A number in [-1, 1].
-
-    Raises:
-        ValueError: the two do not hold the same number of probes, or fewer than three.
+    1 - Pearson changes when the space is rotated. In [-1, 1].
 
     Source: Kriegeskorte et al. 2008.
     """
@@ -63,18 +51,9 @@ def rsa(a: Float[np.ndarray, "probes d_a"], b: Float[np.ndarray, "probes d_b"]) 
 def procrustes_distance(a: Float[np.ndarray, "probes d_a"], b: Float[np.ndarray, "probes d_b"]) -> float:
     """Orthogonal Procrustes distance of the centred representations, each scaled to norm 1.
 
-    d = min over orthogonal Q of norm(a - b Q) = sqrt(2 - 2 nuclear_norm(a^T b)): a metric.
-
-    Args:
-        a: one row per probe, any unit.
-        b: the same probes in another model; its width may differ (the narrower one is padded with zeros).
-
-    Returns:
-        A number in [0, sqrt(2)]; 0 for representations equal up to rotation, scale and shift (to 1e-7: the square
-        root of rounding).
-
-    Raises:
-        ValueError: the two do not hold the same number of probes, or fewer than three.
+    d = min over orthogonal Q of norm(a - b Q) = sqrt(2 - 2 nuclear_norm(a^T b)): a metric, the narrower one padded with
+    zeros. In [0, sqrt(2)]; 0 for representations equal up to rotation, scale and shift (to 1e-7: the square root of
+    rounding).
 
     Source: Schönemann 1966; as a metric on representations Williams et al. 2021.
     """

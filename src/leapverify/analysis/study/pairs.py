@@ -13,6 +13,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from leapverify.analysis.over_seeds import interval_over
 from leapverify.analysis.study.geometry import (
     check_same_probes,
     distance_of_product,
@@ -21,6 +22,7 @@ from leapverify.analysis.study.geometry import (
     unit_ranks,
 )
 from leapverify.analysis.study.null import Null, permutations, shuffled_distances, shuffled_products, summarise
+from leapverify.core.statistics import Interval
 from leapverify.io.records import SeedMeasure
 
 PROCRUSTES_SHUFFLES = 50
@@ -46,8 +48,18 @@ def mean_over_pairs(values: Mapping[Pair, float]) -> tuple[list[int], Callable[[
     return sorted({seed for pair in values for seed in pair}), mean
 
 
+def pairs_interval(values: Mapping[Pair, float]) -> tuple[Interval | None, int]:
+    """Bootstrap interval over seeds of the mean over pairs of seeds, and how many seeds there are.
+
+    Args:
+        values: (seed, seed) -> value, each pair once.
+    """
+    seeds, mean = mean_over_pairs(values)
+    return interval_over(seeds, mean), len(seeds)
+
+
 @dataclass(frozen=True, slots=True)
-class Shapes:
+class StepFingerprints:
     """The fingerprints of several seeds at one step, made ready for comparison."""
 
     seeds: tuple[int, ...]
@@ -92,24 +104,23 @@ def compare_fingerprints(
             continue
         nulls = _nulls(shapes, shuffles, seed) if step in with_null else {}
         for (measure, pair), value in _values(shapes).items():
-            null = nulls.get((measure, pair))
-            rows.append(_row(measure, step, pair, value, null, untrained.get((measure, pair))))
+            null, fresh = nulls.get((measure, pair)), untrained.get((measure, pair))
+            band = (null.mean, null.low, null.high) if null else (None, None, None)
+            rows.append(SeedMeasure(measure, step, None, *pair, value, *band, fresh))
     return rows
 
 
-def _shapes(fingerprints: Mapping[int, Mapping[int, NDArray[np.floating]]], step: int) -> Shapes:
+def _shapes(fingerprints: Mapping[int, Mapping[int, NDArray[np.floating]]], step: int) -> StepFingerprints:
     seeds = tuple(sorted(which for which, of_seed in fingerprints.items() if step in of_seed))
     arrays = [fingerprints[which][step] for which in seeds]
     for array in arrays:
         check_same_probes(arrays[0], array)
-    if not arrays:
-        return Shapes((), np.empty((0, 0, 0)), np.empty((0, 0, 0)), ())
     grams = np.stack([unit_gram(array) for array in arrays])
     ranks = np.stack([unit_ranks(array) for array in arrays])
-    return Shapes(seeds, grams, ranks, tuple(unit_factor(array) for array in arrays))
+    return StepFingerprints(seeds, grams, ranks, tuple(unit_factor(array) for array in arrays))
 
 
-def _values(shapes: Shapes) -> dict[tuple[str, Pair], float | None]:
+def _values(shapes: StepFingerprints) -> dict[tuple[str, Pair], float | None]:
     values: dict[tuple[str, Pair], float | None] = {}
     for a, b in combinations(range(len(shapes.seeds)), 2):
         pair = shapes.seeds[a], shapes.seeds[b]
@@ -119,7 +130,7 @@ def _values(shapes: Shapes) -> dict[tuple[str, Pair], float | None]:
     return values
 
 
-def _nulls(shapes: Shapes, shuffles: int, seed: int) -> dict[tuple[str, Pair], Null]:
+def _nulls(shapes: StepFingerprints, shuffles: int, seed: int) -> dict[tuple[str, Pair], Null]:
     orders = permutations(shapes.grams.shape[1], shuffles, seed)
     nulls: dict[tuple[str, Pair], Null] = {}
     for b in range(1, len(shapes.seeds)):
@@ -145,10 +156,3 @@ def _spaced(steps: Sequence[int], count: int | None) -> list[int]:
 
 def _existing(value: np.floating | NDArray[np.floating]) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _row(
-    measure: str, step: int, pair: Pair, value: float | None, null: Null | None, untrained: float | None
-) -> SeedMeasure:
-    low, mean, high = (null.low, null.mean, null.high) if null else (None, None, None)
-    return SeedMeasure(measure, step, None, pair[0], pair[1], value, mean, low, high, untrained)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.analysis.over_seeds import Bootstrap, OverSeeds, fields_of, summarise
+from leapverify.analysis.over_seeds import OverSeeds, fields_of, summarise, summarise_all
 from leapverify.analysis.study.agreement import Agreement, agreement
 from leapverify.analysis.study.pairs import compare_fingerprints
-from leapverify.analysis.study.timelines import REGIMES, by_seed, common_steps
+from leapverify.analysis.study.timelines import by_seed, common_steps
+from leapverify.analysis.vocabulary import REGIMES
 from leapverify.io.records import Checkpoint, SeedMeasure
 
 
@@ -63,10 +63,7 @@ def compare_seeds(
 
     Args:
         checkpoints: the records of all seeds.
-        fingerprints: seed -> step -> array (probes, d); step 0 is the untrained model, if it was observed.
-        shuffles: of the probes, for the null of CKA and RSA; Procrustes takes at most `pairs.PROCRUSTES_SHUFFLES`.
-        seed: of the shuffles.
-        null_steps: the null is computed at about so many evenly spaced steps and the last one; None for all.
+        fingerprints, shuffles, seed, null_steps: as in `pairs.compare_fingerprints`.
 
     Returns:
         Per seed `final_val_loss`, `first_entry` (null: never) and `mean_similarity` (null: not in that regime), the
@@ -104,38 +101,29 @@ def loss_spread(checkpoints: Sequence[Checkpoint]) -> list[LossSpread]:
     return [_spread(step, [of_seed[step].val_loss for of_seed in seeds.values()]) for step in common_steps(seeds)]
 
 
-def first_entries(
-    checkpoints: Sequence[Checkpoint], *, regimes: Sequence[str] = REGIMES, bootstrap: Bootstrap | None = None
-) -> list[FirstEntry]:
+def first_entries(checkpoints: Sequence[Checkpoint], *, regimes: Sequence[str] = REGIMES) -> list[FirstEntry]:
     """First step at which each seed carries each regime's label. Source: Leap+Verify, Table 4.
 
     Args:
         checkpoints: the records of all seeds.
         regimes: in the order wanted.
-        bootstrap: draws, level and seed of the interval.
 
     Returns:
         One row per regime; mean, std and range over the seeds that entered.
     """
     seeds = by_seed(checkpoints)
-    return [_first_entry(seeds, regime, bootstrap) for regime in regimes]
+    return [_first_entry(seeds, regime) for regime in regimes]
 
 
-def mean_similarities(
-    checkpoints: Sequence[Checkpoint], *, regimes: Sequence[str] = REGIMES, bootstrap: Bootstrap | None = None
-) -> list[RegimeSimilarity]:
+def mean_similarities(checkpoints: Sequence[Checkpoint]) -> list[RegimeSimilarity]:
     """Mean of the configured similarity in each regime, per seed and then over seeds. Source: Leap+Verify, Table 2."""
-    rows = []
-    for regime in regimes:
-        values: dict[int, list[float]] = defaultdict(list)
-        for row in checkpoints:
-            if row.regime == regime and row.similarity is not None and np.isfinite(row.similarity):
-                values[row.seed].append(row.similarity)
-        means = {which: float(np.mean(of_seed)) for which, of_seed in values.items()}
-        n = sum(map(len, values.values()))
-        summary = summarise(means, n=n, missing="no seed was ever in this regime", bootstrap=bootstrap)
-        rows.append(RegimeSimilarity(**fields_of(summary), regime=regime))
-    return rows
+    missing, found = "no seed was ever in this regime", []
+    known = [row for row in checkpoints if row.similarity is not None and np.isfinite(row.similarity)]
+    for regime in REGIMES:
+        values = [(row.seed, row.similarity or 0.0) for row in known if row.regime == regime]
+        summary = summarise_all(values, lambda of_seed: float(np.mean(of_seed)), missing=missing)
+        found.append(RegimeSimilarity(**fields_of(summary), regime=regime))
+    return found
 
 
 def _last(checkpoints: Sequence[Checkpoint]) -> list[tuple[int, Checkpoint]]:
@@ -150,14 +138,14 @@ def _spread(step: int, losses: Sequence[float]) -> LossSpread:
     return LossSpread(step, mean, std, 100 * std / mean, min(losses), max(losses), len(losses), None)
 
 
-def _first_entry(seeds: Mapping[int, Mapping[int, Checkpoint]], regime: str, bootstrap: Bootstrap | None) -> FirstEntry:
+def _first_entry(seeds: Mapping[int, Mapping[int, Checkpoint]], regime: str) -> FirstEntry:
     entered = {}
     for which, of_seed in seeds.items():
         steps = [step for step, row in of_seed.items() if row.regime == regime]
         if steps:
             entered[which] = float(min(steps))
     never = tuple(which for which in seeds if which not in entered)
-    summary = summarise(entered, n=len(entered), missing="no seed ever entered this regime", bootstrap=bootstrap)
+    summary = summarise(entered, n=len(entered), missing="no seed ever entered this regime")
     earliest, latest = (int(min(entered.values())), int(max(entered.values()))) if entered else (None, None)
     return FirstEntry(**fields_of(summary), regime=regime, earliest=earliest, latest=latest, never=never)
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leapverify.analysis.over_seeds import Bootstrap
-from leapverify.analysis.study.acceptance import ALL, Rate, acceptance
+from leapverify.analysis.study.acceptance import Rate, acceptance
 from leapverify.analysis.study.agreement import Agreement, agreement
-from leapverify.analysis.study.timelines import REGIMES
+from leapverify.analysis.vocabulary import ALL, REGIMES
 from leapverify.io.records import Checkpoint, Prediction
 
 
@@ -33,6 +32,10 @@ class SensitivityPoint:
     def share(self, regime: str) -> float:
         """Share of one regime."""
         return dict(self.shares)[regime]
+
+    def rate(self, regime: str) -> Rate:
+        """Acceptance in one regime, or in `all`."""
+        return next(rate for rate in self.acceptance if rate.regime == regime)
 
 
 def relabel(similarity: float | None, tau_low: float, tau_high: float) -> str:
@@ -56,7 +59,6 @@ def threshold_sensitivity(
     predictor: str = "linear",
     horizon: int = 5,
     criterion: str = "strict",
-    bootstrap: Bootstrap | None = None,
 ) -> list[SensitivityPoint]:
     """Label shares, agreement and acceptance for every pair of thresholds, from the recorded similarities.
 
@@ -68,7 +70,6 @@ def threshold_sensitivity(
         predictions: the sweep's rows of the same seeds.
         grid: pairs (tau_low, tau_high); `threshold_grid` makes a usual one.
         predictor, horizon (steps), criterion: whose acceptance is given.
-        bootstrap: draws, level and seed of the intervals.
 
     Returns:
         One point per pair, in the grid's order.
@@ -85,9 +86,7 @@ def threshold_sensitivity(
         label = {(row.seed, row.step): row.regime for row in rows}
         moved = [dataclasses.replace(row, regime=label.get((row.seed, row.step), row.regime)) for row in chosen]
         known = [row.regime for row in rows if row.regime != "unknown"]
-        rates = acceptance(
-            moved, criterion, regimes=(*REGIMES, ALL), predictors=[predictor], horizons=[horizon], bootstrap=bootstrap
-        )
+        rates = acceptance(moved, criterion, regimes=(*REGIMES, ALL), predictors=[predictor], horizons=[horizon])
         shares = tuple((regime, known.count(regime) / max(1, len(known))) for regime in REGIMES)
         points.append(
             SensitivityPoint(tau_low, tau_high, shares, agreement(rows, shuffles=0), tuple(rates), len(known))

@@ -7,9 +7,11 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from leapverify.analysis.over_seeds import Bootstrap
-from leapverify.analysis.study.acceptance import CRITERIA, require_known
+from leapverify.analysis.over_seeds import interval_over
+from leapverify.analysis.study.acceptance import require_known
+from leapverify.analysis.vocabulary import CRITERIA
 from leapverify.core.statistics import auc, auc_difference_interval, auc_interval, spearman
 from leapverify.io.records import Checkpoint, Prediction
 
@@ -24,14 +26,19 @@ SIGNALS: dict[str, Callable[[Checkpoint], float | None]] = {
 
 `step` is the control: a recognizer that does not beat the clock has recognised how late it is.
 """
-
 CLOCK = "step"
-
-Paired = tuple[list[float], list[bool], list[int]]
-"""A seed's signal, verdicts and steps."""
-
 FEWEST_OF_A_CLASS = 5
 """Of successes and of failures: below it resampling seeds repeats the same few, and the interval is a pretence."""
+DRAWS = 0
+"""Seed of the resampling."""
+
+
+class ScoredSeed(NamedTuple):
+    """One seed's predictions: the signal where each was made, whether it was accepted, and its step."""
+
+    scores: list[float]
+    hits: list[bool]
+    steps: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class Skill:
     auc: float | None
     """Seeds pooled; 0.5 recognises nothing, below 0.5 the signal points the wrong way."""
     low: float | None
-    """95 % bootstrap interval over seeds, or the level asked for."""
+    """95 % bootstrap interval over seeds."""
     high: float | None
     n: int
     """Predictions that were judged at a checkpoint with the signal."""
@@ -79,9 +86,6 @@ def recognizer_skill(
     checkpoints: Sequence[Checkpoint],
     predictions: Sequence[Prediction],
     criterion: str = "strict",
-    *,
-    signals: Mapping[str, Callable[[Checkpoint], float | None]] = SIGNALS,
-    bootstrap: Bootstrap | None = None,
 ) -> list[Skill]:
     """How well each signal ranks checkpoints by the success of each predictor at each horizon.
 
@@ -93,8 +97,6 @@ def recognizer_skill(
         checkpoints: the records of all seeds.
         predictions: the sweep's rows of the same seeds.
         criterion: strict | adaptive | proximity | paired.
-        signals: name -> signal of a checkpoint, None where it does not exist.
-        bootstrap: draws, level and seed of the interval.
 
     Returns:
         One row per signal, predictor and horizon.
@@ -114,95 +116,84 @@ def recognizer_skill(
     order = list(dict.fromkeys(predictor for predictor, _ in cells))
     keys = sorted(cells, key=lambda key: (order.index(key[0]), key[1]))
     found = []
-    for name, signal in signals.items():
+    for name, signal in SIGNALS.items():
         values = {where: signal(row) for where, row in at.items()}
         for key in keys:
             groups = _groups(cells[key], values, criterion)
-            skill = _skill((name, *key, criterion), groups, cells[key], bootstrap or Bootstrap())
-            found.append(_against_clock(skill, groups, bootstrap or Bootstrap()))
+            found.append(_against_clock(_skill((name, *key, criterion), groups, cells[key]), groups))
     return found
 
 
-def lyapunov_correlation(checkpoints: Sequence[Checkpoint], *, bootstrap: Bootstrap | None = None) -> Correlation:
+def lyapunov_correlation(checkpoints: Sequence[Checkpoint]) -> Correlation:
     """Rank correlation of the local Lyapunov exponent with the configured similarity, seeds pooled.
 
     Negative where small similarity goes with fast divergence, as the name `chaotic` claims.
 
     Args:
         checkpoints: the records of all seeds.
-        bootstrap: draws, level and seed of the interval over seeds.
 
     Returns:
         The correlation; None with a reason where the pass was not asked for or nothing varies.
     """
-    groups: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    if not any(row.lyapunov is not None for row in checkpoints):
+        return Correlation(None, None, None, 0, 0, "the Lyapunov pass was not asked for")
+    pairs: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for row in checkpoints:
         if _finite(row.lyapunov) and _finite(row.similarity):
-            groups[row.seed].append((row.lyapunov, row.similarity))  # type: ignore[arg-type]  # just checked
-    n = sum(map(len, groups.values()))
-    if not any(row.lyapunov is not None for row in checkpoints):
-        return Correlation(None, None, None, n, 0, "the Lyapunov pass was not asked for")
-    chosen = bootstrap or Bootstrap()
-    rho = _pooled_spearman(list(groups.values()))
-    low, high = (chosen.interval(list(groups.values()), _pooled_spearman) if rho is not None else None) or (None, None)
-    reason = "fewer than three checkpoints have both, or one of them does not vary" if rho is None else None
-    if rho is not None and low is None:
-        reason = _no_interval(len(groups))
-    return Correlation(rho, low, high, n, len(groups), reason)
+            pairs[row.seed].append((row.lyapunov, row.similarity))  # type: ignore[arg-type]  # just checked
+    groups = list(pairs.values())
+    rho, n = _pooled_spearman(groups), sum(map(len, groups))
+    if rho is None:
+        reason = "fewer than three checkpoints have both, or one of them does not vary"
+        return Correlation(None, None, None, n, len(groups), reason)
+    low, high = interval_over(groups, _pooled_spearman) or (None, None)
+    return Correlation(rho, low, high, n, len(groups), _no_interval(len(groups)) if low is None else None)
 
 
 def _groups(
     rows: Sequence[Prediction], values: Mapping[tuple[int, int], float | None], criterion: str
-) -> dict[int, Paired]:
-    """Per seed the signal's values and whether the predictions made there were accepted."""
-    groups: dict[int, Paired] = defaultdict(lambda: ([], [], []))
+) -> list[ScoredSeed]:
+    """Of each seed the predictions that were judged at a checkpoint with the signal."""
+    groups: dict[int, ScoredSeed] = defaultdict(lambda: ScoredSeed([], [], []))
     for row in rows:
         verdict = False if row.status == "nonfinite" else getattr(row, criterion)
         value = values[row.seed, row.step]
         if row.status != "declined" and verdict is not None and value is not None and math.isfinite(value):
-            scores, successes, steps = groups[row.seed]
-            scores.append(value)
-            successes.append(verdict)
-            steps.append(row.step)
-    return groups
+            of_seed = groups[row.seed]
+            of_seed.scores.append(value)
+            of_seed.hits.append(verdict)
+            of_seed.steps.append(row.step)
+    return list(groups.values())
 
 
-def _skill(
-    key: tuple[str, str, int, str], groups: Mapping[int, Paired], rows: Sequence[Prediction], bootstrap: Bootstrap
-) -> Skill:
-    scores = [score for seed in groups for score in groups[seed][0]]
-    hits = [hit for seed in groups for hit in groups[seed][1]]
-    area = auc(scores, hits)
+def _skill(key: tuple[str, str, int, str], groups: Sequence[ScoredSeed], rows: Sequence[Prediction]) -> Skill:
+    hits = [hit for seed in groups for hit in seed.hits]
+    area = auc([score for seed in groups for score in seed.scores], hits)
+    counts = (len(hits), sum(hits), len(groups))
     if area is None:
-        return Skill(*key, None, None, None, len(hits), sum(hits), len(groups), _why_none(hits, rows))
+        return Skill(*key, None, None, None, *counts, _why_none(hits, rows))
     rarer = min(sum(hits), len(hits) - sum(hits))
     if rarer < FEWEST_OF_A_CLASS:
         kind = "succeed" if sum(hits) == rarer else "fail"
         few = f"only {rarer} of {len(hits)} {kind}: too few for an interval"
-        return Skill(*key, area, None, None, len(hits), sum(hits), len(groups), few)
-    settings = {"seed": bootstrap.seed, "draws": bootstrap.draws}
-    scored = [(scores, verdicts) for scores, verdicts, _ in groups.values()]
-    interval = auc_interval(scored, level=bootstrap.level, **settings)
+        return Skill(*key, area, None, None, *counts, few)
+    interval = auc_interval([(seed.scores, seed.hits) for seed in groups], seed=DRAWS)
     low, high = interval or (None, None)
-    reason = None if interval else _no_interval(len(groups))
-    return Skill(*key, area, low, high, len(hits), sum(hits), len(groups), reason)
+    return Skill(*key, area, low, high, *counts, None if interval else _no_interval(len(groups)))
 
 
-def _against_clock(skill: Skill, groups: Mapping[int, Paired], bootstrap: Bootstrap) -> Skill:
+def _against_clock(skill: Skill, groups: Sequence[ScoredSeed]) -> Skill:
     """The skill with that of the step beside it, for the very same predictions."""
     if skill.auc is None or skill.signal == CLOCK:
         return skill
-    steps = [step for _, _, of_seed in groups.values() for step in of_seed]
-    raw = auc(steps, [hit for _, hits, _ in groups.values() for hit in hits])
+    raw = auc([step for seed in groups for step in seed.steps], [hit for seed in groups for hit in seed.hits])
     assert raw is not None  # the same verdicts have given the signal an area
-    sign = 1 if raw >= 0.5 else -1
-    clock = max(raw, 1 - raw)
+    sign, clock = (1 if raw >= 0.5 else -1), max(raw, 1 - raw)
     low = high = None
     if skill.low is not None:
-        one = [(scores, hits) for scores, hits, _ in groups.values()]
-        two = [([sign * step for step in of_seed], hits) for _, hits, of_seed in groups.values()]
-        settings = {"seed": bootstrap.seed, "draws": bootstrap.draws}
-        low, high = auc_difference_interval(one, two, level=bootstrap.level, **settings) or (None, None)
+        one = [(seed.scores, seed.hits) for seed in groups]
+        two = [([sign * step for step in seed.steps], seed.hits) for seed in groups]
+        low, high = auc_difference_interval(one, two, seed=DRAWS) or (None, None)
     return dataclasses.replace(skill, clock=clock, beyond_clock=skill.auc - clock, beyond_low=low, beyond_high=high)
 
 

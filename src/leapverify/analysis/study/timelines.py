@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from leapverify.io.records import Checkpoint
 
-REGIMES = ("chaotic", "transition", "stable")
-"""The regimes that have a label of their own; a checkpoint without a similarity is `unknown`."""
-
 
 def by_seed(checkpoints: Sequence[Checkpoint]) -> dict[int, dict[int, Checkpoint]]:
     """seed -> step -> checkpoint, both ascending.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,17 +11,24 @@ from pathlib import Path
 
 from leapverify.analysis.bench.values import Place
 from leapverify.analysis.bench.verdicts import raced
+from leapverify.analysis.wording import counted
 from leapverify.io import records
 from leapverify.io.records import RaceRun
 from leapverify.io.yaml_file import read_yaml
 from leapverify.report.bench.page import BenchReport, load_bench
-from leapverify.report.bench.tables import DEFINITIONS, claims_table
-from leapverify.report.kit import cells as c
-from leapverify.report.kit import table as t
-from leapverify.report.kit.run import seeds_text
+from leapverify.report.bench.tables import attempts_column, claims_table, persistence_column, said_once
+from leapverify.report.kit import columns as c
 from leapverify.report.kit.table import Cell, Column, Table
+from leapverify.report.kit.words import words
 
-ABSENT = Cell("not benched", kind="why")
+COLUMNS = (
+    Column("#", cell=lambda place: Cell(f"{place.rank or ''}", kind="number", fields={"rank": place.rank})),
+    c.estimate("paired, %", "paired_percent", "headline.accepted", ".0f", scale=100.0),
+    c.estimate("verified value, steps", "verified_value", "headline.verified_value", "+.2f"),
+    persistence_column("persistence", "headline"),
+    attempts_column("attempts", "headline"),
+)
+"""What is said of a predictor in each task."""
 
 
 def combine(runs: Sequence[Path], races: Sequence[Path] = ()) -> str:
@@ -81,24 +89,21 @@ def combined_table(reports: Sequence[BenchReport]) -> Table:
     """One row a predictor, the tasks as groups of columns; the best mean rank first, controls last."""
     places = [{place.predictor: place for place in report.places} for report in reports]
     names = sorted({name for of_task in places for name in of_task}, key=lambda name: _order(name, places))
-    columns = [Column("predictor", False)]
-    for report in reports:
-        columns += [Column(f"{report.bench.label}: {what}") for what in ("#", "paired, %", "verified value, steps",
-                                                                         "persistence", "attempts")]  # fmt: skip
-    rows = [
-        [_name(name, places), *(cell for of_task, report in zip(places, reports, strict=True)
-                                for cell in _cells(report.bench.label, of_task.get(name)))]
-        for name in names
-    ]  # fmt: skip
+    columns = [Column("predictor", False, lambda name: _name(name, places))]
+    for report, of_task in zip(reports, places, strict=True):
+        groups = {name: _cells(report.bench.label, of_task.get(name)) for name in names}
+        for index, column in enumerate(COLUMNS):
+            label = f"{report.bench.label}: {column.label}"
+            columns.append(Column(label, cell=functools.partial(_nth, groups, index)))
     where = "; ".join(
-        f"{report.bench.label}: K = {report.bench.headline_steps}, {seeds_text(len(report.bench.seeds))}"
+        f"{report.bench.label}: K = {report.bench.headline_steps}, {counted(len(report.bench.seeds), 'seed')}"
         for report in reports
     )
-    note = (
-        f"{where}. Ordered by the tasks in which the interval of the verified value lies above 0, then by the "
-        f"mean of the ranks, controls last. {DEFINITIONS}"
-    )
-    return Table("bench-combined", "Predictors behind one verifier", note, columns, t.grouped(rows, 0))
+    return words("bench").table("bench-combined", columns, names, keys=0, where=where)
+
+
+def _nth(groups: Mapping[str, Sequence[Cell]], index: int, name: str) -> Cell:
+    return groups[name][index]
 
 
 def _order(name: str, places: Sequence[Mapping[str, Place]]) -> tuple[bool, int, float, str]:
@@ -121,18 +126,11 @@ def _name(name: str, places: Sequence[Mapping[str, Place]]) -> Cell:
     return Cell(f"{name} (control)" if control else name, kind="heading", fields={"predictor": name})
 
 
-def _cells(label: str, place: Place | None) -> list[Cell]:
+def _cells(label: str, place: Place | None) -> Sequence[Cell]:
+    """One predictor's cells in one task's columns, whose CSV fields begin with the task's label."""
     if place is None:
-        return [ABSENT] * 5
-    row = place.headline
-    cells = [
-        Cell("" if place.rank is None else str(place.rank), kind="number", fields={"rank": place.rank}),
-        c.estimate("paired_percent", row.accepted, ".0f", scale=100.0),
-        c.estimate("verified_value", row.verified_value, "+.2f"),
-        c.persistence(row),
-        c.attempts(row),
-    ]
+        return [Cell("not benched", kind="why")] * len(COLUMNS)
     return [
         replace(cell, fields={f"{label}_{key}": value for key, value in cell.fields.items()})
-        for cell in c.said_once(row, cells)
+        for cell in said_once([column.cell(place) for column in COLUMNS])
     ]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.analysis.bench.rows import Bench, bench_of
-from leapverify.analysis.bench.values import FEWEST_SEEDS, Place, leaderboard
+from leapverify.analysis.bench.values import Place, leaderboard
 from leapverify.analysis.bench.verdicts import FAILS, HOLDS, OPEN, Judged, Raced, judge_claims, raced
-from leapverify.analysis.wording import SummaryLine, counted, listed, verdict
+from leapverify.analysis.over_seeds import FEWEST_SEEDS
+from leapverify.analysis.wording import counted, listed, verdict
 from leapverify.io import records
 from leapverify.io.records import Benched, Prediction, RaceRun
 from leapverify.io.storage import Damaged, read_json
@@ -19,9 +20,10 @@ from leapverify.io.yaml_file import as_written
 from leapverify.report.bench.figures import bench_figures
 from leapverify.report.bench.tables import cells_table, claims_table, leaderboard_table, regimes_table
 from leapverify.report.kit.panels import Figure
-from leapverify.report.kit.run import Run, lookup
-from leapverify.report.kit.section import Section
+from leapverify.report.kit.run import lookup
+from leapverify.report.kit.section import PageSection, SummaryLine
 from leapverify.report.kit.table import Table
+from leapverify.report.kit.words import words
 
 FOLDER = "bench"
 STEP_PASSES = 3.0
@@ -115,17 +117,12 @@ def _step_tokens(folder: Path, about: Mapping[str, Any], config: Mapping[str, An
     return STEP_PASSES * batch * length
 
 
-def bench_report(run: Run) -> BenchReport | None:
-    """The bench of a study's run; None where there is none."""
-    return load_bench(run.path, run.config)
-
-
-def bench_sections(report: BenchReport) -> list[Section]:
+def bench_sections(report: BenchReport) -> list[PageSection]:
     """The sections of a study's report: the bench, and the published claims against it."""
     made = lookup(report.about, "environment.command") or report.about.get("command")
     first, second = report.figures.values()
     board, claims = report.shown
-    bench = Section(
+    bench = PageSection(
         "bench",
         "Bench",
         "Predictors on the bench",
@@ -138,8 +135,8 @@ def bench_sections(report: BenchReport) -> list[Section]:
     )
     return [
         bench,
-        Section("bench-reach", "Reach", second.title, figures=[second]),
-        Section("claims", "Claims", "What the authors claim, and what the bench says", tables=[claims]),
+        PageSection("bench-reach", "Reach", second.title, figures=[second]),
+        PageSection("claims", "Claims", "What the authors claim, and what the bench says", tables=[claims]),
     ]
 
 
@@ -150,49 +147,37 @@ def bench_finding(report: BenchReport) -> SummaryLine:
 
 def findings(report: BenchReport) -> list[SummaryLine]:
     """What the bench shows, in a few sentences."""
+    asked = {"Acceptance": "beats_random", "Persistence": "persists", "Unverified": "lowers"}
     return [
         SummaryLine("Worth", _pays(report)),
-        SummaryLine("Acceptance", _answers(report, "beats_random", "Accepted by paired more often than random")),
-        SummaryLine("Persistence", _answers(report, "persists", "Most of the gain still there after R more steps")),
-        SummaryLine(
-            "Unverified", _answers(report, "lowers", "Lower loss at once where it is applied at every checkpoint")
-        ),
+        *(SummaryLine(topic, _answers(report, question)) for topic, question in asked.items()),
     ]
 
 
 def _pays(report: BenchReport) -> str:
-    bench = report.bench
+    bench, say = report.bench, words("bench").say
     rows = [place.headline for place in report.places if not place.headline.control]
-    said = {row.predictor: verdict(*_ends(row), row.verified_value.seeds) for row in rows}
+    worth = {row.predictor: row.verified_value for row in rows}
+    said = {name: verdict(found.low, found.high, found.seeds) for name, found in worth.items()}
     above, below = ([name for name, word in said.items() if word == side] for side in ("above", "below"))
-    unsure = len(rows) - len(above) - len(below)
-    text = (
-        f"{bench.label}, K = {bench.headline_steps}: under verification {_named(above)} of "
-        f"{counted(len(rows), 'predictor')} gained more than was spent on it, {len(below)} less, and {unsure} cannot "
-        "be told from 0"
-    )
-    first = next(iter(rows), None)
-    if first is None or first.verified_value.mean is None:
+    text = say("said", "pays", label=bench.label, K=bench.headline_steps, above=_named(above), below=len(below),
+               predictors=counted(len(rows), "predictor"), unsure=len(rows) - len(above) - len(below))  # fmt: skip
+    name, found = next(iter(worth.items()), ("", None))
+    if found is None or found.mean is None:
         return f"{text}."
-    found = first.verified_value
-    low, high = _ends(first)
-    interval = "one seed, no interval" if low is None else f"95 % {low:+.2f} to {high:+.2f}"
-    few = f" Fewer than {FEWEST_SEEDS} seeds bear no verdict." if len(bench.seeds) < FEWEST_SEEDS else ""
-    return (
-        f"{text}. First is {first.predictor} with {found.mean:+.2f} steps an attempt ({interval}, n = {found.n}, "
-        f"{counted(found.seeds, 'seed')}).{few}"
-    )
+    interval = "one seed, no interval" if found.low is None else f"95 % {found.low:+.2f} to {found.high:+.2f}"
+    seeds = counted(found.seeds, "seed")
+    text += say("said", "first", name=name, mean=found.mean, interval=interval, n=found.n, seeds=seeds)
+    return text + (say("said", "few", fewest=FEWEST_SEEDS) if len(bench.seeds) < FEWEST_SEEDS else "")
 
 
-def _ends(row: Any) -> tuple[float | None, float | None]:
-    return row.verified_value.low, row.verified_value.high
-
-
-def _answers(report: BenchReport, question: str, text: str) -> str:
-    words = {row.predictor: getattr(row, question).word for row in report.judged}
-    holds = [name for name, word in words.items() if word == HOLDS]
-    fails, undecided = (sum(word == kind for word in words.values()) for kind in (FAILS, OPEN))
-    return f"{text}: {_named(holds)} of {len(words)}; {fails} clearly not; {undecided} not decided."
+def _answers(report: BenchReport, question: str) -> str:
+    found = {row.predictor: getattr(row, question).word for row in report.judged}
+    fails, undecided = (sum(word == kind for word in found.values()) for kind in (FAILS, OPEN))
+    holds = _named([name for name, word in found.items() if word == HOLDS])
+    asked = words("bench").say("said", question)
+    return words("bench").say("said", "answer", question=asked, holds=holds, predictors=len(found), fails=fails,
+                              undecided=undecided)  # fmt: skip
 
 
 def _named(names: Sequence[str]) -> str:

@@ -3,160 +3,201 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from operator import attrgetter
 
 from leapverify.analysis.bench.rows import Bench
-from leapverify.analysis.bench.values import ALL_HORIZONS, FEWEST_SEEDS, Place, Ranking, standing
-from leapverify.analysis.bench.verdicts import Judged
-from leapverify.analysis.study.acceptance import ALL, CRITERIA
+from leapverify.analysis.bench.values import ALL_HORIZONS, Place, Ranking, standing
+from leapverify.analysis.bench.verdicts import Judged, PublishedVerdict
+from leapverify.analysis.over_seeds import FEWEST_SEEDS
+from leapverify.analysis.vocabulary import ALL, CRITERIA
 from leapverify.analysis.wording import counted
-from leapverify.report.kit import cells as c
+from leapverify.report.kit import cells
+from leapverify.report.kit import columns as c
 from leapverify.report.kit import table as t
-from leapverify.report.kit.run import seeds_text
+from leapverify.report.kit.columns import Get, getter
 from leapverify.report.kit.table import Cell, Column, Table
-
-DEFINITIONS = (
-    "Means over seeds, 95 % interval over seeds below. An attempt is a prediction that was made; declined ones are "
-    "counted beside. Steps gained: real steps that the run needed from t to reach the predicted loss, 0 without a "
-    "gain; where it never did, the steps it had left. Persistence: share of the gain that is left after R = Delta more "
-    "real steps, median, of attempts that lowered the loss. Cost: forward-token equivalents of prediction + "
-    "verification, over those of a training step. Verified value of an attempt: steps gained × persistence (between 0 "
-    "and 1) where paired accepts it, 0 where not, less the cost. Unconditional value: (L_t - L_hat) over the run's own "
-    "fall per step, accepted or not and at no cost, median; harm is negative."
-)
-"""What every number of the bench means."""
-QUESTIONS = (
-    "published claim", "does it hold here?", "unverified, lowers the loss at once", "accepted more often than random",
-    "most of the gain persists", "verified, worth more than it costs", "race: unverified, below the shortened schedule",
-    "race: verified, below the shortened schedule",
-)  # fmt: skip
-"""The columns of the claims."""
+from leapverify.report.kit.words import words
 
 
 def leaderboard_table(bench: Bench, places: Sequence[Place]) -> Table:
     """One row a predictor at the headline K, the best verified value first."""
-    rows = [_place(place) for place in places]
-    columns = [Column("#"), Column("predictor", False), Column("verified value, steps"),
-               Column("the same, mean over all K"), Column("accepted by paired, %"), Column("steps gained"),
-               Column("persistence"), Column("cost, steps"), Column("net steps, all kept"),
-               Column("unconditional value, steps"), Column("gain fraction, median"), Column("attempts"),
-               Column("declined", False)]  # fmt: skip
-    by = "lower end of the interval of the" if len(bench.seeds) >= FEWEST_SEEDS else "mean"
-    ranked = sum(place.rank is not None for place in places)
-    note = (
-        f"{_where(bench)} K = {bench.headline_steps}, nearest to Delta, fixed beforehand; every regime. Ranked by the "
-        f"{by} verified value among {counted(ranked, 'predictor')}, which flatters the "
-        "first: no interval is corrected for their number. hold and random are controls: what they reach takes no "
-        f"skill. {DEFINITIONS}"
-    )
-    return Table("bench-leaderboard", f"Leaderboard: {bench.label}", note, columns, t.grouped(rows, 0))
-
-
-def _place(place: Place) -> list[Cell]:
-    row = place.headline
-    rank = "control" if row.control else "" if place.rank is None else str(place.rank)
-    cells = [
-        Cell(rank, kind="number", fields={"rank": place.rank, "control": row.control}),
-        t.name("predictor", row.predictor),
-        c.estimate("verified_value", row.verified_value, "+.2f"),
-        c.estimate("verified_value_all_k", place.over_horizons.verified_value, "+.2f"),
-        c.estimate("paired_percent", row.accepted, ".0f", scale=100.0),
-        *_worth(row),
+    columns = [
+        Column("#", cell=_rank),
+        c.key("predictor"),
+        c.estimate("verified value, steps", "verified_value", "headline.verified_value", "+.2f"),
+        c.estimate("the same, mean over all K", "verified_value_all_k", "over_horizons.verified_value", "+.2f"),
+        c.estimate("accepted by paired, %", "paired_percent", "headline.accepted", ".0f", scale=100.0),
+        *_worth("headline"),
     ]
-    return c.said_once(row, cells)
+    by = "lower end of the interval of the" if len(bench.seeds) >= FEWEST_SEEDS else "mean"
+    ranked = counted(sum(place.rank is not None for place in places), "predictor")
+    return _once(_table(bench, "bench-leaderboard", columns, places, 0, label=bench.label, by=by, ranked=ranked))
+
+
+def _rank(place: Place) -> Cell:
+    control = place.headline.control
+    text = "control" if control else "" if place.rank is None else str(place.rank)
+    return Cell(text, kind="number", fields={"rank": place.rank, "control": control})
 
 
 def regimes_table(bench: Bench, places: Iterable[Place]) -> Table:
     """Every predictor in every regime at the headline K."""
-    rows = [_cell(standing(bench, place.predictor, regime=regime)) for place in places for regime in bench.regimes]
-    note = f"{_where(bench)} K = {bench.headline_steps}, predictors in the order of the leaderboard. {DEFINITIONS}"
-    return Table("bench-regimes", "Regime by regime", note, _columns("predictor", "regime"), t.grouped(rows))
+    rows = [standing(bench, place.predictor, regime=regime) for place in places for regime in bench.regimes]
+    columns = [c.key("predictor"), c.key("regime"), *_values()]
+    return _once(_table(bench, "bench-regimes", columns, rows))
 
 
 def cells_table(bench: Bench, places: Iterable[Place]) -> Table:
     """Every predictor x K x regime, all regimes and all K included."""
-    found = [
+    free = bench.horizon_free
+    rows = [
         standing(bench, place.predictor, regime=regime, horizon=horizon)
         for place in places
-        for horizon in (*_horizons(bench, place.predictor), ALL_HORIZONS)
+        for horizon in (*(() if place.predictor in free else bench.horizons), ALL_HORIZONS)
         for regime in (*bench.regimes, ALL)
     ]
-    rows = [[*_cell(row)[:1], _horizon(bench, row), *_cell(row)[1:]] for row in found]
-    note = f"{_where(bench)} A predictor that is the same for every K stands there once. {DEFINITIONS}"
-    columns = _columns("predictor", "K", "regime")
-    return Table("bench-cells", "Every predictor, K and regime", note, columns, t.grouped(rows))
+
+    def steps(row: Ranking) -> int | str:
+        return row.horizon if row.horizon != ALL_HORIZONS else "any" if row.predictor in free else "all"
+
+    columns = [c.key("predictor"), c.key("K", steps), c.key("regime"), *_values()]
+    return _once(_table(bench, "bench-cells", columns, rows))
 
 
-def _horizons(bench: Bench, predictor: str) -> Sequence[int]:
-    return () if predictor in bench.horizon_free else bench.horizons
+def _values() -> list[Column]:
+    """What is said of every cell."""
 
+    def rate(name: str) -> Column:
+        return c.estimate(f"{name}, %", f"{name}_percent", lambda row: row.rates[name], ".0f", scale=100.0)
 
-def _horizon(bench: Bench, row: Ranking) -> Cell:
-    if row.horizon != ALL_HORIZONS:
-        return t.name("K", row.horizon)
-    return t.name("K", "any" if row.predictor in bench.horizon_free else "all")
-
-
-def _columns(*names: str) -> list[Column]:
-    criteria = [Column(f"{name}, %") for name in CRITERIA]
-    return [*(Column(name, False) for name in names), Column("verified value, steps"), *criteria,
-            Column("steps gained"), Column("persistence"), Column("cost, steps"), Column("net steps, all kept"),
-            Column("unconditional value, steps"), Column("gain fraction, median"), Column("attempts"),
-            Column("declined", False)]  # fmt: skip
-
-
-def _worth(row: Ranking) -> list[Cell]:
-    """What every table says of a predictor after its value and acceptance."""
     return [
-        c.estimate("steps_gained", row.steps_gained, ".1f"),
-        c.persistence(row),
-        c.cost(row),
-        c.estimate("net_steps", row.net_steps, "+.1f"),
-        c.estimate("unconditional_value", row.unconditional_value, "+.1f"),
-        c.estimate("gain_fraction", row.gain_fraction, ".2f"),
-        c.attempts(row),
-        c.declined(row),
+        c.estimate("verified value, steps", "verified_value", form="+.2f"),
+        *map(rate, CRITERIA),
+        *_worth(""),
+    ]  # fmt: skip
+
+
+def _worth(where: str) -> list[Column]:
+    """What every table says of a predictor after its value and acceptance; `where` a row keeps its `Ranking`."""
+    ranking = getter(where) if where else getter(c.ITSELF)
+
+    def mean(label: str, field: str, form: str) -> Column:
+        return c.estimate(label, field, lambda row: getattr(ranking(row), field), form)
+
+    return [
+        mean("steps gained", "steps_gained", ".1f"),
+        persistence_column("persistence", ranking),
+        Column("cost, steps", cell=lambda row: _cost(ranking(row))),
+        mean("net steps, all kept", "net_steps", "+.1f"),
+        mean("unconditional value, steps", "unconditional_value", "+.1f"),
+        mean("gain fraction, median", "gain_fraction", ".2f"),
+        attempts_column("attempts", ranking),
+        Column("declined", False, lambda row: _declined(ranking(row))),
     ]
 
 
-def _cell(row: Ranking) -> list[Cell]:
-    cells = [
-        t.name("predictor", row.predictor),
-        t.name("regime", row.regime),
-        c.estimate("verified_value", row.verified_value, "+.2f"),
-        *(c.estimate(f"{name}_percent", row.rates[name], ".0f", scale=100.0) for name in CRITERIA),
-        *_worth(row),
-    ]
-    return c.said_once(row, cells)
+def persistence_column(label: str, get: Get) -> Column:
+    """Median persistence with its own n, and how often training from the predicted state diverged."""
+    ranking = getter(get)
+
+    def cell(place: object) -> Cell:
+        row: Ranking = ranking(place)
+        found = cells.estimate("persistence", row.persistence, ".2f", count=True)
+        return replace(found, fields={**found.fields, "diverged": row.diverged, "unmeasured": row.unmeasured})
+
+    return Column(label, cell=cell)
+
+
+def attempts_column(label: str, get: Get) -> Column:
+    """How many predictions were made, and how many of them could not be measured."""
+    ranking = getter(get)
+
+    def cell(place: object) -> Cell:
+        row: Ranking = ranking(place)
+        below = f"{row.nonfinite} not finite" if row.nonfinite else ""
+        fields: dict[str, t.Raw] = {"n": row.n, "nonfinite": row.nonfinite, "beyond": row.beyond}
+        return Cell(str(row.n), below, "number", fields)
+
+    return Column(label, cell=cell)
+
+
+def _cost(row: Ranking) -> Cell:
+    """Cost of an attempt in steps, with the tokens of prediction and verification below."""
+    found, predict, verify = row.cost_steps, row.predict_tokens.mean, row.verify_tokens.mean
+    fields = {**t.spread("cost_steps", found).fields, "predict_tokens": predict, "verify_tokens": verify}
+    if found.mean is None or predict is None or verify is None:
+        return Cell(found.reason or "no value", kind="why", fields=fields)
+    return Cell(f"{found.mean:.2f}", f"{_short(predict)} + {_short(verify)}", "number", fields)
+
+
+def _short(value: float) -> str:
+    """'912', '12.3 k' or '1.2 M'."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def _declined(row: Ranking) -> Cell:
+    """The share of requests that were declined, with the commonest reason."""
+    share = 100.0 * row.declined / len(row.tried) if row.tried else 0.0
+    fields: dict[str, t.Raw] = {"declined_percent": share, "declined_reason": row.declined_reason}
+    text = f"{share:.0f} %: {row.declined_reason}" if share else "none"
+    return Cell(text, kind="wide" if share else "", fields=fields)
+
+
+def said_once(row: Sequence[Cell]) -> list[Cell]:
+    """A predictor's cells; where no prediction was made, the reason stands in the first empty one alone."""
+    made = any(cell.fields.get("n") for cell in row)
+    repeated = () if made else [index for index, cell in enumerate(row) if cell.kind == "why"][1:]
+    return [replace(cell, text="") if index in repeated else cell for index, cell in enumerate(row)]
+
+
+def _once(table: Table) -> Table:
+    return replace(table, rows=[replace(line, cells=said_once(line.cells)) for line in table.rows])
 
 
 def claims_table(bench: Bench, judged: Sequence[Judged]) -> Table:
     """What is claimed of each predictor, and what the bench and the race say to it."""
-    rows = [_judged(row) for row in judged]
-    columns = [Column("predictor", False), *(Column(label, False) for label in QUESTIONS)]
-    note = (
-        f"{_where(bench)} K = {bench.headline_steps}, every regime. Holds or does not hold: the interval over at least "
-        f"{FEWEST_SEEDS} seeds lies on that side of 0 (of a half for persistence); otherwise not decided. The claim "
-        "itself is decided by what it is of: a lower loss at once by the bench, fewer steps by the race against the "
-        "shortened schedule, a lower end by the race against the baseline. The rules were fixed before anything was "
-        "measured; no interval is corrected for the number of predictors."
-    )
-    return Table("bench-claims", "Published claims", note, columns, t.grouped(rows, 0))
 
+    def answer(question: str, field: str, get: str = "") -> Column:
+        return Column(question, False, lambda row: _verdict(field, attrgetter(get or field)(row)))
 
-def _judged(row: Judged) -> list[Cell]:
-    return [
-        t.name("predictor", row.predictor),
-        c.claim(row.claim, row.in_setting),
-        c.verdict("verdict", row.verdict) if row.claim else Cell("", fields={"verdict": "", "verdict_why": ""}),
-        c.verdict("lowers", row.lowers),
-        c.verdict("beats_random", row.beats_random),
-        c.verdict("persists", row.persists),
-        c.verdict("pays", row.pays),
-        c.verdict("race_unverified", row.raced.unconditional),
-        c.verdict("race_verified", row.raced.verified),
+    columns = [
+        c.key("predictor"),
+        Column("published claim", False, _claim),
+        Column("does it hold here?", False, lambda row: _verdict("verdict", row.verdict if row.claim else None)),
+        answer("unverified, lowers the loss at once", "lowers"),
+        answer("accepted more often than random", "beats_random"),
+        answer("most of the gain persists", "persists"),
+        answer("verified, worth more than it costs", "pays"),
+        answer("race: unverified, below the shortened schedule", "race_unverified", "raced.unconditional"),
+        answer("race: verified, below the shortened schedule", "race_verified", "raced.verified"),
     ]
+    return _table(bench, "bench-claims", columns, judged, 0, fewest=FEWEST_SEEDS)
 
 
-def _where(bench: Bench) -> str:
+def _claim(row: Judged) -> Cell:
+    """What is claimed, by whom and where; whether the bench is of that kind of training."""
+    found = row.claim
+    if found is None:
+        return Cell("none", kind="wide", fields={"source": "", "claim": "", "setting": "", "in_setting": False})
+    fields: dict[str, t.Raw] = {"source": found.source, "claim": found.claim, "setting": found.setting}
+    where = "setting" if row.in_setting else "another setting"
+    text = f"{found.claim} ({found.source}); {where}: {found.setting}"
+    return Cell(text, kind="wide", fields={**fields, "in_setting": row.in_setting})
+
+
+def _verdict(key: str, found: PublishedVerdict | None) -> Cell:
+    """The word, and the numbers behind it."""
+    word, why = (found.word, found.why) if found else ("", "")
+    return Cell(word, why, "", {key: word, f"{key}_why": why})
+
+
+def _table(
+    bench: Bench, name: str, columns: Sequence[Column], rows: Iterable[object], keys: int = 1, **values: object
+) -> Table:
     steps = len({(row.prediction.seed, row.prediction.step) for row in bench.tried})
-    return f"{bench.label}: {steps} checkpoints of {seeds_text(len(bench.seeds))}."
+    where = f"{bench.label}: {steps} checkpoints of {counted(len(bench.seeds), 'seed')}."
+    return words("bench").table(name, columns, rows, keys=keys, where=where, K=bench.headline_steps, **values)

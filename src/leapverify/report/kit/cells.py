@@ -1,16 +1,13 @@
-"""The cells of a race's tables: paired differences with their p, ratios with their absentees, shares."""
+"""Cells of more than one number: means with their intervals, paired differences with p, ratios, shares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
-from leapverify.analysis.bench.published import Claim
-from leapverify.analysis.bench.values import Ranking
-from leapverify.analysis.bench.verdicts import PublishedVerdict
 from leapverify.analysis.over_seeds import OverSeeds
 from leapverify.analysis.race.api import ArmRow, Paired, Ratio
-from leapverify.analysis.wording import p_text, percent
+from leapverify.analysis.wording import counted, p_text, percent
 from leapverify.report.kit import table as t
 from leapverify.report.kit.table import Cell
 
@@ -38,9 +35,9 @@ def ratio(key: str, found: Ratio) -> Cell:
     fields |= {f"{key}_n": found.n, f"{key}_never": never, f"{key}_other_never": other, f"{key}_why": found.reason}
     if found.mean is None:
         return Cell(found.reason or "no value", kind="why", fields=fields)
-    parts = [f"{found.n} seed" + "s" * (found.n != 1)]
-    if found.low is not None and found.high is not None:
-        parts.append(f"95 % {found.low:.3f} to {found.high:.3f}")
+    parts = [counted(found.n, "seed")]
+    ends = t.ends_text(found.low, found.high, ".3f")
+    parts += [f"95 % {ends}"] if ends else []
     parts += [f"never: {never} of {found.seeds}"] if never else []
     parts += [f"the other never: {other} of {found.seeds}"] if other else []
     parts += [f"before step 1: {found.at_start}"] if found.at_start else []
@@ -92,78 +89,6 @@ def estimate(key: str, found: OverSeeds, form: str, *, scale: float = 1.0, count
     cell = t.spread(key, found, form, scale=scale)
     if found.mean is None:
         return cell
-    below = ""
-    if found.low is not None and found.high is not None:
-        below = f"{found.low * scale:{form}} to {found.high * scale:{form}}"
-    said = [below or "no interval", *([f"n = {found.n}"] if count else [])]
+    ends = t.ends_text(found.low, found.high, form, scale)
+    said = [ends or "no interval", *([f"n = {found.n}"] if count else [])]
     return replace(cell, text=f"{found.mean * scale:{form}}", below=", ".join(said))
-
-
-def tokens(key: str, found: OverSeeds) -> Cell:
-    """Forward-token equivalents, in three digits."""
-    cell = estimate(key, found, ".3g")
-    return cell if found.mean is None else replace(cell, text=short(found.mean), below="")
-
-
-def short(value: float) -> str:
-    """'912', '12.3 k' or '1.2 M'."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f}"
-
-
-def cost(row: Ranking) -> Cell:
-    """Cost of an attempt in steps, with the tokens of prediction and verification below."""
-    found = row.cost_steps
-    fields = {**t.spread("cost_steps", found).fields}
-    fields |= {"predict_tokens": row.predict_tokens.mean, "verify_tokens": row.verify_tokens.mean}
-    if found.mean is None or row.predict_tokens.mean is None or row.verify_tokens.mean is None:
-        return Cell(found.reason or "no value", kind="why", fields=fields)
-    below = f"{short(row.predict_tokens.mean)} + {short(row.verify_tokens.mean)}"
-    return Cell(f"{found.mean:.2f}", below, "number", fields)
-
-
-def attempts(row: Ranking) -> Cell:
-    """How many predictions were made, and how many of them could not be measured."""
-    fields: dict[str, t.Raw] = {"n": row.n, "nonfinite": row.nonfinite, "beyond": row.beyond}
-    below = f"{row.nonfinite} not finite" if row.nonfinite else ""
-    return Cell(str(row.n), below, "number", fields)
-
-
-def declined(row: Ranking) -> Cell:
-    """The share of requests that were declined, with the commonest reason."""
-    share = 100.0 * row.declined / len(row.tried) if row.tried else 0.0
-    fields: dict[str, t.Raw] = {"declined_percent": share, "declined_reason": row.declined_reason}
-    text = f"{share:.0f} %: {row.declined_reason}" if share else "none"
-    return Cell(text, kind="wide" if share else "", fields=fields)
-
-
-def said_once(row: Ranking, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of a row; where no prediction was made, the reason in the first of them alone."""
-    if row.n:
-        return list(cells)
-    first = next((index for index, cell in enumerate(cells) if cell.kind == "why"), 0)
-    return [replace(cell, text="") if cell.kind == "why" and index > first else cell
-            for index, cell in enumerate(cells)]  # fmt: skip
-
-
-def persistence(row: Ranking) -> Cell:
-    """Median persistence with its own n, and how often training from the predicted state diverged."""
-    cell = estimate("persistence", row.persistence, ".2f", count=True)
-    return replace(cell, fields={**cell.fields, "diverged": row.diverged, "unmeasured": row.unmeasured})
-
-
-def verdict(key: str, found: PublishedVerdict) -> Cell:
-    """The word, and the numbers behind it."""
-    return Cell(found.word, found.why, "", {key: found.word, f"{key}_why": found.why})
-
-
-def claim(found: Claim | None, in_setting: bool) -> Cell:
-    """What is claimed, by whom and where; whether the bench is of that kind of training."""
-    if found is None:
-        return Cell("none", kind="wide", fields={"source": "", "claim": "", "setting": "", "in_setting": False})
-    fields: dict[str, t.Raw] = {"source": found.source, "claim": found.claim, "setting": found.setting}
-    where = f"setting: {found.setting}" if in_setting else f"another setting: {found.setting}"
-    text = f"{found.claim} ({found.source}); {where}"
-    return Cell(text, kind="wide", fields={**fields, "in_setting": in_setting})

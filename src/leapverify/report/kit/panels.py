@@ -1,4 +1,7 @@
-"""Figures as plain plotly specifications, and small multiples with shared axes for a wide and a narrow page."""
+"""What a figure is: a title, a caption, and a plain plotly specification for each choice of the reader.
+
+`grid` lays small panels over shared axes, `chart` gives one plot axes of its own; both for a wide page and a phone.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from markupsafe import Markup
 
 from leapverify.report.kit.theme import FONT, Mark, plain
 
@@ -29,7 +30,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendKey:
     """One entry of a legend, drawn by the page."""
 
     label: str
@@ -38,7 +39,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class View:
+class FigureView:
     """One state of a figure: what its controls say, and what is then drawn."""
 
     choice: tuple[str, ...]
@@ -54,10 +55,10 @@ class Figure:
     name: str
     title: str
     caption: str
-    views: Sequence[View] = ()
+    views: Sequence[FigureView] = ()
     controls: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What a reader can switch: the control's label and its choices."""
-    legend: Sequence[Key] = ()
+    legend: Sequence[LegendKey] = ()
     why: str = ""
 
 
@@ -79,7 +80,7 @@ def grid(
     height_px: int = 190,
     shared_y: bool = True,
     choice: tuple[str, ...] = (),
-) -> View:
+) -> FigureView:
     """Small multiples over shared axes, laid out once for a wide page and once for a phone."""
     data: list[Spec] = []
     for index, panel in enumerate(panels):
@@ -87,7 +88,7 @@ def grid(
         data.extend({"showlegend": False, **trace, **axes} for trace in panel.traces)
     wide = _layout(panels, x, y, min(columns, len(panels)), height_px, WIDE_PX, shared_y)
     narrow = _layout(panels, x, y, min(narrow_columns, len(panels)), height_px, NARROW_PX, shared_y)
-    return View(choice, data, wide, narrow)
+    return FigureView(choice, data, wide, narrow)
 
 
 def _layout(
@@ -122,9 +123,11 @@ def _layout(
         if column:
             layout[f"yaxis{suffix}"]["title"] = {"text": ""}
         if panel.title:
-            layout["annotations"].append(_heading(panel.title, left, top))
+            title = f"<b>{plain(panel.title)}</b>"
+            layout["annotations"].append(_annotation(title, left, top, "left", "@ink", yshift=3))
         if panel.note:
-            layout["annotations"].append(_note(panel.note, left + width / 2, top - height_px / plot_px / 2))
+            x_middle, y_middle = left + width / 2, top - height_px / plot_px / 2
+            layout["annotations"].append(_annotation(plain(panel.note), x_middle, y_middle, "center", "@muted"))
         shapes += [{**shape, "xref": f"x{suffix} domain", "yref": f"y{suffix}"} for shape in panel.shapes]
     layout["shapes"] = shapes
     return layout
@@ -148,6 +151,24 @@ def base_layout(height_px: int) -> Spec:
     }
 
 
+def chart(
+    height_px: int, margin: Spec, x: Spec, y: Spec, *, ink: str = "@ink", y_size: int = 11, **options: Any
+) -> Spec:
+    """The layout of a single plot whose axes are its own.
+
+    Args:
+        height_px: of the whole figure.
+        margin: l, r, t and b, pixels.
+        x, y: options of the axes.
+        ink: colour of the y axis' ticks.
+        y_size: of their text.
+        options: anything else of the layout.
+    """
+    x_axis = {"fixedrange": True, "tickfont": {"size": 11, "color": "@muted"}, **x}
+    y_axis = {"fixedrange": True, "tickfont": {"size": y_size, "color": ink}, **y}
+    return {**base_layout(height_px), "margin": margin, "xaxis": x_axis, "yaxis": y_axis, **options}
+
+
 def axis_title(text: str) -> Spec:
     """An axis title as every figure has it."""
     return {"text": text, "font": {"size": 12, "color": "@muted"}, "standoff": 8}
@@ -167,101 +188,16 @@ def _axis(axis: Axis, labelled: bool) -> Spec:
     }
 
 
-def _heading(text: str, left: float, top: float) -> Spec:
+def _annotation(text: str, x: float, y: float, align: str, color: str, **options: Any) -> Spec:
     return {
-        "text": f"<b>{plain(text)}</b>",
-        "x": left,
-        "y": top,
-        "xref": "paper",
-        "yref": "paper",
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "yshift": 3,
-        "showarrow": False,
-        "font": {"size": 11, "color": "@ink"},
-    }
-
-
-def _note(text: str, x: float, y: float) -> Spec:
-    return {
-        "text": plain(text),
+        "text": text,
         "x": x,
         "y": y,
         "xref": "paper",
         "yref": "paper",
-        "xanchor": "center",
+        "xanchor": align,
         "yanchor": "bottom",
+        **options,
         "showarrow": False,
-        "font": {"size": 11, "color": "@muted"},
+        "font": {"size": 11, "color": color},
     }
-
-
-def line_at(y: float, *, dash: str = "dash", color: str = "@muted") -> Spec:
-    """A horizontal line through a panel."""
-    return {
-        "type": "line",
-        "x0": 0,
-        "x1": 1,
-        "y0": y,
-        "y1": y,
-        "layer": "below",
-        "line": {"color": color, "width": 1.2, "dash": dash},
-    }
-
-
-def band(x: Sequence[float], low: Sequence[float | None], high: Sequence[float | None], color: str = "@band") -> Spec:
-    """A filled band between two curves; x values where either end is missing are left out."""
-    known = [(a, b, c) for a, b, c in zip(x, low, high, strict=True) if b is not None and c is not None]
-    there, back = [a for a, _, _ in known], [a for a, _, _ in reversed(known)]
-    return {
-        "type": "scatter",
-        "x": there + back,
-        "y": [b for _, b, _ in known] + [c for _, _, c in reversed(known)],
-        "fill": "toself",
-        "fillcolor": color,
-        "line": {"width": 0},
-        "mode": "lines",
-        "hoverinfo": "skip",
-    }
-
-
-def curve(x: Sequence[float], y: Sequence[float | None], mark: Mark, *, width: float = 2, **options: Any) -> Spec:
-    """A line with the mark's dash and colour; gaps where a value is missing or not finite."""
-    values = [value if value is not None and math.isfinite(value) else None for value in y]
-    line = {"color": mark.color, "width": width, "dash": mark.dash}
-    return {"type": "scatter", "mode": "lines", "x": list(x), "y": values, "line": line, **options}
-
-
-DASHES = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "9 4"}
-SYMBOLS = {
-    "circle": '<circle cx="15" cy="7" r="3.4" fill="{c}"/>',
-    "square": '<rect x="11.8" y="3.8" width="6.4" height="6.4" fill="{c}"/>',
-    "diamond": '<path d="M15 2.6 19.4 7 15 11.4 10.6 7z" fill="{c}"/>',
-    "diamond-open": '<path d="M15 2.6 19.4 7 15 11.4 10.6 7z" fill="none" stroke="{c}" stroke-width="1.5"/>',
-    "triangle-up": '<path d="M15 2.8 19.2 10.4H10.8z" fill="{c}"/>',
-    "triangle-down": '<path d="M15 11.2 19.2 3.6H10.8z" fill="{c}"/>',
-    "x": '<path d="M11.8 3.8 18.2 10.2M18.2 3.8 11.8 10.2" stroke="{c}" stroke-width="2.4"/>',
-    "cross": '<path d="M15 2.8V11.2M10.8 7H19.2" stroke="{c}" stroke-width="2.4"/>',
-}
-HATCHES = {
-    "": "",
-    "/": '<path d="M3 14 11 0M11 14 19 0M19 14 27 0" stroke="var(--paper)" stroke-width="1.6" opacity=".6"/>',
-    "x": '<path d="M3 14 11 0M11 14 19 0M19 14 27 0M3 0 11 14M11 0 19 14M19 0 27 14" stroke="var(--paper)" '
-    'stroke-width="1.4" opacity=".6"/>',
-    ".": '<path d="M6 4h2M13 4h2M20 4h2M9 10h2M16 10h2M23 10h2" stroke="var(--paper)" stroke-width="2" opacity=".7"/>',
-}
-
-
-def swatch(key: Key) -> Markup:
-    """The drawing of one entry; colours are the page's variables, so that light and dark need no second drawing."""
-    color = f"var(--{key.mark.color.removeprefix('@')})"
-    if key.filled:
-        hatch = HATCHES[key.mark.pattern]
-        return Markup(f'<rect x="3" y="0" width="24" height="14" rx="2" fill="{color}"/>{hatch}')
-    line = f'<path d="M1 7H29" stroke="{color}" stroke-width="2" stroke-dasharray="{DASHES[key.mark.dash]}"/>'
-    return Markup(line + SYMBOLS[key.mark.symbol].format(c=color))
-
-
-def variables(palette: Mapping[str, str]) -> str:
-    """A palette as CSS variables."""
-    return " ".join(f"--{name.removeprefix('@')}: {value};" for name, value in palette.items())

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from leapverify.analysis.over_seeds import OverSeeds, summarise
+from leapverify.analysis.vocabulary import REGIMES
 from leapverify.io import records
 from leapverify.io.records import CascadeLink, Checkpoint, LossPoint, Prediction, RacePoint, RaceRun, SeedMeasure
 from leapverify.io.storage import Damaged, read_json, read_marked
@@ -18,9 +20,6 @@ from leapverify.io.untrusted.paths import require_inside
 from leapverify.io.untrusted.text import read_bounded
 from leapverify.io.yaml_file import as_written, read_yaml
 
-REGIMES = ("chaotic", "transition", "stable")
-CRITERIA = ("strict", "adaptive", "proximity", "paired")
-
 _SAME = "run the same study command again"
 _LADDER = "delete both and give the study command with --ladder again"
 
@@ -28,13 +27,22 @@ Row = TypeVar("Row", Checkpoint, LossPoint, Prediction, CascadeLink, SeedMeasure
 
 
 @dataclass(frozen=True)
-class Race:
-    """The records of one race."""
+class _Folder:
+    """What every run folder says of itself."""
 
     path: Path
-    """The run folder, in which the race lies as race/."""
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The configuration's value under a dotted key, or the default where it is absent."""
+        return lookup(self.config, key, default)
+
+
+@dataclass(frozen=True)
+class RaceRecords(_Folder):
+    """The records of one race, which lies in its run folder as race/."""
+
     targets: Mapping[str, Any]
     """The losses stated before any seed was raced, as recorded."""
     runs: Sequence[RaceRun]
@@ -47,18 +55,11 @@ class Race:
         """The seeds that were raced, ascending; those of tuning are others."""
         return tuple(sorted({row.seed for row in self.runs if row.stage == "race"}))
 
-    def setting(self, key: str, default: Any = None) -> Any:
-        """The configuration's value under a dotted key, or the default where it is absent."""
-        return lookup(self.config, key, default)
-
 
 @dataclass(frozen=True)
-class Run:
+class Run(_Folder):
     """The records of one study."""
 
-    path: Path
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
     checkpoints: Sequence[Checkpoint]
     curve: Sequence[LossPoint]
     predictions: Sequence[Prediction]
@@ -68,7 +69,7 @@ class Run:
     """The rows of tables/ladder.csv, where the study ran the ladder of switches."""
     cut_points: Mapping[str, Any] = field(default_factory=dict)
     """The thresholds that the study used, from thresholds.json."""
-    race: Race | None = None
+    race: RaceRecords | None = None
     """The race in the same folder, where there is one."""
 
     @cached_property
@@ -113,14 +114,10 @@ class Run:
             return low, high
         return None
 
-    def setting(self, key: str, default: Any = None) -> Any:
-        """The configuration's value under a dotted key, or the default where it is absent."""
-        return lookup(self.config, key, default)
-
-
-def seeds_text(count: int) -> str:
-    """'1 seed' or '4 seeds'."""
-    return f"{count} seed" + ("" if count == 1 else "s")
+    @cached_property
+    def final_loss(self) -> OverSeeds:
+        """The validation loss at each seed's last checkpoint."""
+        return summarise({seed: rows[-1].val_loss for seed, rows in self.of_seed.items()}, n=len(self.seeds))
 
 
 def stored_as(run: Run) -> str:
@@ -165,20 +162,20 @@ def load_run(path: Path) -> Run:
         raise ValueError(f"{path / 'checkpoints.parquet'} holds no checkpoint: run the study first")
     return Run(
         path=path,
-        config=_mapping(path / "config.yaml"),
-        environment=_mapping(path / "environment.json"),
+        config=_mapping(path / "config.yaml", needed=True),
+        environment=_mapping(path / "environment.json", needed=True),
         checkpoints=checkpoints,
         curve=_rows(path / "curve.parquet", LossPoint),
         predictions=_rows(path / "predictions.parquet", Prediction),
         cascades=_rows(path / "cascades.parquet", CascadeLink),
         measures=_rows(path / "seeds.parquet", SeedMeasure),
         ladder=_ladder(path / "tables" / "ladder.csv"),
-        cut_points=_mapping_or_nothing(path / "thresholds.json"),
+        cut_points=_mapping(path / "thresholds.json"),
         race=load_race(path),
     )
 
 
-def load_race(path: Path) -> Race | None:
+def load_race(path: Path) -> RaceRecords | None:
     """Read the race of a run folder; None where it has no race/runs.parquet.
 
     Raises:
@@ -191,11 +188,11 @@ def load_race(path: Path) -> Race | None:
     runs = records.read(folder / "runs.parquet", RaceRun)
     if not any(row.stage == "race" for row in runs):
         raise ValueError(f"{folder / 'runs.parquet'} holds no run of a race: give the race command again")
-    return Race(
+    return RaceRecords(
         path=path,
-        config=_mapping_or_nothing(folder / "config.yaml"),
-        environment=_mapping_or_nothing(folder / "environment.json"),
-        targets=_mapping_or_nothing(folder / "targets.json"),
+        config=_mapping(folder / "config.yaml"),
+        environment=_mapping(folder / "environment.json"),
+        targets=_mapping(folder / "targets.json"),
         runs=runs,
         points=_rows(folder / "curve.parquet", RacePoint),
         notes=_notes(folder / "notes.json"),
@@ -237,12 +234,10 @@ def _notes(path: Path) -> list[str]:
     return [str(note) for note in found] if isinstance(found, list) else []
 
 
-def _mapping_or_nothing(path: Path) -> Mapping[str, Any]:
-    return _mapping(path) if path.is_file() else {}
-
-
-def _mapping(path: Path) -> Mapping[str, Any]:
+def _mapping(path: Path, *, needed: bool = False) -> Mapping[str, Any]:
     if not path.is_file():
+        if not needed:
+            return {}
         raise ValueError(f"{path} is missing: name a run folder that a study has written")
     tree = read_json(path) if path.suffix == ".json" else read_yaml(path, _SAME)
     if not isinstance(tree, dict):

@@ -6,14 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from leapverify.analysis.wording import SummaryLine, Tile
 from leapverify.report.kit.panels import Figure
 from leapverify.report.kit.run import flat, lookup
-from leapverify.report.kit.table import Cell, Column, Line, Table
+from leapverify.report.kit.table import Cell, Column, Table, table
 
 
 @dataclass(frozen=True)
-class Section:
+class SummaryLine:
+    """One sentence or two on one question."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number worth a glance, at the head of a page."""
+
+    label: str
+    value: str
+    about: str
+
+
+@dataclass(frozen=True)
+class PageSection:
     """One section of the page."""
 
     id: str
@@ -36,22 +52,25 @@ class Page:
     identity: str
     heading: str
     """Of the summary."""
-    tiles: Sequence[Tile]
+    tiles: Sequence[Headline]
     findings: Sequence[SummaryLine]
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     colophon: str
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
 def facts(name: str, heading: str, tree: Mapping[str, Any]) -> Table:
     """A nested mapping as a table of names and values."""
-    rows = [Line([Cell(key, kind="heading"), Cell(value)]) for key, value in flat(tree).items()]
-    return Table(name, heading, "", [Column("name", False), Column("value", False)], rows)
+    columns = [
+        Column("name", False, lambda item: Cell(item[0], kind="heading")),
+        Column("value", False, lambda item: Cell(item[1])),
+    ]
+    return table(name, heading, "", columns, flat(tree).items(), keys=0)
 
 
-def machine(environment: Mapping[str, Any], *folded: Table) -> Section:
+def machine(environment: Mapping[str, Any], *folded: Table) -> PageSection:
     """Hardware and versions, with the configuration folded under them."""
-    return Section(
+    return PageSection(
         "machine",
         "Machine",
         "Hardware, versions and configuration",
@@ -61,9 +80,9 @@ def machine(environment: Mapping[str, Any], *folded: Table) -> Section:
     )
 
 
-def commands(made: str, folder: str) -> Section:
+def commands(made: str, folder: str) -> PageSection:
     """The command that made the records, and the one that makes the page again."""
-    return Section(
+    return PageSection(
         "command",
         "Command",
         "The command",

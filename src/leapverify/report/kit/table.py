@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from leapverify.analysis.over_seeds import OverSeeds
 from leapverify.io.storage import write_text
 from leapverify.io.untrusted import escape as words
 
 Raw = float | int | str | bool | None
-NOT_IN_PAPER = "not in paper"
+SPREAD = (
+    "Mean ± sample standard deviation over seeds; below it n and the 95 % interval over seeds (bootstrap; with fewer "
+    "than eight seeds widened by Student's t, so that it may be wider than the range of the seeds)."
+)
+"""What is said of every cell that `spread` makes."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column as it is shown."""
+    """One column: what stands above it, how it is aligned, and how a row's cell is made."""
 
     label: str
     number: bool = True
+    cell: Callable[[Any], Cell] = Cell
+    """Of a row; by default the row is the text."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,29 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
+def table(
+    name: str, heading: str, note: str, columns: Sequence[Column], rows: Iterable[Any], *, keys: int = 1
+) -> Table:
+    """A table from its columns and rows.
+
+    Args:
+        name: of its files.
+        heading: above it.
+        note: what its numbers mean.
+        columns: each with the function that makes its cell from a row.
+        rows: any objects that the columns can read.
+        keys: a row whose first so many cells differ from the row above starts a group; 0 for no groups.
+    """
+    return Table(
+        name, heading, note, columns, grouped([[column.cell(row) for column in columns] for row in rows], keys)
+    )
+
+
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
     """Write every table as NAME.csv and NAME.md."""
-    for table in tables:
-        write_text(folder / f"{table.name}.csv", table.to_csv())
-        write_text(folder / f"{table.name}.md", table.to_markdown())
+    for each in tables:
+        write_text(folder / f"{each.name}.csv", each.to_csv())
+        write_text(folder / f"{each.name}.md", each.to_markdown())
 
 
 def grouped(rows: Sequence[Sequence[Cell]], keys: int = 1) -> list[Line]:
@@ -112,17 +137,17 @@ def name(key: str, value: str | int) -> Cell:
     return Cell(str(value), kind="heading", fields={key: value})
 
 
+def text(key: str, value: str) -> Cell:
+    """A text."""
+    return Cell(value, fields={key: value})
+
+
 def number(key: str, value: float | int | None, form: str = ".4g", why: str = "") -> Cell:
     """One number, or the reason why there is none."""
     if value is None or not math.isfinite(value):
         reason = why or ("not finite" if value is not None else "not recorded")
         return Cell(reason, kind="why", fields={key: None, f"{key}_why": reason})
     return Cell(format(value, form), kind="number", fields={key: value, f"{key}_why": None})
-
-
-def text(key: str, value: str) -> Cell:
-    """A text."""
-    return Cell(value, fields={key: value})
 
 
 def spread(key: str, found: OverSeeds, form: str = ".4g", *, scale: float = 1.0, why: str = "", of: str = "") -> Cell:
@@ -138,37 +163,23 @@ def spread(key: str, found: OverSeeds, form: str = ".4g", *, scale: float = 1.0,
     """
     reason = (why or found.reason) if found.mean is None else found.reason if found.std is None else None
     raw: dict[str, Raw] = {
-        f"{key}_mean": scaled(found.mean, scale),
-        f"{key}_std": scaled(found.std, scale),
-        f"{key}_low": scaled(found.low, scale),
-        f"{key}_high": scaled(found.high, scale),
-        f"{key}_n": found.n,
-        f"{key}_seeds": found.seeds,
-        f"{key}_why": reason,
+        f"{key}_{part}": scaled(getattr(found, part), scale) for part in ("mean", "std", "low", "high")
     }
+    raw |= {f"{key}_n": found.n, f"{key}_seeds": found.seeds, f"{key}_why": reason}
     if found.mean is None:
         return Cell(reason or "no value", kind="why", fields=raw)
     count = f"n = {found.n} {of} in " if of else ""
     seeds = "1 seed, no spread" if found.seeds == 1 else f"{found.seeds} seeds"
-    interval = ""
-    if found.low is not None and found.high is not None:
-        interval = f"; 95 % {found.low * scale:{form}} to {found.high * scale:{form}}"
+    ends = ends_text(found.low, found.high, form, scale)
     shown = f"{found.mean * scale:{form}}"
     if found.std is not None:
         shown += f" ± {found.std * scale:{form.removeprefix('+')}}"
-    return Cell(shown, f"{count}{seeds}{interval}", "number", raw)
+    return Cell(shown, f"{count}{seeds}" + (f"; 95 % {ends}" if ends else ""), "number", raw)
 
 
-def paper(key: str, value: object, form: str = "g") -> Cell:
-    """The paper's number, or its [mean, std] pair; where it prints none, that."""
-    fields = (f"{key}_mean", f"{key}_std")
-    if value is None:
-        return Cell(NOT_IN_PAPER, kind="none", fields=dict.fromkeys(fields))
-    if isinstance(value, (list, tuple)):
-        mean, std = (float(part) for part in value)
-        return Cell(f"{mean:{form}} ± {std:{form}}", kind="number", fields=dict(zip(fields, (mean, std), strict=True)))
-    single = float(str(value))
-    return Cell(f"{single:{form}}", kind="number", fields={fields[0]: single, fields[1]: None})
+def ends_text(low: float | None, high: float | None, form: str, scale: float = 1.0) -> str:
+    """'0.12 to 0.40', or nothing where there is no interval."""
+    return "" if low is None or high is None else f"{low * scale:{form}} to {high * scale:{form}}"
 
 
 def scaled(value: float | None, scale: float) -> float | None:

@@ -10,44 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LIGHT: Mapping[str, str] = {
-    "@ink": "#1c2733",
-    "@muted": "#5b6875",
-    "@grid": "#e3e7ec",
-    "@paper": "#ffffff",
-    "@band": "rgba(91,104,117,0.18)",
-    "@band0": "rgba(0,114,178,0.20)",
-    "@chaotic": "#c14a00",
-    "@transition": "#b87800",
-    "@stable": "#0072b2",
-    "@unknown": "#8a949e",
-    "@c0": "#0072b2",
-    "@c1": "#c14a00",
-    "@c2": "#00805e",
-    "@c3": "#a84f86",
-    "@c4": "#b87800",
-    "@c5": "#2b8cc4",
-    "@c6": "#5b6875",
+PALETTE: Mapping[str, tuple[str, str]] = {
+    "@ink": ("#1c2733", "#e6ebf0"),
+    "@muted": ("#5b6875", "#9aa7b4"),
+    "@grid": ("#e3e7ec", "#2c3743"),
+    "@paper": ("#ffffff", "#171e26"),
+    "@band": ("rgba(91,104,117,0.18)", "rgba(154,167,180,0.22)"),
+    "@band0": ("rgba(0,114,178,0.20)", "rgba(86,180,233,0.24)"),
+    "@chaotic": ("#c14a00", "#f0803c"),
+    "@transition": ("#b87800", "#f0c54a"),
+    "@stable": ("#0072b2", "#56b4e9"),
+    "@unknown": ("#8a949e", "#7d8a97"),
+    "@c0": ("#0072b2", "#56b4e9"),
+    "@c1": ("#c14a00", "#f0803c"),
+    "@c2": ("#00805e", "#2fc79b"),
+    "@c3": ("#a84f86", "#d98cba"),
+    "@c4": ("#b87800", "#f0c54a"),
+    "@c5": ("#2b8cc4", "#8fd0f5"),
+    "@c6": ("#5b6875", "#9aa7b4"),
 }
-DARK: Mapping[str, str] = {
-    "@ink": "#e6ebf0",
-    "@muted": "#9aa7b4",
-    "@grid": "#2c3743",
-    "@paper": "#171e26",
-    "@band": "rgba(154,167,180,0.22)",
-    "@band0": "rgba(86,180,233,0.24)",
-    "@chaotic": "#f0803c",
-    "@transition": "#f0c54a",
-    "@stable": "#56b4e9",
-    "@unknown": "#7d8a97",
-    "@c0": "#56b4e9",
-    "@c1": "#f0803c",
-    "@c2": "#2fc79b",
-    "@c3": "#d98cba",
-    "@c4": "#f0c54a",
-    "@c5": "#8fd0f5",
-    "@c6": "#9aa7b4",
-}
+"""Each role's colour on light and on dark paper."""
+LIGHT: Mapping[str, str] = {role: light for role, (light, _) in PALETTE.items()}
+DARK: Mapping[str, str] = {role: dark for role, (_, dark) in PALETTE.items()}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 

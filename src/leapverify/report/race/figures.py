@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from leapverify.analysis.race.api import ArmRow, Case
-from leapverify.analysis.wording import IN_NATS
+from leapverify.analysis.race.wording import IN_NATS
+from leapverify.analysis.wording import counted
 from leapverify.io.records import RacePoint, RaceRun
-from leapverify.report.kit.panels import Axis, Figure, Key, Panel, Spec, View, curve, grid, line_at
-from leapverify.report.kit.run import seeds_text
+from leapverify.report.kit.panels import Axis, Figure, FigureView, LegendKey, Panel, Spec, grid
 from leapverify.report.kit.theme import Mark, plain
+from leapverify.report.kit.traces import curve, line_at
 from leapverify.report.race.tables import RaceAnalysis
 
 ARM_MARKS: Mapping[str, Mark] = {
@@ -62,21 +63,21 @@ def race_figure(analysis: RaceAnalysis) -> Figure:
         "the run, mean cost and mean final loss, with the 95 % interval over seeds for the arms in colour. Lower and "
         "further left is better. Grey: the other arms, point at one for its name. Dotted: the baseline's schedule "
         "shortened to an arm's real steps. Dashed: the target, stated before the race. A loss that falls over decades "
-        f"has a logarithmic axis. n = {seeds_text(len(analysis.race.seeds))}.",
+        f"has a logarithmic axis. n = {counted(len(analysis.race.seeds), 'seed')}.",
         views,
         {"race": tuple(names.values()), "cost": tuple(COSTS), "shown": RANGES},
         _keys(arms),
     )
 
 
-def _keys(arms: set[str]) -> list[Key]:
+def _keys(arms: set[str]) -> list[LegendKey]:
     keys = []
     for arm, mark in ARM_MARKS.items():
-        keys += [Key(arm, mark)] if arm in arms else []
+        keys += [LegendKey(arm, mark)] if arm in arms else []
         short = f"shortened:{arm}"
-        keys += [Key(short, _mark(short))] if short in arms else []
+        keys += [LegendKey(short, _mark(short))] if short in arms else []
     coloured = {key.label for key in keys}
-    return [*keys, Key("other arms", OTHER)] if arms - coloured else keys
+    return [*keys, LegendKey("other arms", OTHER)] if arms - coloured else keys
 
 
 def _mark(arm: str) -> Mark:
@@ -88,7 +89,7 @@ def _mark(arm: str) -> Mark:
 
 def _views(
     analysis: RaceAnalysis, case: Case, points: Mapping[str, Sequence[RacePoint]], name: str, cost: str
-) -> list[View]:
+) -> list[FigureView]:
     label, at, total = COSTS[cost]
     rows = [row for row in analysis.arms if row.case == case]
     runs = [run for run in analysis.race.runs if run.stage == "race" and (run.task, run.optimizer, run.rate) == case]

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from leapverify.analysis.race.api import CONTROL_PREDICTORS
-from leapverify.analysis.wording import SummaryLine, Tile, counted
+from leapverify.analysis.wording import counted
 from leapverify.report.kit.panels import Figure
-from leapverify.report.kit.run import Race, seeds_text
-from leapverify.report.kit.section import Page, Section, colophon, commands, facts, hardware, machine
+from leapverify.report.kit.run import RaceRecords
+from leapverify.report.kit.section import (
+    Headline,
+    Page,
+    PageSection,
+    SummaryLine,
+    colophon,
+    commands,
+    facts,
+    hardware,
+    machine,
+)
 from leapverify.report.kit.table import Table
 from leapverify.report.race.figures import race_figure
 from leapverify.report.race.predictors import predictor_tables
@@ -58,16 +68,16 @@ class RaceReport:
         return [SummaryLine(_capital(found.topic), _capital(found.text)) for found in self.analysis.verdicts]
 
 
-def race_report(race: Race) -> RaceReport:
+def race_report(race: RaceRecords) -> RaceReport:
     """The report of one race."""
     return RaceReport(RaceAnalysis(race))
 
 
-def race_section(report: RaceReport) -> Section:
+def race_section(report: RaceReport) -> PageSection:
     """The section of a study's report."""
     race = report.analysis.race
     made = race.environment.get("command")
-    return Section(
+    return PageSection(
         "race",
         "Race",
         QUESTION,
@@ -95,10 +105,10 @@ def race_page(report: RaceReport) -> Page:
     race = report.analysis.race
     figure = report.figures["race"]
     sections = [
-        Section("race", "Loss", figure.title, figures=[figure]),
-        Section("controls", "Controls", "Against everything that leaping has to beat", tables=report.deciding),
-        Section("arms", "Arms", "Every arm", tables=report.arms),
-        Section("tuning", "Tuning", "Tuned before the race", tables=[report.tuning]),
+        PageSection("race", "Loss", figure.title, figures=[figure]),
+        PageSection("controls", "Controls", "Against everything that leaping has to beat", tables=report.deciding),
+        PageSection("arms", "Arms", "Every arm", tables=report.arms),
+        PageSection("tuning", "Tuning", "Tuned before the race", tables=[report.tuning]),
         machine(
             race.environment,
             facts("configuration", "Configuration", race.config),
@@ -128,7 +138,7 @@ def _identity(report: RaceReport) -> str:
     named = (
         f"{seeds[0]} to {seeds[-1]}" if seeds == tuple(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
     )
-    parts.append(f"{seeds_text(len(seeds))} ({named})")
+    parts.append(f"{counted(len(seeds), 'seed')} ({named})")
     parts.append(", ".join(tasks))
     parts.append(counted(len({row.arm for row in analysis.arms}), "arm"))
     tried = len({row.predictor for row in analysis.predictors})
@@ -138,7 +148,7 @@ def _identity(report: RaceReport) -> str:
     return " · ".join([*parts, hardware(race.environment)])
 
 
-def _command(race: Race) -> str:
+def _command(race: RaceRecords) -> str:
     preset = race.setting("preset", "")
     seeds = ",".join(map(str, race.seeds))
     return str(race.environment.get("command") or " ".join(f"leapverify race {preset} --seeds {seeds}".split()))
@@ -149,9 +159,11 @@ def _paid(report: RaceReport) -> list[str]:
     return list(dict.fromkeys(names[row.case] for row in report.analysis.judgements if row.pays))
 
 
-def _tiles(report: RaceReport) -> list[Tile]:
+def _tiles(report: RaceReport) -> list[Headline]:
     analysis, paid = report.analysis, _paid(report)
-    tiles = [Tile("races in which leaping paid", f"{len(paid)} of {len(analysis.cases)}", ", ".join(paid) or "nowhere")]
+    tiles = [
+        Headline("races in which leaping paid", f"{len(paid)} of {len(analysis.cases)}", ", ".join(paid) or "nowhere")
+    ]
     if analysis.predictors:
         tiles = [*(tiles if analysis.judgements else []), *_predictor_tiles(report)]
     firsts = {row.case: row for row in reversed(analysis.judgements)}
@@ -161,21 +173,21 @@ def _tiles(report: RaceReport) -> list[Tile]:
         ratio, where = best.row.tokens, analysis.names[best.case]
         spread = "no interval" if ratio.low is None else f"95 % {ratio.low:.2f} to {ratio.high:.2f}"
         about = f"the baseline's tokens to the target, {where}, {spread}, n = {ratio.n}"
-        tiles.append(Tile(f"{best.arm} at its best", f"{ratio.mean:.2f} ×", about))
+        tiles.append(Headline(f"{best.arm} at its best", f"{ratio.mean:.2f} ×", about))
     annealed = [row for row in analysis.annealing if row.saved.mean is not None and row.p is not None]
     if annealed:
         row = annealed[0]
         about = f"of WSD's {row.wsd_steps}, {analysis.names[row.case]}, {row.reached} of {row.n} seeds, p = {row.p:.2g}"
-        tiles.append(Tile("steps saved by annealing", f"{row.saved.mean:.0f}", about))
+        tiles.append(Headline("steps saved by annealing", f"{row.saved.mean:.0f}", about))
     spent = [row for row in analysis.arms if row.arm == "leap-auto" and row.overhead_tokens_max is not None]
     if spent:
         row_of = max(spent, key=lambda row: row.overhead_tokens_max or 0.0)
         about = f"of the forward tokens, at most, {analysis.names[row_of.case]}"
-        tiles.append(Tile("overhead of leap-auto", f"{row_of.overhead_tokens_max:.2g} %", about))
+        tiles.append(Headline("overhead of leap-auto", f"{row_of.overhead_tokens_max:.2g} %", about))
     return tiles
 
 
-def _predictor_tiles(report: RaceReport) -> list[Tile]:
+def _predictor_tiles(report: RaceReport) -> list[Headline]:
     """How often predictors ended below their shortened schedules, of all predictors in all races."""
     tiles = []
     for way, label in (("verified", "verified predictors"), ("always", "predictors applied unconditionally")):
@@ -184,7 +196,7 @@ def _predictor_tiles(report: RaceReport) -> list[Tile]:
         lower = sum(each.word == "lower" for each in tried)
         if tried:
             about = "predictor and race: final loss below the schedule shortened to as many real steps"
-            tiles.append(Tile(f"{label} that saved steps", f"{lower} of {len(tried)}", about))
+            tiles.append(Headline(f"{label} that saved steps", f"{lower} of {len(tried)}", about))
     return tiles
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from leapverify.analysis.race.api import CONTROL_PREDICTORS, Case, PredictorRow, Tried
 from leapverify.analysis.race.predictors import short_name
-from leapverify.analysis.wording import IN_NATS
+from leapverify.analysis.race.wording import IN_NATS
 from leapverify.report.kit import cells as c
 from leapverify.report.kit import table as t
 from leapverify.report.kit.table import Cell, Column, Table

@@ -27,12 +27,12 @@ from leapverify.analysis.race.api import (
     race_verdicts,
     tuning_grid,
 )
-from leapverify.analysis.wording import IN_NATS, p_text
+from leapverify.analysis.race.wording import IN_NATS
+from leapverify.analysis.wording import p_text
 from leapverify.report.kit import cells as c
 from leapverify.report.kit import table as t
-from leapverify.report.kit.run import Race
-from leapverify.report.kit.table import Cell, Column, Table
-from leapverify.report.study.tables import SPREAD
+from leapverify.report.kit.run import RaceRecords
+from leapverify.report.kit.table import SPREAD, Cell, Column, Table
 
 PAIRED = (
     "Differences are paired by seed, arm less opponent, so below 0 is better for the arm; p is one-sided (lower), by "
@@ -50,7 +50,7 @@ RATIOS = (
 class RaceAnalysis:
     """Every analysis of one race, computed once for its tables, figures and sentences."""
 
-    race: Race
+    race: RaceRecords
 
     @cached_property
     def arms(self) -> Sequence[ArmRow]:

@@ -6,21 +6,20 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from leapverify.analysis.over_seeds import fields_of, summarise
-from leapverify.analysis.study.acceptance import Average, Rate, acceptance, averages
-from leapverify.analysis.study.costs import Cost, costs
+from leapverify.analysis.over_seeds import OverSeeds, by_seed, fields_of, summarise
+from leapverify.analysis.study.acceptance import CellAverage, Rate, SweepCell, acceptance, averages
+from leapverify.analysis.study.costs import PartCost, costs
 from leapverify.analysis.study.sensitivity import SensitivityPoint, threshold_grid, threshold_sensitivity
 from leapverify.analysis.study.skill import Correlation, Skill, lyapunov_correlation, recognizer_skill
-from leapverify.analysis.study.survival import Survival, recorded, survival
-from leapverify.report.kit.run import CRITERIA, REGIMES, Run, seeds_text
+from leapverify.analysis.study.survival import RegimeSurvival, recorded, survival
+from leapverify.analysis.vocabulary import ALL, CRITERIA, REGIMES
+from leapverify.analysis.wording import counted
+from leapverify.report.kit.run import Run
 
-Key = tuple[str, str, int]
-"""(regime, predictor, horizon)."""
 PERCENTILES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 
 
@@ -31,54 +30,52 @@ class Analysis:
     run: Run
 
     @cached_property
-    def rates(self) -> Mapping[str, Mapping[Key, Rate]]:
+    def rates(self) -> Mapping[str, Mapping[SweepCell, Rate]]:
         """Acceptance rates by criterion and cell, over chaotic, transition and stable."""
-        return {
-            criterion: {
-                (rate.regime, rate.predictor, rate.horizon): rate
-                for rate in acceptance(self.run.predictions, criterion, regimes=REGIMES)
-            }
-            for criterion in CRITERIA
-        }
+        rows = self.run.predictions
+        return {name: {rate.cell: rate for rate in acceptance(rows, name, regimes=REGIMES)} for name in CRITERIA}
+
+    def medians(self, quantity: str) -> Mapping[SweepCell, CellAverage]:
+        """A quantity's median within a seed, averaged over seeds."""
+        rows = averages(self.run.predictions, quantity, centre="median", regimes=REGIMES)
+        return {row.cell: row for row in rows}
 
     @cached_property
-    def gain_fractions(self) -> Mapping[Key, Average]:
+    def gain_fractions(self) -> Mapping[SweepCell, CellAverage]:
         """Median gain fraction within a seed, averaged over seeds."""
-        rows = averages(self.run.predictions, "gain_fraction", centre="median", regimes=REGIMES)
-        return {(row.regime, row.predictor, row.horizon): row for row in rows}
+        return self.medians("gain_fraction")
 
     @cached_property
-    def fewest_gains(self) -> Mapping[Key, int]:
+    def fewest_gains(self) -> Mapping[SweepCell, int]:
         """The fewest gain fractions that any seed with a judged prediction has in a cell."""
-        counts: dict[Key, Counter[int]] = defaultdict(Counter)
+        known: dict[SweepCell, list[tuple[int, bool]]] = {}
         for row in self.run.predictions:
             if row.status != "declined":
-                known = row.status == "ok" and row.gain_fraction is not None and math.isfinite(row.gain_fraction)
-                counts[row.regime, row.predictor, row.horizon][row.seed] += known
-        return {key: min(of_seed.values()) for key, of_seed in counts.items()}
+                gained = row.status == "ok" and row.gain_fraction is not None and math.isfinite(row.gain_fraction)
+                known.setdefault(SweepCell(row.regime, row.predictor, row.horizon), []).append((row.seed, gained))
+        return {cell: int(min(map(sum, by_seed(found).values()))) for cell, found in known.items()}
 
     @cached_property
-    def steps_gained(self) -> Mapping[Key, Average]:
+    def steps_gained(self) -> Mapping[SweepCell, CellAverage]:
         """Median steps gained within a seed, averaged over seeds, where every seed's median was reached in time.
 
         A prediction whose loss the run never reached before its end gained more steps than can be counted: it stays
         in the median as larger than all others and is counted as `missing`.
         """
-        values: dict[Key, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        values: dict[SweepCell, list[tuple[int, float]]] = {}
         for row in self.run.predictions:
             if row.status == "ok":
                 gained = math.inf if row.steps_gained is None else float(row.steps_gained)
-                values[row.regime, row.predictor, row.horizon][row.seed].append(gained)
+                values.setdefault(SweepCell(row.regime, row.predictor, row.horizon), []).append((row.seed, gained))
         found = {}
-        for cell in averages(self.run.predictions, "steps_gained", centre="median", regimes=REGIMES):
-            key = (cell.regime, cell.predictor, cell.horizon)
-            medians = {seed: statistics.median(of_seed) for seed, of_seed in values[key].items()}
+        for cell, average in self.medians("steps_gained").items():
+            medians = {seed: statistics.median(column) for seed, column in by_seed(values.get(cell, ())).items()}
             beyond = sum(math.isinf(median) for median in medians.values())
-            missing = cell.reason or "no finite prediction"
+            missing = average.reason or "no finite prediction"
             if beyond:
-                missing, medians = f"the median of {seeds_text(beyond)} lies beyond the end of the run", {}
-            summary = summarise(medians, n=cell.n + cell.missing, missing=missing)
-            found[key] = dataclasses.replace(cell, **fields_of(summary))
+                missing, medians = f"the median of {counted(beyond, 'seed')} lies beyond the end of the run", {}
+            summary = summarise(medians, n=average.n + average.missing, missing=missing)
+            found[cell] = dataclasses.replace(average, **fields_of(summary))
         return found
 
     @cached_property
@@ -87,14 +84,14 @@ class Analysis:
         steps = sorted({row.step for row in self.run.curve})
         return max((b - a for a, b in itertools.pairwise(steps)), default=None)
 
-    def settled(self, quantity: str) -> Mapping[tuple[str, int], Average]:
+    def settled(self, quantity: str) -> Mapping[tuple[str, int], CellAverage]:
         """A quantity's mean by (predictor, horizon) over transition and stable checkpoints, which the paper sweeps."""
         rows = [row for row in self.run.predictions if row.regime in ("transition", "stable")]
-        found = averages(rows, quantity, regimes=["all"], predictors=self.run.predictors, horizons=self.run.horizons)
+        found = averages(rows, quantity, regimes=[ALL], predictors=self.run.predictors, horizons=self.run.horizons)
         return {(row.predictor, row.horizon): row for row in found}
 
     @cached_property
-    def loss_ratios(self) -> Mapping[tuple[str, int], Average]:
+    def loss_ratios(self) -> Mapping[tuple[str, int], CellAverage]:
         """L_hat / L_t by (predictor, horizon), transition and stable checkpoints."""
         return self.settled("loss_ratio")
 
@@ -110,13 +107,13 @@ class Analysis:
         return lyapunov_correlation(self.run.checkpoints)
 
     @cached_property
-    def survivals(self) -> Mapping[str, Survival]:
+    def survivals(self) -> Mapping[str, RegimeSurvival]:
         """What survived of the optimizer's updates, by regime; empty where the study sampled none."""
         rows = self.run.checkpoints
         return {regime: survival(rows, regime) for regime in REGIMES} if recorded(rows) else {}
 
     @cached_property
-    def costs(self) -> Sequence[Cost]:
+    def costs(self) -> Sequence[PartCost]:
         """Seconds and shares of every part."""
         return costs(self.run.checkpoints)
 
@@ -138,3 +135,23 @@ class Analysis:
         return threshold_sensitivity(
             self.run.checkpoints, self.run.predictions, pairs, predictor=predictor, horizon=horizon
         )
+
+
+def no_checkpoint(regime: str) -> str:
+    """Why a cell of a regime is empty when no seed was ever in it."""
+    return f"no {regime} checkpoint in any seed"
+
+
+def why_empty(run: Run, cell: SweepCell, found: OverSeeds | None) -> str:
+    """Why a cell of the sweep has no value, from the largest cause to the smallest."""
+    if not run.predictions:
+        return "no predictions were made in this run"
+    if not any(row.regime == cell.regime for row in run.checkpoints):
+        return no_checkpoint(cell.regime)
+    if cell.predictor not in run.predictors:
+        return f"{cell.predictor} is not among this study's predictors"
+    if cell.horizon not in run.horizons:
+        return f"K = {cell.horizon} was not swept"
+    if cell.regime not in run.swept_regimes:
+        return f"{cell.regime} checkpoints were not swept"
+    return (found.reason if found else None) or "no prediction was made here"

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leapverify.analysis.over_seeds import summarise
+from leapverify.analysis.over_seeds import FEWEST_SEEDS
 from leapverify.analysis.study.agreement import agreement
-from leapverify.analysis.wording import (
-    FEWEST_SEEDS,
-    SummaryLine,
-    Tile,
-    counted,
-    interval_text,
-    pairs_interval,
-    range_text,
-    verdict,
-)
+from leapverify.analysis.study.pairs import pairs_interval
+from leapverify.analysis.vocabulary import REGIMES
+from leapverify.analysis.wording import counted, interval_text, range_text, verdict
 from leapverify.io.records import SeedMeasure
-from leapverify.report.kit.run import REGIMES, seeds_text
+from leapverify.report.kit.section import Headline, SummaryLine
+from leapverify.report.kit.words import words
 from leapverify.report.study.analysis import Analysis
 from leapverify.report.study.summary_predict import accepted, against_random, best, momentum, skill
 
@@ -25,107 +19,104 @@ FEW_SURVIVE = 0.5
 """Below this share of surviving updates the summary says so."""
 AS_MEANT = 0.1
 """How far from 1 the movement along the intended update may be and still be called as meant."""
+ENOUGH_SEEDS = 5
+"""Below so many the summary warns of them."""
 
 
 def findings(analysis: Analysis) -> list[SummaryLine]:
     """The run's answers, most general first."""
     found = [regimes(analysis), *accepted(analysis), *updates(analysis), momentum(analysis), skill(analysis),
              seeds(analysis), representation(analysis), cost(analysis)]  # fmt: skip
-    few = len(analysis.run.seeds)
-    if few < 5:
-        word = seeds_text(few)
-        caution = "intervals over so few are wide and rough, and much that is true cannot be said"
-        if few == 1:
-            caution = "there is no spread and no interval over seeds at all"
-        found.append(SummaryLine("How far to trust this", f"It rests on {word}: {caution}."))
+    count = len(analysis.run.seeds)
+    if count < ENOUGH_SEEDS:
+        found.append(words("study").line("said-trust", "one" if count == 1 else "few", seeds=counted(count, "seed")))
     return found
 
 
-def tiles(analysis: Analysis) -> list[Tile]:
+def tiles(analysis: Analysis) -> list[Headline]:
     """The numbers at the head of the page."""
-    run = analysis.run
-    loss = summarise({seed: rows[-1].val_loss for seed, rows in run.of_seed.items()}, n=len(run.seeds))
+    run, loss = analysis.run, analysis.run.final_loss
     spread = f"± {loss.std:.2g} over {loss.seeds} seeds" if loss.std is not None else "1 seed"
-    shown = [Tile("final validation loss", f"{loss.mean:.3f}", f"nats per token, {spread}")]
-    shares = _shares(analysis)
-    shown.append(Tile("stable checkpoints", f"{shares['stable']:.0f} %", f"of {len(run.checkpoints)} in all seeds"))
+    stable = f"{_shares(analysis)['stable']:.0f} %"
+    shown = [
+        Headline("final validation loss", f"{loss.mean:.3f}", f"nats per token, {spread}"),
+        Headline("stable checkpoints", stable, f"of {len(run.checkpoints)} in all seeds"),
+    ]
     top = best(analysis, "stable") or best(analysis, "transition")
     if top and top.mean is not None:
         random, said = against_random(analysis, top)
         about = f"{top.predictor}, K = {top.horizon}, {top.regime}, n = {top.n}; {random}: {said.split(' (')[0]}"
-        shown.append(Tile("best strict acceptance, mean over seeds", f"{100 * top.mean:.0f} %", about))
+        shown.append(Headline("best strict acceptance, mean over seeds", f"{100 * top.mean:.0f} %", about))
     found = agreement(run.checkpoints)
     if found.modal is not None:
         chance = f"{found.seeds} seeds"
         if found.modal_chance:
             chance = f"{100 * found.modal_chance[0]:.0f} % with labels shifted in time"
-        shown.append(Tile("seeds agree (modal)", f"{100 * found.modal:.0f} %", chance))
-    observed = next((row for row in analysis.costs if row.part == "observe" and row.of_training is not None), None)
-    if observed and observed.of_training is not None:
-        shown.append(Tile("cost of observing", f"{100 * observed.of_training:.2g} %", "of the training time"))
+        shown.append(Headline("seeds agree (modal)", f"{100 * found.modal:.0f} %", chance))
+    observed = next((row.of_training for row in analysis.costs if row.part == "observe"), None)
+    if observed is not None:
+        shown.append(Headline("cost of observing", f"{100 * observed:.2g} %", "of the training time"))
     return shown
 
 
 def regimes(analysis: Analysis) -> SummaryLine:
     """Shares of the regimes."""
-    run, shares = analysis.run, _shares(analysis)
-    parts = ", ".join(f"{shares[regime]:.0f} % {regime}" for regime in REGIMES)
-    absent = [regime for regime in REGIMES if shares[regime] == 0]
-    text = f"Of {len(run.checkpoints)} checkpoints, {parts}; the rest are first checkpoints, which have no label."
-    if absent:
-        text += f" No seed was ever {' or '.join(absent)}, so nothing can be said of that."
-    return SummaryLine("Regimes", text)
+    shares = _shares(analysis)
+    absent = " or ".join(regime for regime in REGIMES if shares[regime] == 0)
+    said = ", ".join(f"{shares[regime]:.0f} % {regime}" for regime in REGIMES)
+    n = len(analysis.run.checkpoints)
+    return words("study").line("said-regimes", "shares", absent and "absent", n=n, shares=said, absent=absent)
 
 
 def seeds(analysis: Analysis) -> SummaryLine:
     """Regime agreement against its chance level."""
     found = agreement(analysis.run.checkpoints)
     if found.modal is None or found.unanimous is None:
-        return SummaryLine("Agreement of seeds", f"Cannot say: {found.reason}.")
-    text = f"Seeds carry the most common label {100 * found.modal:.0f} % of the time (modal), all the same at "
-    text += f"{100 * found.unanimous:.0f} % of {found.n} checkpoints."
-    if found.modal_chance:
-        mean, low, high = (100 * value for value in found.modal_chance)
-        above = found.seeds >= FEWEST_SEEDS and 100 * found.modal > high
-        said = "more than by such chance" if above else "cannot say that this is more than chance"
-        text += f" With each seed's labels shifted circularly in time it is {mean:.0f} % (95 % {low:.0f} to {high:.0f} "
-        text += f"%): {said}."
-    text += " All seeds share one learning-rate schedule, which alone can bring labels together; "
-    if analysis.run.cut_points.get("method") == "rate":
-        text += "the thresholds of this run (rate) take that out."
-    else:
-        text += "thresholds=rate takes that out."
-    return SummaryLine("Agreement of seeds", text)
+        return words("study").line("said-seeds", "nothing", reason=found.reason)
+    mean, low, high = (100 * value for value in found.modal_chance or (0.0, 0.0, 0.0))
+    above = found.seeds >= FEWEST_SEEDS and 100 * found.modal > high
+    return words("study").line(
+        "said-seeds",
+        "agree",
+        bool(found.modal_chance) and "chance",
+        "schedule",
+        "by_rate" if analysis.run.cut_points.get("method") == "rate" else "not_by_rate",
+        **{"modal": 100 * found.modal, "unanimous": 100 * found.unanimous, "n": found.n},
+        **{"mean": mean, "low": low, "high": high},
+        said="more than by such chance" if above else "cannot say that this is more than chance",
+    )
 
 
 def representation(analysis: Analysis) -> SummaryLine:
     """CKA between seeds at the last step against shuffled probes and the untrained models."""
-    rows = [
-        row for row in analysis.run.measures if row.measure == "cka" and row.value is not None and row.step is not None
-    ]
-    topic = "Shared representation"
-    if not rows:
-        return SummaryLine(topic, "Cannot say: fingerprints of different seeds were not compared in this run.")
-    last = max(row.step or 0 for row in rows)
-    at_end = [row for row in rows if row.step == last]
-    values = [row.value for row in at_end if row.value is not None]
-    text = f"CKA between seeds at step {last} is {range_text(values)} over {counted(len(values), 'pair')}"
-    nulls = [row.null_high for row in at_end if row.null_high is not None]
-    fresh = [row.untrained for row in at_end if row.untrained is not None]
-    text += f"; shuffled probes reach {max(nulls):.2f}" if nulls else ""
-    text += f", untrained models {range_text(fresh)}" if fresh else ""
+    rows = [row for row in analysis.run.measures if row.measure == "cka" and row.value is not None]
+    measured = [row for row in rows if row.step is not None]
+    if not measured:
+        return words("study").line("said-representation", "nothing")
+    last = max(row.step or 0 for row in measured)
+    rows = [row for row in measured if row.step == last]
+    values = [row.value for row in rows if row.value is not None]
+    nulls = [row.null_high for row in rows if row.null_high is not None]
+    fresh = [row.untrained for row in rows if row.untrained is not None]
+    excess, said, end = "", "none", "against"
     if not nulls or not fresh:
-        return SummaryLine(topic, text + ". Cannot say what training adds: a baseline is missing.")
-    if len({seed for row in at_end for seed in (row.seed_a, row.seed_b)}) < FEWEST_SEEDS:
-        return SummaryLine(topic, text + ". Cannot say more from so few pairs.")
-    shuffled, untrained = _excess(at_end, "null_high"), _excess(at_end, "untrained")
-    if shuffled[0] == untrained[0] == "above":
-        said = "above both baselines, so training brings seeds together"
-    elif shuffled[0] == "above":
-        said = "above shuffled probes, but cannot say that training brings seeds together"
+        end = "no_baseline"
+    elif len({seed for row in rows for seed in (row.seed_a, row.seed_b)}) < FEWEST_SEEDS:
+        end = "few"
     else:
-        said = "cannot say that seeds share more than shuffled probes do"
-    return SummaryLine(topic, f"{text}. Over the untrained pair it is {untrained[1]}: {said}.")
+        (shuffled, _), (untrained, excess) = _excess(rows, "null_high"), _excess(rows, "untrained")
+        if shuffled == "above":
+            said = "both" if untrained == "above" else "one"
+    return words("study").line(
+        "said-representation",
+        "cka",
+        bool(nulls) and "shuffled",
+        bool(fresh) and "untrained",
+        end,
+        **{"step": last, "values": range_text(values), "pairs": counted(len(values), "pair")},
+        **{"null": max(nulls, default=0.0), "fresh": range_text(fresh) if fresh else "", "excess": excess},
+        said=words("study").say("said-representation", said),
+    )
 
 
 def _excess(rows: Sequence[SeedMeasure], baseline: str) -> tuple[str | None, str]:
@@ -136,23 +127,21 @@ def _excess(rows: Sequence[SeedMeasure], baseline: str) -> tuple[str | None, str
         if row.value is not None and getattr(row, baseline) is not None
     }
     interval, count = pairs_interval(values)
-    mean = sum(values.values()) / len(values)
+    mean = f"{sum(values.values()) / len(values):+.2f} on average"
     if interval is None:
-        return None, f"{mean:+.2f} on average (no interval)"
-    said = verdict(interval.low, interval.high, count)
-    return said, f"{mean:+.2f} on average (95 % over seeds {interval.low:+.2f} to {interval.high:+.2f})"
+        return None, f"{mean} (no interval)"
+    ends = f"{mean} (95 % over seeds {interval.low:+.2f} to {interval.high:+.2f})"
+    return verdict(interval.low, interval.high, count), ends
 
 
 def cost(analysis: Analysis) -> SummaryLine:
     """What observing and sweeping cost beside training."""
     by_part = {row.part: row for row in analysis.costs}
-    observe, sweep = by_part["observe"], by_part["sweep"]
-    if observe.of_training is None:
-        return SummaryLine("Cost", "Cannot say: no training seconds were recorded.")
-    text = f"Observing took {100 * observe.of_training:.2g} % of the training time"
-    if sweep.ran and sweep.of_training is not None:
-        text += f", the sweep of all predictors {sweep.of_training:.2g} times the training time (the study, not a leap)"
-    return SummaryLine("Cost", text + ".")
+    observe, sweep = by_part["observe"].of_training, by_part["sweep"]
+    if observe is None:
+        return words("study").line("said-cost", "nothing")
+    parts = ("observing", sweep.ran and "sweep", "end")
+    return words("study").line("said-cost", *parts, observe=100 * observe, sweep=sweep.of_training)
 
 
 def updates(analysis: Analysis) -> list[SummaryLine]:
@@ -162,18 +151,14 @@ def updates(analysis: Analysis) -> list[SummaryLine]:
     if found is None or found.share.mean is None or found.share.mean >= FEW_SURVIVE:
         return []
     share, along = found.share, found.projection
-    text = f"At {found.regime} checkpoints only {100 * found.share.mean:.1f} %"
-    text += f"{interval_text(share.low, share.high, '.1f', scale=100.0, unit=' %')} of the weights that the optimizer "
-    text += "meant to move changed when they were stored"
+    interval = interval_text(share.low, share.high, ".1f", scale=100.0, unit=" %")
+    given = {"regime": found.regime, "share": 100 * found.share.mean, "interval": interval}
     if along.mean is None:
-        return [SummaryLine("Updates that survive", f"{text}; cannot say how far they moved: {along.reason}.")]
-    moved = f"{along.mean:.2f} of the intended update{interval_text(along.low, along.high, '.2f')}"
-    if abs(along.mean - 1) <= AS_MEANT:
-        text += f", but those made up for the rest: the weights moved {moved}, as meant in the mean."
-    else:
-        text += f", and the weights moved {moved}: acceptance that does not degrade with K must be told apart from "
-        text += "weights that hardly move."
-    return [SummaryLine("Updates that survive", text)]
+        return [words("study").line("said-updates", "share", "unknown", **given, reason=along.reason)]
+    along_interval = interval_text(along.low, along.high, ".2f")
+    moved = words("study").say("said-updates", "moved", along=along.mean, along_interval=along_interval)
+    end = "as_meant" if abs(along.mean - 1) <= AS_MEANT else "hardly"
+    return [words("study").line("said-updates", "share", end, **given, moved=moved)]
 
 
 def _shares(analysis: Analysis) -> dict[str, float]:

@@ -2,161 +2,183 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
+from leapverify.analysis.over_seeds import OverSeeds
+from leapverify.analysis.study.acceptance import CellAverage, CellSummary
+from leapverify.analysis.study.cascades import HOLD, NO_HOLD, LinkStart, difference, hold_losses, over_starts, start_of
+from leapverify.analysis.study.costs import PartCost
+from leapverify.analysis.study.sensitivity import SensitivityPoint
+from leapverify.analysis.study.skill import CLOCK, Skill
+from leapverify.analysis.vocabulary import CRITERIA, REGIMES
 from leapverify.analysis.wording import FEWEST_VALUES, verdict
-from leapverify.io.records import CascadeLink
+from leapverify.io.records import CascadeLink, SeedMeasure
+from leapverify.report.kit import columns as c
 from leapverify.report.kit import table as t
-from leapverify.report.kit.run import CRITERIA, Run
+from leapverify.report.kit.run import Run
 from leapverify.report.kit.table import Cell, Column, Table
-from leapverify.report.study.analysis import Analysis
-from leapverify.report.study.figures_cascades import (
-    CONTROL,
-    NO_CONTROL,
-    Start,
-    difference,
-    hold_losses,
-    over_starts,
-    start_of,
-)
+from leapverify.report.kit.words import words
+from leapverify.report.study.analysis import Analysis, why_empty
 from leapverify.report.study.figures_recognize import SIGNAL_NAMES
-from leapverify.report.study.tables import SPREAD
-from leapverify.report.study.tables_predict import CONTROL as CONTROL_OF
-from leapverify.report.study.tables_predict import RATES, why_empty
-
-BEYOND = ("beyond_clock", "beyond_low", "beyond_high")
 
 
 def further_tables(analysis: Analysis) -> list[Table]:
     """The tables that the paper does not have."""
-    return [
-        acceptance(analysis),
-        gains(analysis),
-        skill(analysis),
-        sensitivity(analysis),
-        seeds(analysis),
-        cascades(analysis),
-        costs(analysis),
-    ]
+    makers = (acceptance, gains, skill, sensitivity, seeds, cascades, costs)
+    return [make(analysis) for make in makers]
 
 
 def acceptance(analysis: Analysis) -> Table:
     """Acceptance of every predictor by regime, horizon and criterion."""
-    rows = []
-    for criterion in CRITERIA:
-        for (regime, predictor, horizon), rate in analysis.rates[criterion].items():
-            why = why_empty(analysis.run, regime, predictor, horizon, rate)
-            cell = t.spread("percent", rate, ".1f", scale=100.0, why=why, of="tries")
-            keys = (t.name("criterion", criterion), t.name("regime", regime), t.name("predictor", predictor))
-            counts = (("accepted", rate.accepted), ("declined", rate.declined), ("nonfinite", rate.nonfinite))
-            rows.append([*keys, t.name("K", horizon), cell, *(t.number(key, value, "d") for key, value in counts)])
-    columns = _columns("criterion regime predictor K", "accepted, %", "accepted", "declined", "not finite")
-    controls = " ".join(f"{name}: {text}" for name, text in CONTROL_OF.items())
-    note = (
-        f"{RATES} Declined predictions are no part of the rate; those that are not finite count as rejected. {controls}"
-    )
-    return Table("acceptance", "Acceptance in full", note, columns, t.grouped(rows, 3))
+
+    def why(rate: CellSummary) -> str:
+        return why_empty(analysis.run, rate.cell, rate)
+
+    columns = [
+        *map(c.key, ("criterion", "regime", "predictor")),
+        c.key("K", "horizon"),
+        c.spread("accepted, %", "percent", c.ITSELF, ".1f", scale=100.0, why=why, of="tries"),
+        c.number("accepted", "accepted"),
+        c.number("declined", "declined"),
+        c.number("not finite", "nonfinite"),
+    ]
+    rows = [rate for criterion in CRITERIA for rate in analysis.rates[criterion].values()]
+    return words("study").table("acceptance", columns, rows, keys=3)
+
+
+class _GainRow(NamedTuple):
+    """A row of the gain table."""
+
+    fraction: CellAverage
+    steps: CellAverage
+    fewest: int
+    """Values of the seed that has the fewest."""
+    why: str
+
+    @property
+    def against_0(self) -> str:
+        """On which side of 0 the gain fraction lies, as far as that can be said."""
+        found = self.fraction
+        said = verdict(found.low, found.high, found.seeds) if self.fewest >= FEWEST_VALUES else None
+        return f"{said} 0" if said else "cannot say"
+
+    @property
+    def why_no_steps(self) -> str:
+        """Why there is no median of the steps gained."""
+        return (self.steps.reason or "") if self.steps.n else self.why
 
 
 def gains(analysis: Analysis) -> Table:
     """Median gain fraction and median steps gained of every predictor by regime and horizon."""
-    rows = []
-    for (regime, predictor, horizon), found in analysis.gain_fractions.items():
-        key = (regime, predictor, horizon)
-        why = why_empty(analysis.run, regime, predictor, horizon, found)
-        fewest = analysis.fewest_gains.get(key, 0)
-        said = verdict(found.low, found.high, found.seeds) if fewest >= FEWEST_VALUES else None
-        steps = analysis.steps_gained[key]
-        rows.append(
-            [
-                t.name("regime", regime),
-                t.name("predictor", predictor),
-                t.name("K", horizon),
-                t.spread("gain_fraction", found, ".3f", why=why, of="tries"),
-                t.text("against_0", f"{said} 0" if said else "cannot say"),
-                t.number("missing", found.missing, "d"),
-                t.number("fewest_in_a_seed", fewest, "d"),
-                t.spread("steps_gained", steps, ".3g", why=(steps.reason or "") if steps.n else why, of="tries"),
-                t.number("never_reached", steps.missing, "d"),
-            ]
+    rows = [
+        _GainRow(
+            found, analysis.steps_gained[cell], analysis.fewest_gains.get(cell, 0), why_empty(analysis.run, cell, found)
         )
+        for cell, found in analysis.gain_fractions.items()
+    ]
     columns = [
-        *_columns("regime predictor K", "gain fraction"),
-        Column("against 0", False),
-        *_columns("", "left out: the run did not improve or ended", "fewest in a seed", "steps gained, median",
-                  "never reached before the end"),
-    ]  # fmt: skip
+        c.key("regime", "fraction.regime"),
+        c.key("predictor", "fraction.predictor"),
+        c.key("K", "fraction.horizon"),
+        c.spread("gain fraction", "gain_fraction", "fraction", ".3f", why=attrgetter("why"), of="tries"),
+        c.text("against 0", "against_0"),
+        c.number("left out: the run did not improve or ended", "missing", "fraction.missing"),
+        c.number("fewest in a seed", "fewest_in_a_seed", "fewest"),
+        c.spread("steps gained, median", "steps_gained", "steps", ".3g", why=attrgetter("why_no_steps"), of="tries"),
+        c.number("never reached before the end", "never_reached", "steps.missing"),
+    ]
     known = f"every {analysis.resolution} steps" if analysis.resolution else "at no step"
-    note = (
-        f"Median within each seed, then over seeds. {SPREAD} Cannot say: the interval includes 0, or a seed has fewer "
-        f"than {FEWEST_VALUES} values. Steps gained: real steps that the run needed to first reach the predicted loss, "
-        f"0 without gain; losses are recorded {known}, which is its resolution. Predictions that the run never reached "
-        "before its end stay in the median as larger than all others."
-    )
-    return Table("gain", "Gain fraction and steps gained in full", note, columns, t.grouped(rows, 2))
+    return words("study").table("gain", columns, rows, keys=2, known=known, fewest=FEWEST_VALUES)
 
 
 def skill(analysis: Analysis) -> Table:
     """AUC of every signal by criterion, predictor and horizon."""
-    rows = []
-    for criterion in CRITERIA:
-        for found in analysis.skills[criterion]:
-            why = found.reason or ""
-            beside = "this is the clock" if found.signal == "step" else why or "no interval"
-            keys = (t.name("criterion", criterion), t.name("signal", SIGNAL_NAMES.get(found.signal, found.signal)))
-            cells = [*keys, t.name("predictor", found.predictor), t.name("K", found.horizon)]
-            cells += [
-                t.number(k, v, ".3f", why) for k, v in (("auc", found.auc), ("low", found.low), ("high", found.high))
-            ]
-            cells.append(t.number("clock", found.clock, ".3f", beside))
-            cells += [t.number(key, getattr(found, key), "+.3f", beside) for key in BEYOND]
-            counts = (("n", found.n), ("accepted", found.successes), ("seeds", found.seeds))
-            rows.append(cells + [t.number(key, value, "d") for key, value in counts])
-    columns = _columns("criterion signal predictor K", "AUC", "95 % low", "95 % high", "clock, better direction",
-                       "beyond the clock", "95 % low", "95 % high", "n", "accepted", "seeds")  # fmt: skip
-    note = (
-        "ROC AUC; 0.5 recognises nothing. The clock is the step's AUC in its better direction, max(AUC, 1 - AUC), on "
-        "the same checkpoints; a signal beats it only where the interval over seeds of the difference lies above 0. "
-        "Cells share checkpoints and are near-copies of each other."
-    )
-    return Table("skill", "Recognizer skill", note, columns, t.grouped(rows, 3))
+
+    def why(row: Skill) -> str:
+        return row.reason or ""
+
+    def beside(row: Skill) -> str:
+        return "this is the clock" if row.signal == CLOCK else why(row) or "no interval"
+
+    columns = [
+        c.key("criterion"),
+        c.key("signal", lambda row: SIGNAL_NAMES.get(row.signal, row.signal)),
+        c.key("predictor"),
+        c.key("K", "horizon"),
+        c.number("AUC", "auc", form=".3f", why=why),
+        c.number("95 % low", "low", form=".3f", why=why),
+        c.number("95 % high", "high", form=".3f", why=why),
+        c.number("clock, better direction", "clock", form=".3f", why=beside),
+        c.number("beyond the clock", "beyond_clock", form="+.3f", why=beside),
+        c.number("95 % low", "beyond_low", form="+.3f", why=beside),
+        c.number("95 % high", "beyond_high", form="+.3f", why=beside),
+        c.number("n", "n"),
+        c.number("accepted", "accepted", "successes"),
+        c.number("seeds", "seeds"),
+    ]
+    rows = [found for criterion in CRITERIA for found in analysis.skills[criterion]]
+    return words("study").table("skill", columns, rows, keys=3)
 
 
 def sensitivity(analysis: Analysis) -> Table:
     """Shares, agreement and acceptance for every pair of thresholds."""
+
+    def accepted(label: str, regime: str) -> Column:
+        return c.spread(label, f"accepted_{regime}", lambda row: row.rate(regime), ".1f", scale=100.0, of="tries")
+
+    def share(regime: str) -> Column:
+        return c.number(f"{regime}, %", f"{regime}_percent", lambda row: row.share(regime), ".1f", scale=100.0)
+
     predictor, horizon = analysis.sensitivity_of or ("none", 0)
-    rows = []
-    for point in analysis.sensitivity:
-        cells = [t.name("tau_low", f"{point.tau_low:.7f}"), t.name("tau_high", f"{point.tau_high:.7f}")]
-        cells += [t.number(f"{regime}_percent", 100 * share, ".1f") for regime, share in point.shares]
-        modal = t.scaled(point.agreement.modal, 100.0)
-        cells.append(t.number("modal_agreement_percent", modal, ".1f", point.agreement.reason or ""))
-        for rate in point.acceptance:
-            if rate.regime in ("transition", "stable"):
-                cells.append(t.spread(f"accepted_{rate.regime}", rate, ".1f", scale=100.0, of="tries"))
-        rows.append(cells)
-    columns = _columns("tau_low tau_high", "chaotic, %", "transition, %", "stable, %", "modal agreement, %",
-                       "accepted in transition, %", "accepted when stable, %")  # fmt: skip
-    note = f"Relabelled from the recorded similarities; acceptance is strict, {predictor} at K = {horizon}. {RATES}"
-    return Table("sensitivity", "Threshold sensitivity", note, columns, t.grouped(rows))
+    columns = [
+        c.key("tau_low", lambda row: f"{row.tau_low:.7f}"),
+        c.key("tau_high", lambda row: f"{row.tau_high:.7f}"),
+        *map(share, REGIMES),
+        c.number("modal agreement, %", "modal_agreement_percent", "agreement.modal", ".1f", scale=100.0,
+                 why=_no_agreement),
+        accepted("accepted in transition, %", "transition"),
+        accepted("accepted when stable, %", "stable"),
+    ]  # fmt: skip
+    return words("study").table("sensitivity", columns, analysis.sensitivity, predictor=predictor, horizon=horizon)
+
+
+def _no_agreement(point: SensitivityPoint) -> str:
+    return point.agreement.reason or ""
 
 
 def seeds(analysis: Analysis) -> Table:
     """Every measure between seeds, in long form."""
-    rows = []
-    for row in analysis.run.measures:
-        cells = [t.name("measure", row.measure)]
-        for key in ("step", "regime", "seed_a", "seed_b"):
-            value = getattr(row, key)
-            cells.append(Cell("" if value is None else str(value), fields={key: value}))
-        reason = "not in this regime" if row.regime else "needs two seeds"
-        cells.append(t.number("value", row.value, ".5g", reason))
-        for key in ("null_mean", "null_low", "null_high", "untrained"):
-            value = getattr(row, key)
-            cells.append(Cell("" if value is None else f"{value:.4g}", kind="number", fields={key: value}))
-        rows.append(cells)
-    columns = _columns("measure step regime seed seed", "value", "null mean", "null 2.5 %", "null 97.5 %", "untrained")
-    return Table("seeds", "Measures between seeds", "As recorded in seeds.parquet.", columns, t.grouped(rows))
+
+    def bare(label: str, field: str, form: str = "") -> Column:
+        """A column whose empty fields are empty for everyone to see: not every measure has every field."""
+
+        def cell(row: SeedMeasure) -> Cell:
+            value = getattr(row, field)
+            return Cell("" if value is None else f"{value:{form}}", "", "number" * bool(form), {field: value})
+
+        return Column(label, bool(form), cell)
+
+    columns = [
+        c.key("measure"),
+        *(bare(label, field)
+          for label, field in (("step", "step"), ("regime", "regime"), ("seed", "seed_a"), ("seed", "seed_b"))),
+        c.number("value", "value", form=".5g", why=_no_measure),
+        bare("null mean", "null_mean", ".4g"),
+        bare("null 2.5 %", "null_low", ".4g"),
+        bare("null 97.5 %", "null_high", ".4g"),
+        bare("untrained", "untrained", ".4g"),
+    ]  # fmt: skip
+    return words("study").table("seeds", columns, analysis.run.measures)
+
+
+def _no_measure(row: SeedMeasure) -> str:
+    return "not in this regime" if row.regime else "needs two seeds"
+
+
+ENDED = "no link here was made: declined or not finite"
 
 
 def cascades(analysis: Analysis) -> Table:
@@ -165,95 +187,92 @@ def cascades(analysis: Analysis) -> Table:
     for row in analysis.run.cascades:
         groups.setdefault((row.kind, row.predictor, row.depth, row.horizon, row.link), []).append(row)
     hold = hold_losses(analysis.run.cascades)
-    ended = "no link here was made: declined or not finite"
-    rows = []
-    for (kind, predictor, depth, horizon, link), found in sorted(groups.items()):
-        change = over_starts(found, lambda row: difference(row.loss, row.loss_start), ended)
-        same = over_starts(found, lambda row: difference(row.loss, row.loss_same_real_steps),
-                           "the run has no loss at that step" if change.n else ended)  # fmt: skip
-        strict = over_starts(found, lambda row: None if row.strict is None else float(row.strict), ended)
-        drift = over_starts(found, lambda row: row.weight_drift, ended)
-        cells = [t.name("kind", kind), t.name("predictor", predictor), t.name("depth", depth), t.name("K", horizon)]
-        cells += [
-            t.name("link", link),
-            t.spread("loss_change", change, "+.4f", of="starts"),
-            _against_hold(found, hold, ended),
-            t.spread("against_same_real_steps", same, "+.4f", of="starts"),
-            t.number("strict_percent", t.scaled(strict.mean, 100.0), ".1f", ended),
-            t.number("weight_drift", drift.mean, ".4f", ended),
-            t.number("starts", len(found), "d"),
-        ]
-        rows.append(cells)
-    columns = _columns("kind predictor D K link", "loss change", "against hold, trained",
-                       "against the run after as many real steps", "links accepted, %", "weight drift",
-                       "starts")  # fmt: skip
-    note = (
-        f"Nats per token, paired by start; mean over the starts of each seed first, then over seeds. {SPREAD} Against "
-        "the run after as many real steps is a necessary control, not a sufficient one: a trained cascade also "
-        "advances the schedule. hold, the same jump of the schedule without a prediction, is the decisive control. "
-        "Drift is relative to the norm of the starting weights."
-    )
-    return Table("cascades", "Cascades, link by link", note, columns, t.grouped(rows, 4))
+
+    def link(field: str) -> Column:
+        return c.key({"horizon": "K", "depth": "D"}.get(field, field), lambda rows: getattr(rows[0], field),
+                     "K" if field == "horizon" else field)  # fmt: skip
+
+    columns = [
+        *map(link, ("kind", "predictor", "depth", "horizon", "link")),
+        c.spread("loss change", "loss_change", _change, "+.4f", of="starts"),
+        c.spread("against hold, trained", "against_hold", lambda rows: _against_hold(rows, hold), "+.4f", of="starts"),
+        c.spread("against the run after as many real steps", "against_same_real_steps", _against_run, "+.4f",
+                 of="starts"),
+        c.number("links accepted, %", "strict_percent", _accepted, ".1f", scale=100.0, why=ENDED),
+        c.number("weight drift", "weight_drift", lambda rows: over_starts(rows, _drift).mean, ".4f", why=ENDED),
+        c.number("starts", "starts", len),
+    ]  # fmt: skip
+    rows = [found for _, found in sorted(groups.items())]
+    return words("study").table("cascades", columns, rows, keys=4)
 
 
-def _against_hold(rows: Sequence[CascadeLink], hold: Mapping[Start, float], ended: str) -> Cell:
-    if rows[0].kind != "trained":
-        why = "chained: hold would stand still"
-    elif rows[0].predictor == CONTROL:
-        why = "this is the control"
-    else:
-        why = ended if hold else NO_CONTROL
-    held = hold if rows[0].kind == "trained" and rows[0].predictor != CONTROL else {}
-    found = over_starts(rows, lambda row: difference(row.loss, held.get(start_of(row))), why)
-    return t.spread("against_hold", found, "+.4f", of="starts")
+def _change(rows: Sequence[CascadeLink]) -> OverSeeds:
+    return over_starts(rows, lambda row: difference(row.loss, row.loss_start), ENDED)
+
+
+def _against_run(rows: Sequence[CascadeLink]) -> OverSeeds:
+    missing = "the run has no loss at that step" if _change(rows).n else ENDED
+    return over_starts(rows, lambda row: difference(row.loss, row.loss_same_real_steps), missing)
+
+
+def _accepted(rows: Sequence[CascadeLink]) -> float | None:
+    return over_starts(rows, lambda row: None if row.strict is None else float(row.strict)).mean
+
+
+def _drift(row: CascadeLink) -> float | None:
+    return row.weight_drift
+
+
+def _against_hold(rows: Sequence[CascadeLink], hold: Mapping[LinkStart, float]) -> OverSeeds:
+    trained, control = rows[0].kind == "trained", rows[0].predictor == HOLD
+    if trained and not control:
+        return over_starts(rows, lambda row: difference(row.loss, hold.get(start_of(row))), ENDED if hold else NO_HOLD)
+    return over_starts((), _drift, "this is the control" if trained else "chained: hold would stand still")
 
 
 def costs(analysis: Analysis) -> Table:
     """Seconds and shares of every part."""
-    rows = []
-    for cost in analysis.costs:
-        why = "" if cost.ran else "this part did not run"
-        rows.append(
-            [
-                t.name("part", cost.part),
-                t.number("seconds", cost.seconds if cost.ran else None, ".4g", why),
-                t.number("share_percent", t.scaled(cost.share, 100.0) if cost.ran else None, ".2f", why),
-                t.number("of_training_percent", t.scaled(cost.of_training, 100.0) if cost.ran else None, ".2f", why),
-                t.number("per_checkpoint_s", cost.per_checkpoint_s if cost.ran else None, ".4g", why),
-                t.number("n", cost.n, "d"),
-            ]
+
+    def seconds(label: str, field: str, get: str, form: str, scale: float = 0.0) -> Column:
+        return c.number(
+            label, field, lambda cost: getattr(cost, get) if cost.ran else None, form, scale=scale, why=_idle
         )
-    columns = _columns(
-        "part", "seconds, all seeds", "share of all, %", "of training, %", "s per checkpoint", "checkpoints"
-    )
-    return Table(
-        "costs", "Cost of each part", "Seconds of wall clock, all seeds together.", columns, t.grouped(rows, 0)
-    )
+
+    columns = [
+        c.key("part"),
+        seconds("seconds, all seeds", "seconds", "seconds", ".4g"),
+        seconds("share of all, %", "share_percent", "share", ".2f", 100.0),
+        seconds("of training, %", "of_training_percent", "of_training", ".2f", 100.0),
+        seconds("s per checkpoint", "per_checkpoint_s", "per_checkpoint_s", ".4g"),
+        c.number("checkpoints", "n"),
+    ]
+    return words("study").table("costs", columns, analysis.costs, keys=0)
+
+
+def _idle(cost: PartCost) -> str:
+    return "" if cost.ran else "this part did not run"
 
 
 def ladder(run: Run) -> Table | None:
     """What each switch does to Tables 3, 6, 7 and 9, a column per switch; None where no ladder was run."""
-    variants = list(dict.fromkeys(row.get("variant", "") for row in run.ladder))
-    cells = {(row.get("table", ""), row.get("quantity", ""), row.get("variant", "")): row for row in run.ladder}
-    rows = []
-    for number, quantity in dict.fromkeys((row.get("table", ""), row.get("quantity", "")) for row in run.ladder):
-        found = [_rung(cells.get((number, quantity, variant), {})) for variant in variants]
-        rows.append([Cell(number, kind="heading"), Cell(quantity, kind="heading"), *found])
-    columns = [Column("table", False), Column("quantity", False), *(Column(variant) for variant in variants)]
-    note = "The same seeds with each switch turned on alone, and with all together; rates are shares of 1. " + SPREAD
-    return Table("ladder", "The ladder of switches", note, columns, t.grouped(rows)) if rows else None
+    rungs: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
+    for row in run.ladder:
+        rungs.setdefault((row.get("table", ""), row.get("quantity", "")), {})[row.get("variant", "")] = row
+    variants = dict.fromkeys(row.get("variant", "") for row in run.ladder)
+    columns = [
+        Column("table", False, lambda rung: Cell(rung[0][0], kind="heading")),
+        Column("quantity", False, lambda rung: Cell(rung[0][1], kind="heading")),
+        *(Column(name, cell=functools.partial(_rung, name)) for name in variants),
+    ]
+    return words("study").table("ladder", columns, rungs.items()) if rungs else None
 
 
-def _rung(row: Mapping[str, str]) -> Cell:
+def _rung(variant: str, rung: tuple[tuple[str, str], Mapping[str, Mapping[str, str]]]) -> Cell:
+    row = rung[1].get(variant, {})
     if not row.get("mean"):
         return Cell(row.get("reason") or "not run", kind="why")
-    shown = f"{float(row['mean']):.4g}"
-    shown += f" ± {float(row['std']):.2g}" if row.get("std") else ""
-    interval = (
-        f"; 95 % {float(row['low']):.4g} to {float(row['high']):.4g}" if row.get("low") and row.get("high") else ""
-    )
-    return Cell(shown, f"n = {row.get('n', '?')} in {row.get('seeds', '?')} seeds{interval}", "number")
-
-
-def _columns(names: str, *numbers: str) -> Sequence[Column]:
-    return [*(Column(name, False) for name in names.split()), *(Column(label) for label in numbers)]
+    mean, std, low, high = (float(row[key]) if row.get(key) else None for key in ("mean", "std", "low", "high"))
+    shown = f"{mean:.4g}" + ("" if std is None else f" ± {std:.2g}")
+    ends = t.ends_text(low, high, ".4g")
+    below = f"n = {row.get('n', '?')} in {row.get('seeds', '?')} seeds" + (f"; 95 % {ends}" if ends else "")
+    return Cell(shown, below, "number")
