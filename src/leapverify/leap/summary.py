@@ -42,7 +42,7 @@ def memory_sentence(engine: Engine) -> str:
     context = {
         f"the last {wanted.recent} steps before a checkpoint": wanted.recent * one,
         "running averages": (2 + 2 * AVERAGED) * 4 * weights.elements * wanted.averages,
-        "early states": MILESTONES * one * wanted.milestones,
+        "early states": MILESTONES * one * bool(wanted.milestones),
     }
     parts += [f"{_bytes(size)} for {what} in {place}" for what, size in context.items() if size]
     if engine.config.tries and not exact_in(weights.tensors, storage.dtype):
