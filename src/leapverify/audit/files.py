@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.audit.finding import AuditIssue, Tell, quiet, remedy_for
+from leapverify.errors import Damaged
 from leapverify.io.checksum import SEAL, as_json
 from leapverify.io.manifest import DONE, LAST, MARKED, NAME, files_of, is_leftover, is_run, read_manifest
-from leapverify.io.storage import PLACE, Damaged, check_digest, read_json, read_sealed, require_place, sha256_of
+from leapverify.io.storage import PLACE, check_digest, read_json, read_sealed, require_place, sha256_of
 from leapverify.train.sharded_folder import MARK as PARTS
 
 TELL_EVERY_S = 0.5

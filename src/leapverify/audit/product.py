@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.audit.finding import AuditIssue
-from leapverify.io.storage import PLACE, Damaged, read_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import PLACE, read_json
 from leapverify.predict.learnt import NETWORKS, load_learnt
 
 _REMEDY = "put back a copy, or give the command in its card again"

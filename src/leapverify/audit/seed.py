@@ -14,6 +14,7 @@ from leapverify.audit.finding import AuditIssue, remedy_for
 from leapverify.config.resolved import curve_steps, history_length
 from leapverify.config.retention import needed_to_resume
 from leapverify.config.study import StudyConfig
+from leapverify.errors import Damaged
 from leapverify.io import records
 from leapverify.io.records import (
     Benched,
@@ -25,7 +26,7 @@ from leapverify.io.records import (
     RaceRun,
     SeedMeasure,
 )
-from leapverify.io.storage import Damaged, read_json
+from leapverify.io.storage import read_json
 from leapverify.study.folder import CASCADES, CHECKPOINTS, CURVE, PREDICTIONS, Rows, SeedFolder
 from leapverify.train.schedule import Schedule
 

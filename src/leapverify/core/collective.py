@@ -6,7 +6,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from leapverify.core.ranks import Ranks, RanksDivergedError
+from leapverify.core.ranks import Ranks
+from leapverify.errors import RanksDivergedError
 
 Value = TypeVar("Value")
 ON_ALL = "on_all_ranks"

@@ -19,14 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from leapverify.errors import RanksDivergedError as RanksDivergedError  # noqa: PLC0414
+
 Value = TypeVar("Value")
 
 PATIENCE_S = 600.0
 """How long a rank waits for the others at a meeting, unless told otherwise: they may be saving, or evaluating."""
-
-
-class RanksDivergedError(RuntimeError):
-    """The ranks cannot go on together: one failed, is at another place, or did not come. Every rank is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Ranks:
             value: anything that pickles; small, on the CPU.
 
         Raises:
-            Apart: a rank has failed, stands elsewhere, or did not come in time; or that was so at an earlier meeting.
+            RanksDivergedError: a rank failed, stands elsewhere or did not come in time, now or at an earlier meeting.
         """
         if self.alone:
             return [value]
@@ -135,7 +133,7 @@ class Ranks:
             what: the words for it in the message.
 
         Raises:
-            Apart: it differs; the message is the same everywhere.
+            RanksDivergedError: it differs; the message is the same everywhere.
         """
         values = self.all_gather(place, value)
         other = next((rank for rank, each in enumerate(values) if each != values[0]), None)
@@ -207,7 +205,7 @@ def ranks_of_world(
         group: a process group on the CPU to meet in; None makes one (gloo).
 
     Raises:
-        Apart: the ranks' data groups do not fit together.
+        RanksDivergedError: the ranks' data groups do not fit together.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return Ranks()

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leapverify.io.storage import Damaged, read_json, read_mark, remove, sha256_of, write_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json, read_mark, remove, sha256_of, write_json
 
 NAME = "manifest.json"
 DONE = "done.json"

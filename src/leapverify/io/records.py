@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leapverify.io.storage import Damaged, read_marked, replace_marked
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_marked, replace_marked
 from leapverify.io.untrusted import limits
 from leapverify.io.untrusted.parquet import check_parquet, opened, plainly, rows_of
 from leapverify.io.untrusted.text import first_line

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leapverify.io.storage import Damaged, NotWritten, read_sealed
+from leapverify.errors import Damaged, NotWritten
+from leapverify.io.storage import read_sealed
 from leapverify.io.untrusted.text import first_line, parse_yaml
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from leapverify.config.resolved import MILESTONES
+from leapverify.errors import Declined
 from leapverify.nowcast.histories import Trajectory
-from leapverify.predict import Declined
 from leapverify.predict.learnt.introspection import milestones
 from leapverify.predict.learnt.networks import introspection_features, inverse, wnn_features
 from leapverify.trajectory.history import History

@@ -19,8 +19,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.gram import WINDOW, combine_each, grams
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.trajectory.context import Selection
 from leapverify.trajectory.history import History
 

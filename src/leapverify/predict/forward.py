@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.acceleration import measured
 from leapverify.predict.gram import combine_each
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.trajectory.history import History
 
 MOST_STEPS = 256

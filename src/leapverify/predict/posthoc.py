@@ -10,8 +10,9 @@ from torch import Tensor
 
 from leapverify.core.pinned import copy_ahead
 from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.combination import chained, combine
-from leapverify.predict.predictor import Declined, Needs, require_request
+from leapverify.predict.predictor import Needs, require_request
 from leapverify.trajectory.averages import Profile, exponent, mixture
 from leapverify.trajectory.history import History
 

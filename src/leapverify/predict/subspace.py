@@ -13,10 +13,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.blockwise import Workspace, reduce
 from leapverify.predict.combination import of_displacements
 from leapverify.predict.gram import combine_each, eigen, grams
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.trajectory.history import History
 
 DISPLACEMENTS = 4

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.io.storage import Damaged, read_json, replace_file, sha256_of, write_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json, replace_file, sha256_of, write_json
 from leapverify.io.yaml_file import as_written
 from leapverify.train.batches import Batch, Windows, batch_indices, make_batch
 from leapverify.train.documents import Document, load_documents

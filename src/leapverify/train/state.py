@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapverify.io.storage import Damaged, save_tensors
+from leapverify.errors import Damaged
+from leapverify.io.storage import save_tensors
 from leapverify.io.yaml_file import as_written
 from leapverify.train.sharded_folder import MARK, read_tensors
 

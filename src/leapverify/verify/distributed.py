@@ -46,7 +46,7 @@ class SharedLoss:
 
         Raises:
             ValueError: the loss function returned nothing, or a wrong shape.
-            Apart: another rank could not go on.
+            RanksDivergedError: another rank could not go on.
         """
         if self.ranks.alone:
             return self.own(model, batch)
@@ -73,7 +73,7 @@ class DealtRows:
 
         Raises:
             ValueError: the batch cannot be dealt by rows, or the loss function gives no loss for each of them.
-            Apart: another rank could not go on.
+            RanksDivergedError: another rank could not go on.
         """
         if self.ranks.shares == 1:
             return SharedLoss(self.own, self.ranks)(model, batch)

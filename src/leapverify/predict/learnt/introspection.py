@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.blockwise import Workspace, apply, reduce
 from leapverify.predict.learnt.files import Learnt, load_learnt
 from leapverify.predict.learnt.inputs import Displacement, displaced, placed
 from leapverify.predict.learnt.networks import Weights, forward_introspection, introspection_features
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.trajectory.history import History
 from leapverify.trajectory.milestones import Milestone
 

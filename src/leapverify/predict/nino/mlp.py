@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leapverify.core.weights import Tensors, blocks
+from leapverify.errors import Declined
 from leapverify.predict.nino.checkpoint import CONTEXT, Parameters, read, require_file
 from leapverify.predict.nino.edges import linear, rows_of
 from leapverify.predict.nino.parameter_types import Kind, Part, held, per_parameter
 from leapverify.predict.nino.scaling import scaled, scales, unscaled
 from leapverify.predict.nino.schedule import ahead, columns, require_k
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.predictor import Needs, Request, require_request
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
 
