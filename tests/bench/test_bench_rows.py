@@ -26,9 +26,10 @@ from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import load_study
 from leapverify.study.restore import WeightRestorer
 from leapverify.study.run import run_study
-from leapverify.train.state import load_snapshot, save_snapshot
+from leapverify.train.state import load_snapshot
 from leapverify.trajectory.history import History
 from micro import timeless
+from saved_states import save_snapshot
 
 LENGTH = 16
 PASS = 8.0

@@ -87,23 +87,6 @@ def copy_(out: Tensors, source: Tensors) -> None:
         torch._foreach_copy_(list(out), list(source))
 
 
-@torch.no_grad()
-def axpy_(out: Tensors, alpha: float, x: Tensors) -> None:
-    """out = out + alpha x, in place.
-
-    Args:
-        out: tensors that are changed.
-        alpha: factor.
-        x: tensors of the same shapes, on the same devices.
-
-    Raises:
-        ValueError: lengths or shapes differ.
-    """
-    require_same_shapes(out, x, "x")
-    if out:
-        torch._foreach_add_(list(out), list(x), alpha=alpha)
-
-
 def dot(a: Tensors, b: Tensors, shards: Shards | None = None) -> float:
     """sum over all elements of a b, products and sums in float64.
 

@@ -150,6 +150,18 @@ class Verifier:
 
     Raises:
         ValueError: sequences, budget, epsilon or alpha make no sense, or the held-out set is empty.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> _ = nn.init.constant_(model.weight, 1.0)
+        >>> def loss(model, batch):
+        ...     return model.weight.square().sum() + batch.square().mean(1)  # one loss a sequence
+        >>> verifier = Verifier(model, [torch.ones(16, 2)] * 4, loss, sequences=16, budget=64)
+        >>> now = verifier.measure()
+        >>> _ = nn.init.constant_(model.weight, 0.5)  # the prediction
+        >>> verdict = verifier.verify(now, sigma=0.0)
+        >>> now.loss, verdict.loss, verdict.strict, verdict.paired
+        (3.0, 1.5, True, True)
     """
 
     def __init__(
