@@ -124,19 +124,16 @@ def read_json(path: Path) -> Any:
     """
     try:
         found = parse_json(read_bounded(path, limits.JSON_BYTES))
-        if isinstance(found, dict) and not is_as_written(found):
-            raise Damaged(f"{path} is damaged: its content is not what was written; delete it and {_AGAIN}")
-        return found
-    except Damaged:
-        raise
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing: {_AGAIN}") from error
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): delete it and {_AGAIN}") from error
     except ValueError as error:
-        raise Damaged(
-            f"{path} is damaged: it is no JSON within the limits ({error}); delete it and {_AGAIN}"
-        ) from error
+        text = f"it is no JSON within the limits ({error})"
+        raise Damaged(f"{path} is damaged: {text}; delete it and {_AGAIN}") from error
+    if isinstance(found, dict) and not is_as_written(found):
+        raise Damaged(f"{path} is damaged: its content is not what was written; delete it and {_AGAIN}")
+    return found
 
 
 def write_sealed(path: Path, text: str) -> None:

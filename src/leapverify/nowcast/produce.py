@@ -102,11 +102,7 @@ def _check(name: str, out: Path, options: FitOptions, per_tensor: int, ahead: in
 
 
 def _pairs(name: str, role: str, histories: Histories, ahead: int) -> list[Pairs]:
-    """The pairs of each seed.
-
-    Raises:
-        ConfigError: a seed has none.
-    """
+    """The pairs of each seed; ConfigError where a seed has none."""
     found = []
     for each in histories.trajectories:
         pairs = pairs_of(name, each, ahead)

@@ -95,15 +95,7 @@ class DealtBatches:
         return None if self.fresh.left is None else self.fresh.left // self.ranks.shares
 
     def require(self, sequences_per_batch: int, sequences: int) -> None:
-        """See `FreshBatches.require`.
-
-        Args:
-            sequences_per_batch: of one round, all shares together.
-            sequences: that one decision needs.
-
-        Raises:
-            ValueError: the set holds fewer sequences than so many whole rounds.
-        """
+        """See `FreshBatches.require`; `sequences_per_batch` are those of one round, all shares together."""
         rounds = math.ceil(max(sequences, 2 * sequences_per_batch) / sequences_per_batch)
         each = max(1, sequences_per_batch // self.ranks.shares)
         self.fresh.require(each, each * rounds * self.ranks.shares)
