@@ -1,4 +1,4 @@
-"""A learnt predictor in a file: whole, finite, its card the one beside it, its groups of runs apart."""
+"""Checks of a learnt predictor's file: its weights, its card, and that its groups of runs share nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One seed of a study: its rows against its configuration, the files that a resume needs, its clock."""
+"""Checks of one seed of a study: its rows against its configuration, the files that a resume needs, its clock."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ KEYS: Mapping[type, tuple[str, ...]] = {
     RaceRun: ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting"),
     RacePoint: ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting", "step"),
 }
-"""What tells the rows of a kind apart."""
+"""The fields that identify a row of each kind."""
 SECONDS = ("_s", "seconds")
 
 
 def key_of(row: Any) -> tuple[Any, ...]:
-    """What tells a row from the others of its kind."""
+    """The fields that identify a row."""
     return tuple(getattr(row, name) for name in KEYS[type(row)])
 
 

@@ -1,4 +1,4 @@
-"""A study: every seed, the records joined from them, and what they are compared by."""
+"""Checks of a study and of a race: every seed, the records joined from them, tensors, configuration and text."""
 
 from __future__ import annotations
 

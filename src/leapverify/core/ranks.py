@@ -66,7 +66,7 @@ class Ranks:
 
     @property
     def shares(self) -> int:
-        """Into how many shares held-out data are dealt."""
+        """Into how many shares held-out data are partitioned."""
         return len(self.leaders)
 
     def all_gather(self, place: str, value: Value) -> list[Value]:
@@ -156,8 +156,8 @@ class Ranks:
         self.over = reason
         try:
             self.over = _failures(self._gathered(_Word("failure", None, reason)))
-        except RanksDivergedError as apart:
-            return str(apart)
+        except RanksDivergedError as error:
+            return str(error)
         return self.over
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""What lies in a run folder: path, bytes and sha256 of every file, written by whoever wrote files last."""
+"""The manifest of a run folder (path, bytes and sha256 of every file), and what killed writers left there."""
 
 from __future__ import annotations
 

@@ -130,18 +130,18 @@ def _along_moments(name: str, rule: Rule) -> Formula:
 def _kernel(motion: Motion) -> Kernel:
     """The kernel of a motion; inputs theta, m, v."""
     # Each term added to theta rounds once to its last digit: a long sum is taken by itself and added once.
-    apart = len(motion.terms) > DIRECT_TERMS
+    by_itself = len(motion.terms) > DIRECT_TERMS
 
     def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace) -> None:
         theta, m, v = pieces
         root = torch.sqrt(v, out=scratch.like("root", v))
         # The last use of the root may overwrite it; one block less stays in the cache.
         divisor = root if len(motion.terms) == 1 else scratch.like("divisor", v)
-        base = result.zero_() if apart else _kept(theta, motion.keep, result)
+        base = result.zero_() if by_itself else _kept(theta, motion.keep, result)
         for weight, shift in motion.terms:
             torch.add(root, shift, out=divisor)
             base = torch.addcdiv(base, m, divisor, value=-weight, out=result)
-        if apart:
+        if by_itself:
             result.add_(_kept(theta, motion.keep, divisor))
 
     return kernel

@@ -15,7 +15,7 @@ def rank_one() -> Formula:
 
     The rows of M are the deltas w_i - w_1 to the oldest snapshot of the window, M ~ sigma u v' to rank one, and k(step)
     is the least-squares line through the coefficients sigma u_i at their true steps and 0 at the base. What the newest
-    snapshot has beside v is left out.
+    snapshot has orthogonal to v is left out.
 
     Source: RELEX, arXiv 2605.21468. Claim: RLVR at 15 % of the steps, up to 20 times beyond the window, which starts at
     the run's base.

@@ -55,7 +55,7 @@ class SharedLoss:
 
 
 class DealtBatches:
-    """Fresh held-out batches dealt to the ranks: of each round of draws, one a share, a rank keeps its own.
+    """Held-out batches partitioned over the ranks: each round draws one batch per share, and a rank keeps its own.
 
     Every rank is given the same held-out data and goes through all of them, so that what one process would have drawn
     in a window is what the ranks draw together, and a run may go on with another number of ranks. A round that is not

@@ -26,7 +26,7 @@ Weights: TypeAlias = Mapping[str, Tensor]
 HIDDEN = 40
 STREAM = 16
 EPS = 1e-5
-"""Of `wnn`, beside the range of a weight's values."""
+"""Of `wnn`, added to the range of a weight's values."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def nino(
         (5, True)
     """
     network = fold(read(require_file(file, "nino", "nino_no_posw.pt"), graph=True))
-    beside = None if rest is None else fold_mlp(read(Path(rest), graph=False))
+    rest_network = None if rest is None else fold_mlp(read(Path(rest), graph=False))
     require_k(k)
 
     def predict(request: Request) -> None:
@@ -76,7 +76,7 @@ def nino(
         graph = graph_of(layout, tuple(tuple(each.shape) for each in request.now))
         if graph is not None:
             _write_graph(request, graph, network, steps_ahead, scale)
-        _write_rest(request, layout, graph, beside, steps_ahead, scale)
+        _write_rest(request, layout, graph, rest_network, steps_ahead, scale)
 
     def operations(history: History) -> float:
         """None where a tensor stays as it is."""
@@ -84,7 +84,7 @@ def nino(
         graph = None if layout is None else graph_of(layout, tuple(tuple(each.shape) for each in now))
         inside = sum(now[position].numel() for position in graph.positions) if graph else 0
         outside = sum(each.numel() for each in now) - inside
-        return OPERATIONS * inside + (0.0 if beside is None else beside.operations) * outside
+        return OPERATIONS * inside + (0.0 if rest_network is None else rest_network.operations) * outside
 
     return Formula("nino", replace(NEEDS, horizon=k is None), predict, scales, operations)
 
