@@ -25,7 +25,7 @@ from _measure import extra_bytes, seconds
 from leapverify.predict import Predictor
 from leapverify.predict.nino import nino, nino_mlp
 from leapverify.predict.nino.checkpoint import graph_shapes, mlp_shapes
-from leapverify.predict.nino.edges import linear, rows_of
+from leapverify.predict.nino.layers import linear, rows_of
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
 

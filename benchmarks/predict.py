@@ -27,9 +27,8 @@ from _measure import extra_bytes, seconds
 from torch import Tensor
 
 from leapverify.predict import Predictor, names, predictor
-from leapverify.predict.acceleration import Anderson
+from leapverify.predict.anderson import GRID
 from leapverify.predict.predictor import missing
-from leapverify.predict.subspace import Subspace
 from leapverify.trajectory.averages import PowerAverages
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 
@@ -124,9 +123,9 @@ def tensors_moved_at_first(method: Predictor, history: History) -> int:
     moved, read = tensors_moved(method, history), min(method.needs.reach, len(history))
     if method.name in ("rre", "rank1") or method.name.startswith("dmd"):
         return read + moved
-    if isinstance(method, Anderson):
-        return read + (len(method.grid) + 1) * moved
-    if isinstance(method, Subspace):
+    if method.name == "anderson":
+        return read + (len(GRID) + 1) * moved
+    if method.name.startswith("subspace"):
         return read + 2 * (read + 1) * (read + 1) + moved  # a gradient for each snapshot, and one more
     return moved
 

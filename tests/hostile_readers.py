@@ -41,10 +41,11 @@ from leapverify.report.kit.run import load_run
 from leapverify.study.folder import SeedFolder
 from leapverify.train.documents import load_documents
 from leapverify.train.model_folder import check_folder
-from leapverify.train.state import load_state, save_state
+from leapverify.train.state import load_state
 from leapverify.trajectory.history import History
 from leapverify.trajectory.state import unpack
 from nino_checkpoints import write_mlp
+from saved_states import save_state
 
 TEXT = "".join(f"A line of training text, number {number}.\n\n" for number in range(60))
 

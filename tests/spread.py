@@ -110,9 +110,9 @@ def trajectory(cut: Cut = list, shards: Shards | None = None, spoilt: int | None
             if spoilt is not None and step == STEPS[-1] and dist.get_rank() == spoilt:
                 held[0] = torch.full_like(held[0], math.nan)
             fine.push(step - before, held)
-            weights.axpy_(point, 1.0, draw(0.01))
+            torch._foreach_add_(point, draw(0.01))
         history.push(step, fine[-1].tensors)
-        weights.axpy_(point, 1.0, drift)
+        torch._foreach_add_(point, drift)
     m = draw(1e-3)
     hyper = (GroupHyper(0.9, 0.999, 1e-8, 0.01),)
     v = [each.square() + 1e-7 for each in m]

@@ -57,12 +57,9 @@ def test_sums_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -
     assert (weights.dot(a, b), weights.distance(a, b)) == pytest.approx(whole, rel=1e-14)
 
 
-def test_copy_and_axpy_write_in_place() -> None:
+def test_copy_writes_in_place() -> None:
     a, b = lists()
-    expected = flat(a) + 0.5 * flat(b)
     places = [each.data_ptr() for each in a]
-    weights.axpy_(a, 0.5, b)
-    torch.testing.assert_close(flat(a), expected, rtol=1e-6, atol=1e-6)
     weights.copy_(a, [each.double() for each in b])
     assert torch.equal(flat(a), flat(b))
     assert places == [each.data_ptr() for each in a]

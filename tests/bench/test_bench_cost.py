@@ -5,7 +5,7 @@ import torch
 
 from leapverify.leap.ledger import network_tokens
 from leapverify.predict import predictor
-from leapverify.predict.nino.mlp import Network, PerParameter
+from leapverify.predict.nino.mlp import LastLayer, MlpNetwork, per_parameter_form
 from leapverify.trajectory.history import History
 
 SHAPES = ((3, 5), (7,))
@@ -30,8 +30,9 @@ def test_a_multiplication_and_addition_for_each_weight_is_a_forward_token(histor
 def test_the_network_of_nino_costs_what_its_layers_take(history):
     width = 32
     square = (torch.zeros(width, width), torch.zeros(width))
-    network = Network(torch.zeros(15, 6, width), (square, square), torch.zeros(40, width), (0.0,) * 40)
-    assert network_tokens(PerParameter(network), history, WEIGHTS) == width * (6 + 2 * width + 1)
+    last = LastLayer(torch.zeros(40, width), (0.0,) * 40)
+    network = MlpNetwork(torch.zeros(15, 6, width), (square, square), last)
+    assert network_tokens(per_parameter_form(network), history, WEIGHTS) == width * (6 + 2 * width + 1)
 
 
 @pytest.mark.parametrize("name", ["hold", "linear", "adam", "subspace"])

@@ -21,14 +21,16 @@ from leapverify.io import records
 from leapverify.io.records import Benched, Prediction
 from leapverify.io.storage import read_json
 from leapverify.predict import CATALOGUE, Needs, require_request
+from leapverify.predict.catalogue import Entry
 from leapverify.runs.progress import Progress
 from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import load_study
 from leapverify.study.restore import WeightRestorer
 from leapverify.study.run import run_study
-from leapverify.train.state import load_snapshot, save_snapshot
+from leapverify.train.state import load_snapshot
 from leapverify.trajectory.history import History
 from micro import timeless
+from saved_states import save_snapshot
 
 LENGTH = 16
 PASS = 8.0
@@ -67,7 +69,7 @@ class Fake:
 @pytest.fixture
 def register(monkeypatch):
     def add(weights, **needs) -> str:
-        monkeypatch.setitem(CATALOGUE, "fake", lambda: Fake(weights, needs=Needs(1, **needs)))
+        monkeypatch.setitem(CATALOGUE, "fake", Entry(lambda: Fake(weights, needs=Needs(1, **needs)), "", ""))
         return "fake"
 
     return add
@@ -108,7 +110,7 @@ def test_training_on_from_the_present_state_is_the_run_itself_and_leaves_no_trac
     persistence = Persistence(apparatus, WeightRestorer(tensors, apparatus.history))
     persistence.save()
     before = [each.clone() for each in tensors], [s["exp_avg_sq"].clone() for s in apparatus.optimizer.state.values()]
-    leapt = [persistence.loss_after(CATALOGUE["hold"](), 5, 20, 10) for _ in range(2)]
+    leapt = [persistence.loss_after(CATALOGUE["hold"].make(), 5, 20, 10) for _ in range(2)]
     after = tensors, [state["exp_avg_sq"] for state in apparatus.optimizer.state.values()]
     assert all(torch.equal(a, b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
     apparatus.train(21, 21, 10)

@@ -17,6 +17,7 @@ from leapverify.config.study import TuningConfig
 from leapverify.errors import ConfigError
 from leapverify.io.storage import read_json, write_json
 from leapverify.predict import CATALOGUE, predictor
+from leapverify.predict.catalogue import Entry
 from leapverify.runs import Execution, Paused, StudyError
 from leapverify.runs.in_process import InProcess
 from leapverify.study.record import require_time
@@ -27,7 +28,7 @@ def test_the_whole_catalogue_is_the_default_and_what_cannot_be_made_is_left_out(
         raise ValueError("needs a file:\n name it")
 
     monkeypatch.setattr("leapverify.bench.options.names", lambda: ("hold", "linear", "refused"))
-    monkeypatch.setitem(CATALOGUE, "refused", refused)
+    monkeypatch.setitem(CATALOGUE, "refused", Entry(refused, "", ""))
     for asked in (None, ["all"]):
         found = choose(asked, None)
         assert dict(found.labels) == {"hold": "hold", "linear": "linear"}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from leapverify.core import weights
 from leapverify.leap.anneal.averages import AnnealMemory, AnnealStore, Candidate
-from leapverify.predict.shapes import coefficients
+from leapverify.predict.decay_shapes import coefficients
 
 SHAPES = [(), (0, 3), (5,), (40, 7), (3, 2, 2)]
 

@@ -17,6 +17,7 @@ from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy.auto import Auto
 from leapverify.leap.predictor_context import HeldoutSampler
 from leapverify.predict import CATALOGUE, STRAIGHTNESS, Declined, Needs, require_request
+from leapverify.predict.catalogue import Entry
 from leapverify.trajectory.history import History
 from leapverify.verify.sampling import Exhausted
 
@@ -78,7 +79,7 @@ class Curious:
 @pytest.fixture
 def curious(monkeypatch: pytest.MonkeyPatch) -> Curious:
     made = Curious()
-    monkeypatch.setitem(CATALOGUE, "curious", lambda: made)
+    monkeypatch.setitem(CATALOGUE, "curious", Entry(lambda: made, "", ""))
     return made
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from leapverify.core.statistics import Interval
-from leapverify.nowcast.fit import Fitted, Options, Score, as_lines, best_slope, fit, loss, score
+from leapverify.nowcast.fit import FitOptions, Fitted, Score, as_lines, best_slope, fit, loss, score
 from leapverify.nowcast.histories import Trajectory, sampled
 from leapverify.nowcast.pairs import Pairs, joined, pairs_of
 from leapverify.predict.learnt import NETWORKS
 
-OPTIONS = Options(steps=600, batch=1024, lr=5e-3, look_every_steps=100)
+OPTIONS = FitOptions(steps=600, batch=1024, lr=5e-3, look_every_steps=100)
 
 
 def decays(seed: int, weights: int = 300) -> Trajectory:
@@ -35,7 +35,7 @@ def pairs(kind: str, *seeds: int) -> list[Pairs]:
     return [each for each in found if each is not None]
 
 
-def learnt(kind: str, options: Options = OPTIONS) -> Fitted:
+def learnt(kind: str, options: FitOptions = OPTIONS) -> Fitted:
     train, heldout = joined(pairs(kind, 0, 1)), joined(pairs(kind, 2))
     assert train is not None
     assert heldout is not None
@@ -57,7 +57,7 @@ def test_decays_of_other_seeds_are_predicted_better_than_by_hold_and_linear(
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_same_seed_gives_the_same_weights_and_touches_no_global_generator(kind: str) -> None:
-    options, before = Options(steps=20, batch=64, look_every_steps=10), torch.get_rng_state()
+    options, before = FitOptions(steps=20, batch=64, look_every_steps=10), torch.get_rng_state()
     one, other = learnt(kind, options), learnt(kind, options)
     third = learnt(kind, dataclasses.replace(options, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
@@ -69,14 +69,14 @@ def test_it_stops_where_held_out_histories_get_no_better_and_keeps_the_best() ->
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     train = Pairs(x, torch.ones(64), x[0], x[1])
     against = Pairs(x, torch.ones(64), -x[0], x[1])
-    found = fit(NETWORKS["introspection"], train, against, Options(500, 64, 1e-2, 0.0, 5, patience=3))
+    found = fit(NETWORKS["introspection"], train, against, FitOptions(500, 64, 1e-2, 0.0, 5, patience=3))
     assert found.best_step <= found.last_step == found.best_step + 15
     assert found.heldout_loss == loss(NETWORKS["introspection"], found.weights, against)
 
 
 def test_no_step_is_no_training() -> None:
     with pytest.raises(ValueError, match="--steps 0 is no number of training steps: give at least 1"):
-        learnt("wnn", Options(steps=0))
+        learnt("wnn", FitOptions(steps=0))
 
 
 def test_pairs_are_in_units_of_the_tensor_s_movement() -> None:
@@ -158,19 +158,24 @@ def test_the_table_has_n_and_intervals() -> None:
 
 def test_the_errors_are_those_of_the_predictor() -> None:
     """What meta-training minimises is what `predict` does."""
-    from leapverify.predict.learnt import Introspection, Wnn
     from leapverify.predict.learnt.files import Learnt
+    from leapverify.predict.learnt.introspection import introspection_form
+    from leapverify.predict.learnt.wnn import wnn_form
     from leapverify.trajectory.history import History
     from leapverify.trajectory.milestones import Milestones
 
     path = decays(7)
     for kind in NETWORKS:
-        weights = learnt(kind, Options(steps=50, look_every_steps=25)).weights
+        weights = learnt(kind, FitOptions(steps=50, look_every_steps=25)).weights
         history = History([each[0] for each in path.tensors], 5)
         history.milestones = Milestones()
         for number in range(16):
             history.push(path.steps[number], [each[number] for each in path.tensors])
-        made = Introspection(Learnt(weights, {})) if kind == "introspection" else Wnn(Learnt(weights, {"ahead": 2}))
+        made = (
+            introspection_form(Learnt(weights, {}))
+            if kind == "introspection"
+            else wnn_form(Learnt(weights, {"ahead": 2}))
+        )
         then = 30 if kind == "introspection" else 17
         got = made.predict(history, 20)
         wanted = [

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from leapverify.predict import Declined, predictor
-from leapverify.predict.averaging import anneal, drift, ema_extrapolate, lawa
+from leapverify.predict.averaging import anneal, drift, ema_extrapolate, lawa, lookahead, outer_nesterov
 from leapverify.predict.combination import Combination, chained, combination, combine, of_displacements
+from leapverify.predict.decay_shapes import SHAPES
 from leapverify.predict.polynomial import linear_fit
-from leapverify.predict.shapes import SHAPES
-from leapverify.predict.slow import lookahead, outer_nesterov
 from leapverify.trajectory.history import History
 
 EVEN = tuple(range(50, 450, 50))

@@ -70,7 +70,7 @@ def history_of(name: str, dtype: torch.dtype = torch.float32, length: int | None
     for step in steps:
         for before in range(FINE - 1, -1, -1):
             fine.push(step - before, point)
-            weights.axpy_(point, 1.0, random_point(generator, 0.01 if before == 1 else 1e-4))
+            torch._foreach_add_(point, random_point(generator, 0.01 if before == 1 else 1e-4))
         history.push(step, fine[-1].tensors)
     history.optimizer = state_of(random_point(generator, 1e-3), history.steps[-1])
     return history

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from leapverify.predict import CATALOGUE, Needs
-from leapverify.predict.describe import describe, in_words, needs_of, page
+from leapverify.predict.describe import describe, documented, in_words, needs_of, page
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("hold", "random", "linear", "quadratic", "quadratic-paper", "quadratic-clamped", "momentum", "adam")
@@ -35,6 +35,12 @@ def test_the_page_is_the_one_in_the_docs() -> None:
     assert (ROOT / "docs" / "predictors.md").read_text() == page(CATALOGUE), (
         "docs/predictors.md is not what the code says: leapverify predictors --doc docs/predictors.md"
     )
+
+
+def test_the_table_in_the_readme_is_the_catalogue() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert documented(readme) == readme, "README.md: leapverify predictors --doc README.md"
+    assert documented("no comments") == page(CATALOGUE)
 
 
 def test_needs_in_words() -> None:

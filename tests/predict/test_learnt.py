@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from leapverify.predict import Declined, Predictor
-from leapverify.predict.learnt import NETWORKS, Introspection, Wnn
+from leapverify.predict.learnt import NETWORKS
 from leapverify.predict.learnt.files import Learnt
 from leapverify.predict.learnt.inputs import CPU_CHUNK
+from leapverify.predict.learnt.introspection import introspection_form
+from leapverify.predict.learnt.wnn import wnn_form
 from leapverify.trajectory.history import History
 from leapverify.trajectory.milestones import Milestones
 
@@ -27,7 +29,9 @@ def weights_of(kind: str, seed: int = 3) -> dict[str, Tensor]:
 
 def learnt(kind: str, weights: Mapping[str, Tensor] | None = None) -> Predictor:
     weights = weights_of(kind) if weights is None else weights
-    return Introspection(Learnt(weights, {})) if kind == "introspection" else Wnn(Learnt(weights, {"ahead": 2}))
+    return (
+        introspection_form(Learnt(weights, {})) if kind == "introspection" else wnn_form(Learnt(weights, {"ahead": 2}))
+    )
 
 
 def path(steps: Sequence[int] = (0, 20, 40, 60, 80, 100), scale: float = 1.0) -> list[list[Tensor]]:

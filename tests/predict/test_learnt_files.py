@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path: Path, kind: str) -> None:
     assert read_json(path.with_suffix(".json")) == found.card
     made = introspection(path) if kind == "introspection" else wnn(str(path))
     assert made.name == kind
-    assert made.learnt.card == found.card
+    assert made.operations.__self__.card == found.card
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_flatten
 from leapverify.predict.nino import layerwise as stream
 from leapverify.predict.nino import nino, nino_mlp
 from leapverify.predict.nino.eigenvectors import laplacian_eigenvectors
-from leapverify.predict.nino.neural_graph import Wiring, wire
-from leapverify.predict.nino.parameter_types import say_once
+from leapverify.predict.nino.neural_graph import NeuralGraph, graph_of
+from leapverify.predict.nino.parameter_types import warn_once
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
 from nino_checkpoints import PUBLISHED, write_graph, write_mlp
@@ -68,9 +68,9 @@ def history_of(model: nn.Module, seed: int = 0) -> History:
     return history
 
 
-def wiring_of(history: History) -> Wiring:
+def wiring_of(history: History) -> NeuralGraph:
     assert history.layout is not None
-    found = wire(history.layout, tuple(tuple(each.shape) for each in history[-1].tensors))
+    found = graph_of(history.layout, tuple(tuple(each.shape) for each in history[-1].tensors))
     assert found is not None
     return found
 
@@ -356,7 +356,7 @@ def test_what_the_graph_does_not_hold_stays_or_falls_back_and_the_log_says_so(
         history.push(each.step, [*each.tensors, torch.full((2, 3), each.step / 500).cumsum(0)])
     names = (*whole.layout.names, "h.0.adapter.down")
     history.layout = Layout(names, "gpt2", HEADS, HEADS)
-    say_once.cache_clear()
+    warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         alone = nino(graph).predict(history, 200)
         nino(graph).predict(history, 200)

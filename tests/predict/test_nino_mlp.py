@@ -13,7 +13,7 @@ from torch import Tensor
 from leapverify.predict import Declined
 from leapverify.predict.nino import mlp as module
 from leapverify.predict.nino import nino_mlp, published_k
-from leapverify.predict.nino.parameter_types import Kind, per_parameter, say_once
+from leapverify.predict.nino.parameter_types import ParameterType, per_parameter, warn_once
 from leapverify.predict.nino.scaling import scales
 from leapverify.predict.nino.schedule import columns
 from leapverify.predict.predictor import require_request
@@ -178,7 +178,7 @@ def test_tensors_of_any_shape_and_name_are_typed_by_shape_and_the_log_says_so_on
 ) -> None:
     file = write_mlp(tmp_path / "mlp.pt")
     history = history_of(ODD, Layout(tuple(ODD)), dtype)
-    say_once.cache_clear()
+    warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         got = nino_mlp(file).predict(history, 100)
         nino_mlp(file).predict(history, 100)
@@ -223,24 +223,26 @@ def kinds(name: str, shape: tuple[int, ...], heads: int | None = 2) -> list[tupl
 
 def test_types() -> None:
     whole = {
-        "model.embed_tokens.weight": Kind.WORDS,
-        "model.layers.3.self_attn.q_proj.weight": Kind.QUERY,
-        "model.layers.3.self_attn.k_proj.weight": Kind.KEY,
-        "model.layers.3.self_attn.v_proj.weight": Kind.VALUE,
-        "model.layers.3.mlp.gate_proj.weight": Kind.DENSE,
-        "gpt_neox.embed_in.weight": Kind.WORDS,
-        "lm_head.weight": Kind.DENSE,
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight": Kind.DENSE,
+        "model.embed_tokens.weight": ParameterType.TOKEN_EMBEDDING,
+        "model.layers.3.self_attn.q_proj.weight": ParameterType.QUERY,
+        "model.layers.3.self_attn.k_proj.weight": ParameterType.KEY,
+        "model.layers.3.self_attn.v_proj.weight": ParameterType.VALUE,
+        "model.layers.3.mlp.gate_proj.weight": ParameterType.LINEAR,
+        "gpt_neox.embed_in.weight": ParameterType.TOKEN_EMBEDDING,
+        "lm_head.weight": ParameterType.LINEAR,
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight": ParameterType.LINEAR,
     }
     for name, kind in whole.items():
         assert kinds(name, (4, 6)) == [(kind, 0, 0, None)], name
-    assert kinds("model.layers.0.self_attn.q_proj.bias", (6,)) == [(Kind.REST, 0, 0, None)]
-    assert kinds("model.norm.weight", (6,)) == [(Kind.NORM, 0, 0, None)]
-    assert kinds("conv.weight", (2, 3, 3, 3)) == [(Kind.CONVOLUTION, 0, 0, None)]
-    joint = [(Kind.QUERY, 1, 0, 4), (Kind.KEY, 1, 4, 4), (Kind.VALUE, 1, 8, 4)]
+    assert kinds("model.layers.0.self_attn.q_proj.bias", (6,)) == [(ParameterType.BIAS, 0, 0, None)]
+    assert kinds("model.norm.weight", (6,)) == [(ParameterType.NORM, 0, 0, None)]
+    assert kinds("conv.weight", (2, 3, 3, 3)) == [(ParameterType.CONVOLUTION, 0, 0, None)]
+    joint = [(ParameterType.QUERY, 1, 0, 4), (ParameterType.KEY, 1, 4, 4), (ParameterType.VALUE, 1, 8, 4)]
     assert kinds("h.0.attn.c_attn.weight", (4, 12)) == joint
     assert kinds("h.0.attn.c_attn.weight", (12, 4)) == [(kind, 0, start, size) for kind, _, start, size in joint]
-    assert kinds("h.0.attn.c_attn.weight", (5, 12)) == [(Kind.DENSE, 0, 0, None)]
+    assert kinds("h.0.attn.c_attn.weight", (5, 12)) == [(ParameterType.LINEAR, 0, 0, None)]
     by_head = [(7, 0, 0, 2), (8, 0, 2, 2), (9, 0, 4, 2), (7, 0, 6, 2), (8, 0, 8, 2), (9, 0, 10, 2)]
     assert kinds("gpt_neox.layers.0.attention.query_key_value.weight", (12, 4)) == by_head
-    assert kinds("gpt_neox.layers.0.attention.query_key_value.weight", (12, 4), None) == [(Kind.DENSE, 0, 0, None)]
+    assert kinds("gpt_neox.layers.0.attention.query_key_value.weight", (12, 4), None) == [
+        (ParameterType.LINEAR, 0, 0, None)
+    ]

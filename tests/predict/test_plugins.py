@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leapverify.predict import Needs, catalogue, names, plugins, predictor
-from leapverify.predict.controls import Hold
+from leapverify.predict.controls import hold
 from leapverify.predict.describe import describe, needs_of
 from leapverify.trajectory.history import History
 
@@ -106,7 +106,7 @@ class Theirs:
         """Into out, beside it, or nothing."""
         if self.gives in ("nothing", "tensor"):
             return None if self.gives == "nothing" else torch.ones(2)  # type: ignore[return-value]
-        return Hold().predict(history, horizon, out if self.gives == "out" else None)
+        return hold().predict(history, horizon, out if self.gives == "out" else None)
 
 
 def made() -> Theirs:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.predict import Declined, predictor
-from leapverify.predict.subspace import Subspace, trust_region
+from leapverify.predict import Declined, predictor, require_request
+from leapverify.predict.subspace import coefficients, trust_region
 from leapverify.trajectory.history import History
 
 SHAPES = [(4, 3), (6,), (0, 2), ()]
@@ -72,7 +72,9 @@ def test_finds_a_minimum_in_the_span_for_m_plus_two_gradients(snapshots: int) ->
     predicted = joined(predictor("subspace").predict(history, 10))
     torch.testing.assert_close(predicted, now + c @ d, rtol=1e-4, atol=1e-5)
     assert loss.draws == [0] * snapshots + [1]
-    np.testing.assert_allclose(Subspace().coefficients(history)[0], c, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        coefficients(require_request(predictor("subspace").needs, history, 1, None))[0], c, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_an_optimum_outside_the_span_is_approached_as_least_squares_would() -> None:

@@ -12,6 +12,7 @@ from leapverify import run_study
 from leapverify.config.resolved import Resolved
 from leapverify.io.storage import read_sealed, write_sealed
 from leapverify.predict import CATALOGUE
+from leapverify.predict.catalogue import Entry
 from leapverify.runs import Paused
 from leapverify.study import record
 from leapverify.study.apparatus import build, open_corpus
@@ -28,8 +29,8 @@ INTERVAL = 10
 @pytest.fixture
 def all_needs(monkeypatch):
     """The predictors `all-needs`, and `all-needs-long`, whose single steps span more than an interval."""
-    monkeypatch.setitem(CATALOGUE, "all-needs", AllNeeds)
-    monkeypatch.setitem(CATALOGUE, "all-needs-long", lambda: AllNeeds(INTERVAL + 3, "all-needs-long"))
+    monkeypatch.setitem(CATALOGUE, "all-needs", Entry(AllNeeds, "", ""))
+    monkeypatch.setitem(CATALOGUE, "all-needs-long", Entry(lambda: AllNeeds(INTERVAL + 3, "all-needs-long"), "", ""))
 
 
 @pytest.fixture

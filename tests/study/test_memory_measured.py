@@ -13,6 +13,7 @@ from all_needs import AllNeeds
 from leapverify import run_study
 from leapverify.capacity.memory import CASCADE, CHECKPOINT, TRAINING
 from leapverify.predict import CATALOGUE
+from leapverify.predict.catalogue import Entry
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 TOLERANCE = 0.05
@@ -83,7 +84,7 @@ def test_what_settings_add_or_save_is_in_the_plan(benchmark, tmp_path, settings)
 
 def test_what_predictors_ask_for_and_what_adapters_save_is_in_the_plan(benchmark, tmp_path, monkeypatch):
     pytest.importorskip("peft")
-    monkeypatch.setitem(CATALOGUE, "all-needs", AllNeeds)
+    monkeypatch.setitem(CATALOGUE, "all-needs", Entry(AllNeeds, "", ""))
     (tmp_path / "text").mkdir()
     text = benchmark.text_folder(tmp_path / "text")
     base = benchmark.with_settings(benchmark.case("gpt2-124m", "float32", "weights"), {"data.source": f"text:{text}"})

@@ -21,8 +21,9 @@ from leapverify.train.batches import Batch, make_batch
 from leapverify.train.loop import train_step
 from leapverify.train.models import ModelSpec, build_model
 from leapverify.train.optimizer import StochasticAdamW, adamw_block_, build_optimizer, stochastic_round_, stream_seed
-from leapverify.train.state import load_state, save_state
+from leapverify.train.state import load_state
 from leapverify.trajectory.history import History, OptimizerState
+from saved_states import save_state
 
 BFLOAT16 = torch.bfloat16
 

@@ -17,11 +17,10 @@ from leapverify.train.state import (
     load_snapshot,
     load_state,
     restore_rng,
-    save_snapshot,
-    save_state,
     snapshot_path,
     snapshot_steps,
 )
+from saved_states import save_snapshot, save_state
 
 FAMILIES = ("gpt2", "qwen2")
 

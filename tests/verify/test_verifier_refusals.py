@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from leapverify.verify import Measured, Verdict, Verifier
-from leapverify.verify.heldout import sequence_rows
+from leapverify.verify.heldout import loss_rows
 
 Batch = tuple[Tensor, Tensor]
 
@@ -95,7 +95,7 @@ def test_every_form_of_loss_becomes_two_vectors() -> None:
         ((torch.tensor(2.5), torch.tensor(257)), [2.5], [257.0]),
         ((torch.tensor([2.5], dtype=torch.bfloat16), torch.tensor([257])), [2.5], [257.0]),
     ):
-        found = sequence_rows(output)
+        found = loss_rows(output)
         assert all(isinstance(part, Float[Tensor, "b"]) for part in found)
         assert [part.tolist() for part in found] == [losses, tokens]
 

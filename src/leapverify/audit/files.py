@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.audit.finding import AuditIssue, Tell, quiet, remedy_for
+from leapverify.errors import Damaged
 from leapverify.io.checksum import SEAL, as_json
 from leapverify.io.manifest import DONE, LAST, MARKED, NAME, files_of, is_leftover, is_run, read_manifest
-from leapverify.io.storage import PLACE, Damaged, check_digest, read_json, read_sealed, require_place, sha256_of
+from leapverify.io.storage import PLACE, check_digest, read_json, read_sealed, require_place, sha256_of
 from leapverify.train.sharded_folder import MARK as PARTS
 
 TELL_EVERY_S = 0.5
 
 
 @dataclass
-class Files:
+class FileReport:
     """What was found of the files of one run folder."""
 
     findings: list[AuditIssue] = field(default_factory=list)
     damaged: set[str] = field(default_factory=set)
-    """Files that must not be believed, as seen from the run folder."""
+    """FileReport that must not be believed, as seen from the run folder."""
 
     def add(self, name: str, check: str, text: str, remedy: str) -> None:
         """Note a damaged file."""
@@ -32,14 +33,14 @@ class Files:
         self.findings.append(AuditIssue(name, check, text, remedy))
 
 
-def check_files(run: Path, tell: Tell = quiet) -> Files:
+def check_files(run: Path, tell: Tell = quiet) -> FileReport:
     """Read every file of a run folder once, but for those of run folders below it.
 
     Args:
         run: the folder; nothing is written.
         tell: is told how far it has come.
     """
-    found = Files()
+    found = FileReport()
     manifest = _manifest(run, found)
     names = files_of(run)
     sizes = {name: _size(run / name) for name in names}
@@ -66,7 +67,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _manifest(run: Path, found: Files) -> dict[str, dict[str, Any]] | None:
+def _manifest(run: Path, found: FileReport) -> dict[str, dict[str, Any]] | None:
     try:
         manifest = read_manifest(run)
     except Damaged as error:
@@ -101,7 +102,7 @@ def _is_old(run: Path) -> bool:
     return False
 
 
-def _check(run: Path, name: str, line: dict[str, Any] | None, found: Files) -> None:
+def _check(run: Path, name: str, line: dict[str, Any] | None, found: FileReport) -> None:
     """One file against its line in the manifest ({}: it has none; None: there is no manifest), then against itself."""
     path = run / name
     try:
@@ -125,7 +126,7 @@ def _check(run: Path, name: str, line: dict[str, Any] | None, found: Files) -> N
         _check_sum(run, name, found)
 
 
-def _check_mark(run: Path, name: str, digest: str, found: Files, *, vouched: bool) -> None:
+def _check_mark(run: Path, name: str, digest: str, found: FileReport, *, vouched: bool) -> None:
     """A file against the mark beside it, which has been looked at before: it comes first in the order of names."""
     mark = str(Path(name).with_suffix(".json"))
     try:
@@ -137,7 +138,7 @@ def _check_mark(run: Path, name: str, digest: str, found: Files, *, vouched: boo
             found.add(mark if vouched else name, "hash", _without(error, run), remedy_for(name, run))
 
 
-def _check_part(run: Path, name: str, digest: str, found: Files) -> None:
+def _check_part(run: Path, name: str, digest: str, found: FileReport) -> None:
     """One of several files that processes wrote together, whose sums stand in one mark."""
     path = run / name
     try:
@@ -153,8 +154,8 @@ def _check_part(run: Path, name: str, digest: str, found: Files) -> None:
         found.add(name, "hash", f"is damaged: its sha256 is not the one that {PARTS} gives", remedy_for(name, run))
 
 
-def _parts_missing(run: Path, name: str, found: Files) -> None:
-    """Files that the mark of several processes names, and their place."""
+def _parts_missing(run: Path, name: str, found: FileReport) -> None:
+    """FileReport that the mark of several processes names, and their place."""
     folder = (run / name).parent
     try:
         mark = read_json(run / name)
@@ -169,7 +170,7 @@ def _parts_missing(run: Path, name: str, found: Files) -> None:
             found.add(place, "hash", f"is missing, of {len(mark['files'])} that belong together", remedy_for(name, run))
 
 
-def _check_sum(run: Path, name: str, found: Files) -> None:
+def _check_sum(run: Path, name: str, found: FileReport) -> None:
     """The sum that a file carries itself, and that nothing but it was written."""
     path = run / name
     if name in found.damaged or path.suffix not in (".json", ".yaml"):

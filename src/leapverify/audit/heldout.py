@@ -1,4 +1,4 @@
-"""Whether what decides, what is reported and what is trained on are texts of their own."""
+"""Leakage: whether sequences of held-out or reported text also stand in another set."""
 
 from __future__ import annotations
 

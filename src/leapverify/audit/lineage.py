@@ -1,4 +1,4 @@
-"""Whether seeds are runs of their own: no two that begin with one initialisation, none that is another's copy."""
+"""Lineage: whether seeds are independent runs, none a copy of another or started from the same initialisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A learnt predictor in a file: whole, finite, its card the one beside it, its groups of runs apart."""
+"""Checks of a learnt predictor's file: its weights, its card, and that its groups of runs share nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.audit.finding import AuditIssue
-from leapverify.io.storage import PLACE, Damaged, read_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import PLACE, read_json
 from leapverify.predict.learnt import NETWORKS, load_learnt
 
 _REMEDY = "put back a copy, or give the command in its card again"

@@ -1,4 +1,4 @@
-"""One seed of a study: its rows against its configuration, the files that a resume needs, its clock."""
+"""Checks of one seed of a study: its rows against its configuration, the files that a resume needs, its clock."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from leapverify.audit.finding import AuditIssue, remedy_for
 from leapverify.config.resolved import Resolved
+from leapverify.errors import Damaged
 from leapverify.io import records
 from leapverify.io.records import (
     Benched,
@@ -23,7 +24,7 @@ from leapverify.io.records import (
     RaceRun,
     SeedMeasure,
 )
-from leapverify.io.storage import Damaged, read_json
+from leapverify.io.storage import read_json
 from leapverify.study.folder import CASCADES, CHECKPOINTS, CURVE, PREDICTIONS, Rows, SeedFolder
 from leapverify.train.schedule import Schedule
 
@@ -37,12 +38,12 @@ KEYS: Mapping[type, tuple[str, ...]] = {
     RaceRun: ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting"),
     RacePoint: ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting", "step"),
 }
-"""What tells the rows of a kind apart."""
+"""The fields that identify a row of each kind."""
 SECONDS = ("_s", "seconds")
 
 
 def key_of(row: Any) -> tuple[Any, ...]:
-    """What tells a row from the others of its kind."""
+    """The fields that identify a row."""
     return tuple(getattr(row, name) for name in KEYS[type(row)])
 
 

@@ -1,4 +1,4 @@
-"""A study: every seed, the records joined from them, and what they are compared by."""
+"""Checks of a study and of a race: every seed, the records joined from them, tensors, configuration and text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from leapverify.audit.seed import KINDS, SeedAudit, check_rows, key_of, read_row
 from leapverify.config.overrides import identity_of, load_config
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
+from leapverify.errors import Damaged
 from leapverify.io.records import Benched, Prediction, RacePoint, RaceRun, SeedMeasure
-from leapverify.io.storage import Damaged, read_json
+from leapverify.io.storage import read_json
 from leapverify.race.config import RaceConfig
 from leapverify.race.overrides import load_config as load_race_config
 from leapverify.race.tasks.text import FINETUNE_SHARES, PRETRAIN_SHARES

@@ -36,10 +36,10 @@ def train(
 
     The three groups of runs may share neither seeds nor text.
     """
-    from leapverify.nowcast.fit import Options, as_lines
+    from leapverify.nowcast.fit import FitOptions, as_lines
     from leapverify.nowcast.produce import train_nowcaster
 
-    options = Options(steps=steps, seed=seed)
+    options = FitOptions(steps=steps, seed=seed)
     made = train_nowcaster(name, train, heldout, test, out, options=options, per_tensor=weights, ahead=ahead)
     say("\n".join(as_lines(made.scores)))
     say(f"best at step {made.fitted.best_step}, held-out L1 {made.fitted.heldout_loss:.4f}")

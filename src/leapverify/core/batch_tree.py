@@ -1,4 +1,4 @@
-"""Batches of any form: tensors, and mappings, sequences and objects that hold them."""
+"""Batches as trees of tensors: mappings, sequences and objects that hold them, at any depth."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from leapverify.core.ranks import Ranks, RanksDivergedError
+from leapverify.core.ranks import Ranks
+from leapverify.errors import RanksDivergedError
 
 Value = TypeVar("Value")
 ON_ALL = "on_all_ranks"
@@ -17,12 +18,9 @@ def on_rank0(ranks: Ranks, place: str, work: Callable[[], Value]) -> Value:
     """What rank 0's work gave, on every rank; the others wait.
 
     Args:
-        ranks: who meets.
-        place: of the meeting.
-        work: called on rank 0 alone; what it returns must pickle.
-
-    Raises:
-        Exception: what the work raised, on every rank.
+        ranks: all of them call this at the same point.
+        place: a name for that point, see `Ranks.all_gather`.
+        work: called on rank 0 alone; what it returns must pickle. What it raises, every rank raises.
     """
     found: Value = on_all_ranks(ranks, place, work if ranks.rank == 0 else _nothing)[0]
     return found
@@ -31,13 +29,8 @@ def on_rank0(ranks: Ranks, place: str, work: Callable[[], Value]) -> Value:
 def on_all_ranks(ranks: Ranks, place: str, work: Callable[[], Value]) -> list[Value]:
     """What every rank's own work gave, by rank.
 
-    Args:
-        ranks: who meets.
-        place: of the meeting.
-        work: called on every rank; what it returns must pickle.
-
-    Raises:
-        Exception: the error of the lowest rank that had one, on every rank.
+    Arguments as for `on_rank0`, but that the work is called on every rank. Every rank raises the error of the lowest
+    rank that had one.
     """
     if ranks.alone:
         return [work()]

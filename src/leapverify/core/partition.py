@@ -1,4 +1,4 @@
-"""TODO."""
+"""How a tensor is partitioned over ranks by rows: which rows this rank holds, and tensors partitioned alike."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def first_element(tensor: Tensor) -> int:
     return 0 if start is None else int(start) * (tensor.numel() // max(1, tensor.shape[0]))
 
 
-def spread_like(part: Tensor, like: Tensor) -> Tensor:
-    """A tensor spread as another one is, from this rank's part, sharing memory; plain where the other one is."""
+def partitioned_like(part: Tensor, like: Tensor) -> Tensor:
+    """A tensor partitioned as another one is, from this rank's part, sharing memory; plain where the other one is."""
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(
@@ -44,8 +44,8 @@ def spread_like(part: Tensor, like: Tensor) -> Tensor:
 
 
 def empty_part(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of this type to be filled, spread as another one is."""
-    return spread_like(torch.empty_like(local(like), dtype=dtype), like)
+    """A tensor of this type to be filled, partitioned as another one is."""
+    return partitioned_like(torch.empty_like(local(like), dtype=dtype), like)
 
 
 def _cuts(tensor: Any) -> list[int]:

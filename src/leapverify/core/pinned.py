@@ -36,13 +36,7 @@ def host_memory(like: Sequence[Tensor], dtype: torch.dtype | None = None, *, loc
 
 
 def host_bytes(like: Sequence[Tensor], dtype: torch.dtype | None = None, *, locked: bool = True) -> int:
-    """What `host_memory` takes: all tensors, aligned; rounded up to a power of two where the memory is page-locked.
-
-    Args:
-        like: as for `host_memory`.
-        dtype: as for `host_memory`.
-        locked: whether the memory is page-locked.
-    """
+    """Bytes that `host_memory` takes: all tensors, aligned; a power of two where the memory is `locked`."""
     size = sum(_aligned(each.numel() * (dtype or each.dtype).itemsize) for each in like)
     return 1 << (size - 1).bit_length() if locked and size else size
 

@@ -19,14 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from leapverify.errors import RanksDivergedError as RanksDivergedError  # noqa: PLC0414
+
 Value = TypeVar("Value")
 
 PATIENCE_S = 600.0
 """How long a rank waits for the others at a meeting, unless told otherwise: they may be saving, or evaluating."""
-
-
-class RanksDivergedError(RuntimeError):
-    """The ranks cannot go on together: one failed, is at another place, or did not come. Every rank is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Ranks:
 
     @property
     def shares(self) -> int:
-        """Into how many shares held-out data are dealt."""
+        """Into how many shares held-out data are partitioned."""
         return len(self.leaders)
 
     def stream_seed(self, seed: int) -> int:
@@ -83,8 +81,7 @@ class Ranks:
             value: anything that pickles; small, on the CPU.
 
         Raises:
-            RanksDivergedError: a rank has failed, stands elsewhere, or did not come in time; or that was so at an
-                earlier meeting.
+            RanksDivergedError: a rank failed, stands elsewhere or did not come in time, now or at an earlier meeting.
         """
         if self.alone:
             return [value]
@@ -163,8 +160,8 @@ class Ranks:
         self.over = reason
         try:
             self.over = _failures(self._gathered(_Word("failure", None, reason)))
-        except RanksDivergedError as apart:
-            return str(apart)
+        except RanksDivergedError as error:
+            return str(error)
         return self.over
 
     def leave(self) -> None:

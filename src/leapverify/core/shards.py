@@ -83,7 +83,7 @@ class Shards:
 
         Raises:
             ValueError: a tensor holds partial sums.
-            Apart: the tensors differ between ranks.
+            RanksDivergedError: the tensors differ between ranks.
         """
         for position, each in enumerate(tensors):
             if isinstance(each, DTensor) and any(place.is_partial() for place in each.placements):

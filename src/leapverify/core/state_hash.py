@@ -1,4 +1,4 @@
-"""A sum over everything in a saved state: files that `torch.save` writes load silently with any bit turned."""
+"""A hash of everything in a saved state: what `torch.save` wrote loads without a word when a bit has changed."""
 
 from __future__ import annotations
 

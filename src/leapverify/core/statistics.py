@@ -178,17 +178,8 @@ Scored = tuple[ArrayLike, ArrayLike]
 def auc_interval(groups: Sequence[Scored], *, seed: int, level: float = 0.95, draws: int = 2000) -> Interval | None:
     """Bootstrap interval over groups (seeds) of the AUC of their pooled scores, within 0 and 1.
 
-    The same numbers as `bootstrap_interval` of the pooled `auc`, from the wins of every group's successes over
-    every group's failures, which are counted once.
-
-    Args:
-        groups: (scores, successes) of each seed.
-        seed: of the resampling.
-        level: confidence level.
-        draws: resamples.
-
-    Returns:
-        The interval; None with fewer than two groups or if most resamples lack a class.
+    The same numbers as `bootstrap_interval` of the pooled `auc`, with the same arguments, from the wins of every
+    group's successes over every group's failures, which are counted once. None also if most resamples lack a class.
     """
     _check_bootstrap(level, draws)
     if len(groups) < 2:
@@ -201,17 +192,12 @@ def auc_interval(groups: Sequence[Scored], *, seed: int, level: float = 0.95, dr
 def auc_difference_interval(
     a: Sequence[Scored], b: Sequence[Scored], *, seed: int, level: float = 0.95, draws: int = 2000
 ) -> Interval | None:
-    """Bootstrap interval over groups (seeds) of the difference of two pooled AUCs for the same events.
+    """`auc_interval` of AUC(a) - AUC(b): two signals for the same events, with the same resamples for both.
 
     Args:
         a: (scores, successes) of each seed by one signal.
-        b: the same by another, in the same order of seeds.
-        seed: of the resampling, the same resamples for both.
-        level: confidence level.
-        draws: resamples.
-
-    Returns:
-        The interval of AUC(a) - AUC(b); None with fewer than two groups or if most resamples lack a class.
+        b: the same by the other, in the same order of seeds.
+        seed, level, draws: as for `bootstrap_interval`.
     """
     _check_bootstrap(level, draws)
     if len(a) < 2:

@@ -73,35 +73,10 @@ def require_same_shapes(a: Tensors, b: Tensors, what: str) -> None:
 
 @torch.no_grad()
 def copy_(out: Tensors, source: Tensors) -> None:
-    """out = source, in place; types and devices are converted.
-
-    Args:
-        out: tensors that are written.
-        source: tensors of the same shapes.
-
-    Raises:
-        ValueError: lengths or shapes differ.
-    """
+    """out = source, in place; types and devices are converted. ValueError where lengths or shapes differ."""
     require_same_shapes(out, source, "source")
     if out:
         torch._foreach_copy_(list(out), list(source))
-
-
-@torch.no_grad()
-def axpy_(out: Tensors, alpha: float, x: Tensors) -> None:
-    """out = out + alpha x, in place.
-
-    Args:
-        out: tensors that are changed.
-        alpha: factor.
-        x: tensors of the same shapes, on the same devices.
-
-    Raises:
-        ValueError: lengths or shapes differ.
-    """
-    require_same_shapes(out, x, "x")
-    if out:
-        torch._foreach_add_(list(out), list(x), alpha=alpha)
 
 
 def dot(a: Tensors, b: Tensors, shards: Shards | None = None) -> float:
@@ -128,16 +103,7 @@ def norm(a: Tensors, shards: Shards | None = None) -> float:
 
 
 def distance(a: Tensors, b: Tensors, shards: Shards | None = None) -> float:
-    """norm(a - b), differences and sums in float64.
-
-    Args:
-        a: tensors.
-        b: tensors of the same shapes.
-        shards: as for `dot`.
-
-    Raises:
-        ValueError: lengths or shapes differ.
-    """
+    """norm(a - b), differences and sums in float64; arguments and errors as for `dot`."""
     require_same_shapes(a, b, "b")
     return math.sqrt(_reduce("distance of weights", a, b, _squared_distance, shards))
 

@@ -1,4 +1,4 @@
-"""Texts that carry the sha256 of their own content: JSON under a key, any other text in a comment before it."""
+"""Texts that carry the sha256 of their own content: JSON under a key, other text in a comment on the first line."""
 
 from __future__ import annotations
 

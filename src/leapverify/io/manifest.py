@@ -1,4 +1,4 @@
-"""What lies in a run folder: path, bytes and sha256 of every file, written by whoever wrote files last."""
+"""The manifest of a run folder (path, bytes and sha256 of every file), and what killed writers left there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leapverify.io.storage import Damaged, read_json, read_mark, remove, sha256_of, write_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json, read_mark, remove, sha256_of, write_json
 
 NAME = "manifest.json"
 DONE = "done.json"

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leapverify.io.storage import Damaged, read_marked, replace_marked
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_marked, replace_marked
 from leapverify.io.untrusted import limits
-from leapverify.io.untrusted.parquet import check_parquet, opened, plainly, rows_of
+from leapverify.io.untrusted.parquet import check_parquet, opened, rows_of, without_dictionaries
 from leapverify.io.untrusted.text import first_line
 
 SCHEMA_VERSION = 1
@@ -336,7 +337,7 @@ def read(path: Path, record: type[Record]) -> list[Record]:
         raise Damaged(f"{path} is damaged: it is no Parquet file ({first_line(error)}); {_REMEDY}") from error
     found = (schema.metadata or {}).get(b"leapverify.schema", b"nothing").decode(errors="replace")
     wanted = _name_of(record)
-    if found != wanted or not plainly(schema).equals(schema_of(record)):
+    if found != wanted or not without_dictionaries(schema).equals(schema_of(record)):
         columns = "" if found != wanted else " with other columns"
         raise Damaged(
             f"{path} holds {found}{columns} where {wanted} is needed: it was written by another version; "

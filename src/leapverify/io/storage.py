@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from leapverify.errors import Damaged as Damaged  # noqa: PLC0414
+from leapverify.errors import NotWritten as NotWritten  # noqa: PLC0414
 from leapverify.io.checksum import as_json, is_as_written, sealed, unsealed
 from leapverify.io.untrusted import limits
 from leapverify.io.untrusted.tensors import check_safetensors
@@ -21,14 +23,6 @@ from leapverify.io.untrusted.text import first_line, open_regular, parse_json, r
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Damaged(ValueError):
-    """A file that is missing, truncated or altered; the message names it."""
-
-
-class NotWritten(ValueError):
-    """A file could not be written (full disk, read-only folder); the message names it and the remedy."""
 
 
 _REMEDIES = {
@@ -130,19 +124,16 @@ def read_json(path: Path) -> Any:
     """
     try:
         found = parse_json(read_bounded(path, limits.JSON_BYTES))
-        if isinstance(found, dict) and not is_as_written(found):
-            raise Damaged(f"{path} is damaged: its content is not what was written; delete it and {_AGAIN}")
-        return found
-    except Damaged:
-        raise
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing: {_AGAIN}") from error
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): delete it and {_AGAIN}") from error
     except ValueError as error:
-        raise Damaged(
-            f"{path} is damaged: it is no JSON within the limits ({error}); delete it and {_AGAIN}"
-        ) from error
+        text = f"it is no JSON within the limits ({error})"
+        raise Damaged(f"{path} is damaged: {text}; delete it and {_AGAIN}") from error
+    if isinstance(found, dict) and not is_as_written(found):
+        raise Damaged(f"{path} is damaged: its content is not what was written; delete it and {_AGAIN}")
+    return found
 
 
 def write_sealed(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a file tells, put to use: configurations in YAML, and whatever else does not fit where it is needed."""
+"""Reading YAML files, and `as_written`: what does not fit where it is used is reported as damage of its file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leapverify.io.storage import Damaged, NotWritten, read_sealed
+from leapverify.errors import Damaged, NotWritten
+from leapverify.io.storage import read_sealed
 from leapverify.io.untrusted.text import first_line, parse_yaml
 
 
 def read_yaml(path: Path, remedy: str) -> dict[str, Any]:
-    """The mapping in a YAML file, by whomever it was written.
+    """The mapping in a YAML file of any origin.
 
     Raises:
         Damaged: it is no YAML within the limits, no mapping, cannot be read, or is not what was written; the message
@@ -38,7 +39,7 @@ def _of(error: Exception) -> str:
 
 @contextmanager
 def as_written(path: Path | str, remedy: str) -> Iterator[None]:
-    """Within the block what a file told is put to use; whatever does not fit there is the file's fault, and is named.
+    """A block that uses what a file holds: an error of its values becomes `Damaged`, which names the file.
 
     Raises:
         Damaged: a value is missing, or of another kind or size than was written.

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from leapverify.core.statistics import Interval, bootstrap_interval
 from leapverify.nowcast.pairs import Pairs
-from leapverify.predict.learnt.networks import Network
+from leapverify.predict.learnt.networks import LearntNetwork
 
 
 @dataclass(frozen=True)
-class Options:
+class FitOptions:
     """How a network is trained."""
 
     steps: int = 8000
@@ -43,7 +43,7 @@ class Fitted:
     heldout_loss: float
 
 
-def fit(network: Network, train: Pairs, heldout: Pairs, options: Options) -> Fitted:
+def fit(network: LearntNetwork, train: Pairs, heldout: Pairs, options: FitOptions) -> Fitted:
     """Train from He's initialisation; deterministic from the seed, and no global generator is touched.
 
     Loss: mean |unit f(x) - target|.
@@ -76,13 +76,13 @@ def fit(network: Network, train: Pairs, heldout: Pairs, options: Options) -> Fit
 
 
 @torch.no_grad()
-def loss(network: Network, weights: Mapping[str, Tensor], pairs: Pairs, chunk: int = 1 << 16) -> float:
+def loss(network: LearntNetwork, weights: Mapping[str, Tensor], pairs: Pairs, chunk: int = 1 << 16) -> float:
     """Mean |unit f(x) - target| over all pairs, summed in float64."""
     return float(errors(network, weights, pairs, chunk).double().mean())
 
 
 @torch.no_grad()
-def errors(network: Network, weights: Mapping[str, Tensor], pairs: Pairs, chunk: int = 1 << 16) -> Tensor:
+def errors(network: LearntNetwork, weights: Mapping[str, Tensor], pairs: Pairs, chunk: int = 1 << 16) -> Tensor:
     """|unit f(x) - target| of every pair."""
     parts = [network.forward(weights, pairs.x[:, start : start + chunk]) for start in range(0, len(pairs), chunk)]
     return (torch.cat(parts) * pairs.unit - pairs.target).abs_()
@@ -109,7 +109,7 @@ class Score:
     pairs: int
 
 
-def score(network: Network, weights: Mapping[str, Tensor], seeds: Sequence[Pairs], slope: float) -> list[Score]:
+def score(network: LearntNetwork, weights: Mapping[str, Tensor], seeds: Sequence[Pairs], slope: float) -> list[Score]:
     """The network's score, then those of the controls.
 
     Controls: `hold`, no displacement; `linear`, the line through the two newest states that are read; `linear, scaled`,

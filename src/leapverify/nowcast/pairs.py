@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from leapverify.errors import Declined
 from leapverify.nowcast.histories import Trajectory
-from leapverify.predict import Declined
 from leapverify.predict.learnt.introspection import milestones
 from leapverify.predict.learnt.networks import introspection_features, inverse, wnn_features
 from leapverify.trajectory.history import History

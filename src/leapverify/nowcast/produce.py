@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.errors import ConfigError
-from leapverify.nowcast.fit import Fitted, Options, Score, best_slope, fit, score
+from leapverify.nowcast.fit import FitOptions, Fitted, Score, best_slope, fit, score
 from leapverify.nowcast.histories import PER_TENSOR, Histories, open_studies, read_histories, require_apart
 from leapverify.nowcast.pairs import Pairs, joined, pairs_of
 from leapverify.predict.learnt import NETWORKS, save_learnt
@@ -36,7 +36,7 @@ def train_nowcaster(
     test: Sequence[Path],
     out: Path,
     *,
-    options: Options | None = None,
+    options: FitOptions | None = None,
     per_tensor: int = PER_TENSOR,
     ahead: int = AHEAD,
 ) -> Produced:
@@ -55,7 +55,7 @@ def train_nowcaster(
     Raises:
         ConfigError: an unknown name, runs that kept too little, or groups that share seeds or text.
     """
-    options = options or Options()
+    options = options or FitOptions()
     _check(name, out, options, per_tensor, ahead)
     groups = {"train": open_studies(train), "heldout": open_studies(heldout), "test": open_studies(test)}
     require_apart(groups)
@@ -89,7 +89,7 @@ def train_nowcaster(
     return Produced(fitted, scores, card)
 
 
-def _check(name: str, out: Path, options: Options, per_tensor: int, ahead: int) -> None:
+def _check(name: str, out: Path, options: FitOptions, per_tensor: int, ahead: int) -> None:
     if name not in NETWORKS:
         raise ConfigError(f"{name!r} is no predictor that is learnt: give {' or '.join(NETWORKS)}")
     if out.suffix != ".safetensors":
@@ -101,11 +101,7 @@ def _check(name: str, out: Path, options: Options, per_tensor: int, ahead: int) 
 
 
 def _pairs(name: str, role: str, histories: Histories, ahead: int) -> list[Pairs]:
-    """The pairs of each seed.
-
-    Raises:
-        ConfigError: a seed has none.
-    """
+    """The pairs of each seed; ConfigError where a seed has none."""
     found = []
     for each in histories.trajectories:
         pairs = pairs_of(name, each, ahead)
@@ -120,7 +116,7 @@ def _pairs(name: str, role: str, histories: Histories, ahead: int) -> list[Pairs
 
 
 def _command(
-    name: str, groups: Mapping[str, Sequence[Path]], out: Path, options: Options, per_tensor: int, ahead: int
+    name: str, groups: Mapping[str, Sequence[Path]], out: Path, options: FitOptions, per_tensor: int, ahead: int
 ) -> str:
     """The command that makes the same file again."""
     words = ["leapverify", "nowcast", "train", name]

@@ -117,11 +117,7 @@ class BatchFingerprinter:
     def _all_ways(self, run: Run | None, run_first: bool) -> list[_Way]:
         own = [] if run is None else [_Way("by the loss function", lambda batch: run(self._whole, batch))]
         parts = _Way("tensor by tensor", self._by_tensors)
-        whole = (
-            []
-            if isinstance(self._batch, Tensor)
-            else [_Way("as one argument", lambda batch: self._model(self._moved(batch)))]
-        )
+        whole = [] if isinstance(self._batch, Tensor) else [_Way("as one argument", self._as_one)]
         plain = whole
         if tensors_in(self._batch):
             # A model that knows no name of a mapping, or is given an object, most likely takes it as one argument.

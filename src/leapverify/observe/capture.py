@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from leapverify.observe.packing import Batch
+from leapverify.observe.packing import ProbeBatch
 
 _PACKABLE = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"})
 """Families of transformers that take a 4-D mask and position ids, both tested against one probe at a time."""
@@ -27,7 +27,7 @@ class Source(Protocol):
     layer: str
     """What is captured, in words that go into the identity of a fingerprint."""
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: ProbeBatch) -> Tensor:
         """Activations of one batch, (rows, T, d) or (rows, d), in the model's own type."""
 
 
@@ -141,7 +141,7 @@ class LastHidden:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: ProbeBatch) -> Tensor:
         """Activations (rows, T, d)."""
         if runner_of(self._model) is self._model:
             with caught(base_of(self._model), self.layer) as found:
@@ -169,7 +169,7 @@ class Hooked:
         if is_transformers(model) and any(module is inner for inner in base_of(model).modules()):
             self._runner = runner_of(model)
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: ProbeBatch) -> Tensor:
         """Activations of the module; of its last call, where a forward pass calls it more than once."""
         with caught(self._module, self.layer, before=self._before) as found:
             _run(self._runner, batch)
@@ -218,7 +218,7 @@ def gathered(hidden: Tensor) -> Tensor:
     return hidden.full_tensor() if isinstance(hidden, DTensor) else hidden
 
 
-def _run(runner: nn.Module, batch: Batch) -> Any:
+def _run(runner: nn.Module, batch: ProbeBatch) -> Any:
     with eagerly():
         if batch.segments is None or batch.positions is None:
             return runner(batch.inputs)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leapverify.core.shards import reshard
 from leapverify.core.undisturbed import undisturbed
 from leapverify.observe import capture, packing
-from leapverify.observe.packing import Batch
+from leapverify.observe.packing import ProbeBatch
 from leapverify.observe.probes import ProbeSet
 
 Pooling = Literal["mean", "last"]
@@ -53,6 +53,12 @@ class Fingerprinter:
             context, no such layer, an unknown pooling.
 
     Source: arXiv 2602.19580, section 2.2.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(10, 4), nn.LayerNorm(4), nn.Linear(4, 10))
+        >>> probes = [torch.tensor([1, 2, 3]), torch.tensor([4, 5])]
+        >>> Fingerprinter(model, probes)().shape  # (probes, d)
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -105,7 +111,7 @@ class Fingerprinter:
             reshard(self._model)
         return pooled.float().cpu()[self._order]
 
-    def _pooled(self, batch: Batch) -> Tensor:
+    def _pooled(self, batch: ProbeBatch) -> Tensor:
         hidden = self._source(batch).detach()
         if hidden.dim() == 2 and batch.segments is None and len(hidden) == len(batch.probes):
             return hidden
@@ -124,14 +130,14 @@ class Fingerprinter:
         enabled = self._autocast is not None
         return torch.autocast(self._device().type, dtype=self._autocast, enabled=enabled)
 
-    def _batches_on(self, device: torch.device) -> list[Batch]:
+    def _batches_on(self, device: torch.device) -> list[ProbeBatch]:
         """The batches on a device; they stay there for the next call."""
         if self._batches[0].inputs.device != device:
             self._batches = [batch.to(device) for batch in self._batches]
         return self._batches
 
 
-def pool(hidden: Float[Tensor, "rows T d"], batch: Batch, pooling: Pooling) -> Float[Tensor, "probes d"]:
+def pool(hidden: Float[Tensor, "rows T d"], batch: ProbeBatch, pooling: Pooling) -> Float[Tensor, "probes d"]:
     """Mean over each probe's positions, or its last position; in float32 at least.
 
     Padded positions are never read, so nothing that stands in them can reach the result.

@@ -19,7 +19,7 @@ PAD = 0
 
 
 @dataclass(frozen=True)
-class Batch:
+class ProbeBatch:
     """One forward pass: its inputs, and where in them each probe lies."""
 
     inputs: Tensor
@@ -44,7 +44,7 @@ class Batch:
             self.masks[dtype] = additive_mask(block_causal_mask(self.segments), dtype)
         return self.masks[dtype]
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ProbeBatch:
         """The same batch with its tensors on a device."""
         moved: dict[str, Any] = {
             field.name: value.to(device)
@@ -86,7 +86,7 @@ def best_rows(lengths: Sequence[int]) -> list[list[int]]:
     return min(candidates, key=lambda rows: len(rows) * max(sum(lengths[i] for i in row) for row in rows))
 
 
-def packed(tokens: Sequence[Int[Tensor, " _"]], batch_tokens: int) -> Iterator[Batch]:
+def packed(tokens: Sequence[Int[Tensor, " _"]], batch_tokens: int) -> Iterator[ProbeBatch]:
     """Several probes to a row, rows filled by `best_rows`, at most about `batch_tokens` positions to a batch."""
     lengths = [len(probe) for probe in tokens]
     rows = best_rows(lengths)
@@ -96,7 +96,7 @@ def packed(tokens: Sequence[Int[Tensor, " _"]], batch_tokens: int) -> Iterator[B
         yield _packed_batch(tokens, rows[start : start + per_batch], width)
 
 
-def _packed_batch(tokens: Sequence[Tensor], rows: Sequence[Sequence[int]], width: int) -> Batch:
+def _packed_batch(tokens: Sequence[Tensor], rows: Sequence[Sequence[int]], width: int) -> ProbeBatch:
     inputs = torch.full((len(rows), width), PAD)
     segments = torch.full_like(inputs, -1)
     positions = torch.arange(width).repeat(len(rows), 1)
@@ -113,10 +113,10 @@ def _packed_batch(tokens: Sequence[Tensor], rows: Sequence[Sequence[int]], width
             probes.append(i)
             column = end
         positions[r, column:] -= column
-    return Batch(inputs, tuple(probes), torch.cat(gather), torch.tensor(offsets[:-1]), segments, positions)
+    return ProbeBatch(inputs, tuple(probes), torch.cat(gather), torch.tensor(offsets[:-1]), segments, positions)
 
 
-def grouped(inputs: Sequence[Tensor], batch_tokens: int) -> Iterator[Batch]:
+def grouped(inputs: Sequence[Tensor], batch_tokens: int) -> Iterator[ProbeBatch]:
     """Probes of equal shape share a batch; no position is padded."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, probe in enumerate(inputs):
@@ -128,16 +128,16 @@ def grouped(inputs: Sequence[Tensor], batch_tokens: int) -> Iterator[Batch]:
             yield _whole_rows(torch.stack([inputs[i] for i in chosen]), chosen)
 
 
-def padded(tokens: Sequence[Int[Tensor, " _"]], batch_tokens: int) -> Iterator[Batch]:
+def padded(tokens: Sequence[Int[Tensor, " _"]], batch_tokens: int) -> Iterator[ProbeBatch]:
     """Every probe padded on the right to the longest, and every position pooled, padding too: the paper's artefact."""
     rows = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=PAD)
     yield from grouped(list(rows), batch_tokens)
 
 
-def _whole_rows(rows: Tensor, probes: Sequence[int]) -> Batch:
+def _whole_rows(rows: Tensor, probes: Sequence[int]) -> ProbeBatch:
     width = rows.shape[1] if rows.dim() > 1 else 1
     count = len(probes)
-    return Batch(rows, tuple(probes), torch.arange(count * width), torch.arange(count) * width)
+    return ProbeBatch(rows, tuple(probes), torch.arange(count * width), torch.arange(count) * width)
 
 
 def block_causal_mask(segments: Int[Tensor, "rows T"]) -> Bool[Tensor, "rows 1 T T"]:

@@ -43,6 +43,10 @@ def classify_regimes(
         ValueError: hysteresis below 1; `rate` without one eta sum per similarity.
 
     Source: arXiv 2602.19580, eq. 2.
+
+    Example:
+        >>> classify_regimes([None, 0.90, 0.97, 0.9995], Thresholds.fixed(low=0.95, high=0.999))
+        ['unknown', 'chaotic', 'transition', 'stable']
     """
     if hysteresis < 1:
         raise ValueError(f"a hysteresis of {hysteresis} checkpoints changes no label ever: use 1 or more")

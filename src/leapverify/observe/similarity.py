@@ -33,6 +33,10 @@ def similarity(a: Float[Any, "n d"], b: Float[Any, "n d"], kind: Kind = "concate
         ValueError: the shapes differ or are not (n, d), or the kind is unknown.
 
     Source: arXiv 2602.19580, eq. 1; `per-probe` is what its published code computes.
+
+    Example:
+        >>> similarity([[3.0, 4.0], [0.0, 1.0]], [[4.0, 3.0], [0.0, 1.0]], kind="per-probe")
+        0.98
     """
     x, y = _matrix(a), _matrix(b)
     if x.shape != y.shape:

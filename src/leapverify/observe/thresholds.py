@@ -23,6 +23,12 @@ class Thresholds:
     For `paper`, `fixed` and `percentile`, `low` and `high` are tau_low and tau_high of the similarity. For `rate` they
     are angular speeds in radians per unit of summed learning rate: stable below `low`, chaotic above `high`. For
     `online` they are None, and `warmup` and `width` hold instead.
+
+    Example:
+        >>> Thresholds.percentile([0.90, 0.95, 0.99, 0.995, 0.999]).to_dict()
+        {'method': 'percentile', 'low': 0.958, 'high': 0.994}
+        >>> Thresholds.paper().high
+        0.99948916
     """
 
     method: Method

@@ -1,10 +1,10 @@
 """Predictors: where the weights will be K steps on."""
 
+from leapverify.errors import Declined
 from leapverify.predict.blockwise import Workspace, apply, reduce
 from leapverify.predict.catalogue import CATALOGUE, names, predictor
 from leapverify.predict.predictor import (
     STRAIGHTNESS,
-    Declined,
     Needs,
     Predictor,
     Prepares,

@@ -1,4 +1,4 @@
-"""Predictors that read Adam's moments: the printed momentum, K AdamW steps without gradient, two constant velocities.
+"""Predictors that read Adam's moments: adam, adam-constant, xgrad, and the paper's momentum.
 
 A step i of AdamW with zero gradient multiplies m by beta1 and v by beta2 and moves theta to
 (1 - eta_i lambda) theta - eta_i m_i / (1 - beta1^n) / (sqrt(v_i / (1 - beta2^n)) + eps), n = steps taken so far.
@@ -16,15 +16,85 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapverify.core.weights import Tensors
 from leapverify.predict.blockwise import Kernel, Workspace, apply
-from leapverify.predict.predictor import Needs, require_moments, require_request
+from leapverify.predict.formula import Formula
+from leapverify.predict.predictor import Needs, Request, require_moments
 from leapverify.predict.quadrature import compress
-from leapverify.trajectory.history import History, OptimizerState
+from leapverify.trajectory.history import OptimizerState
 
 NEEDS = Needs(1, optimizer_state=True)
 DIRECT_TERMS = 3
 """Terms of a motion that are added to the weights one by one."""
+
+
+def adam() -> Formula:
+    """K AdamW steps with zero gradient, in closed form; moves at most about beta1 / (1 - beta1) steps' worth.
+
+    Example:
+        >>> from leapverify.trajectory.history import GroupHyper
+        >>> hyper = GroupHyper(beta1=0.9, beta2=0.99, eps=0.0, weight_decay=0.0)
+        >>> state = OptimizerState((), (), (), (), (hyper,), (lambda step: 0.1,), step=1000)
+        >>> round(coasting(state, group=0, taken=1000, horizon=1).terms[0][0], 4)  # theta - 0.0905 m / sqrt(v)
+        0.0905
+    """
+    return _along_moments("adam", coasting)
+
+
+def adam_constant() -> Formula:
+    """theta_t - (sum of the next K etas) m_hat / (sqrt(v_hat) + eps): constant velocity, no weight decay.
+
+    Example:
+        >>> adam_constant().needs.optimizer_state
+        True
+    """
+    return _along_moments("adam-constant", constant_velocity)
+
+
+def xgrad() -> Formula:
+    """theta_t - K eta m_hat / (sqrt(v_hat) + eps): K steps along Adam's present one, at the rate of the coming step.
+
+    At a constant rate this is `adam-constant`; where a schedule changes it, that one sums up the rates to come.
+    Source: XGrad, Guan et al., TPAMI 2024.
+    Claim: higher accuracy than the optimizer alone, on images, language and image generation, where it predicts a step
+    ahead at every step and only takes the gradient there; it never trains on from the predicted weights, as here.
+    Cost: three reads, of theta, m and v, and a write.
+
+    Example:
+        >>> xgrad().needs.snapshots
+        1
+    """
+    return _along_moments("xgrad", present_rate)
+
+
+def momentum(scale: float = 1.0) -> Formula:
+    """theta_t + scale K m / sqrt(v + eps) (paper, eq. 3, as printed: no learning rate, no minus sign).
+
+    Args:
+        scale: factor of the displacement.
+
+    Example:
+        >>> momentum(scale=-0.1).name
+        'momentum'
+    """
+    return Formula("momentum", NEEDS, lambda request: _write_momentum(request, scale))
+
+
+def _write_momentum(request: Request, scale: float) -> None:
+    state, workspace = require_moments(request.history, request.now), Workspace(request.out)
+    for i, target in enumerate(request.out):
+        hyper = state.hyper[state.groups[i]]
+        decay = hyper.beta2**state.idle
+        shift, factor = hyper.eps / decay, scale * request.horizon * hyper.beta1**state.idle / decay**0.5
+
+        def kernel(
+            result: Tensor, pieces: Sequence[Tensor], scratch: Workspace, shift: float = shift, value: float = factor
+        ) -> None:
+            now, m, v = pieces
+            # One reciprocal root is cheaper than a root and a division.
+            inverse = torch.add(v, shift, out=scratch.like("inverse", v)).rsqrt_()
+            torch.addcmul(now, m, inverse, value=value, out=result)
+
+        apply(kernel, target, (request.now[i], state.m[i], state.v[i]), workspace)
 
 
 @dataclass(frozen=True)
@@ -40,45 +110,38 @@ Rule: TypeAlias = Callable[[OptimizerState, int, int, int], Motion]
 """(state, group, steps taken, K) -> motion."""
 
 
-@dataclass(frozen=True)
-class Moments:
+def _along_moments(name: str, rule: Rule) -> Formula:
     """A motion along m / (sqrt(v) + eps), its scalars given by a rule."""
 
-    name: str
-    rule: Rule
-    needs: Needs = NEEDS
-
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        state = require_moments(history, request.now)
-        motions = {key: self.rule(state, *key, horizon) for key in set(zip(state.groups, state.steps, strict=True))}
-        workspace = Workspace(request.out)
+    def write(request: Request) -> None:
+        state, workspace = require_moments(request.history, request.now), Workspace(request.out)
+        keys = set(zip(state.groups, state.steps, strict=True))
+        motions = {key: rule(state, *key, request.horizon) for key in keys}
         for i, target in enumerate(request.out):
             motion = motions[state.groups[i], state.steps[i]]
             if motion.terms:
                 apply(_kernel(motion), target, (request.now[i], state.m[i], state.v[i]), workspace)
             else:
                 apply(_scale(motion.keep), target, (request.now[i],), workspace)
-        return request.out
+
+    return Formula(name, NEEDS, write)
 
 
 def _kernel(motion: Motion) -> Kernel:
     """The kernel of a motion; inputs theta, m, v."""
     # Each term added to theta rounds once to its last digit: a long sum is taken by itself and added once.
-    apart = len(motion.terms) > DIRECT_TERMS
+    by_itself = len(motion.terms) > DIRECT_TERMS
 
     def kernel(result: Tensor, pieces: Sequence[Tensor], scratch: Workspace) -> None:
         theta, m, v = pieces
         root = torch.sqrt(v, out=scratch.like("root", v))
         # The last use of the root may overwrite it; one block less stays in the cache.
         divisor = root if len(motion.terms) == 1 else scratch.like("divisor", v)
-        base = result.zero_() if apart else _kept(theta, motion.keep, result)
+        base = result.zero_() if by_itself else _kept(theta, motion.keep, result)
         for weight, shift in motion.terms:
             torch.add(root, shift, out=divisor)
             base = torch.addcdiv(base, m, divisor, value=-weight, out=result)
-        if apart:
+        if by_itself:
             result.add_(_kept(theta, motion.keep, divisor))
 
     return kernel
@@ -135,60 +198,3 @@ def _along_present_step(state: OptimizerState, group: int, taken: int, distance:
     root = (hyper.beta2**state.idle / (1 - hyper.beta2**taken)) ** 0.5
     weight = distance * hyper.beta1**state.idle / (1 - hyper.beta1**taken)
     return Motion(1.0, ((_single(weight / root), _single(hyper.eps / root)),))
-
-
-def adam() -> Moments:
-    """K AdamW steps with zero gradient, in closed form; moves at most about beta1 / (1 - beta1) steps' worth."""
-    return Moments("adam", coasting)
-
-
-def adam_constant() -> Moments:
-    """Constant velocity; no weight decay."""
-    return Moments("adam-constant", constant_velocity)
-
-
-def xgrad() -> Moments:
-    """theta_t - K eta m_hat / (sqrt(v_hat) + eps): K steps along Adam's present one, at the rate of the coming step.
-
-    `adam-constant` at a constant rate; where a schedule changes it, that one sums up the rates to come.
-    Source: XGrad, Guan et al., TPAMI 2024.
-    Claim: higher accuracy than the optimizer alone, on images, language and image generation, where it predicts a step
-    ahead at every step and only takes the gradient there; it never trains on from the predicted weights, as here.
-    Cost: three reads, of theta, m and v, and a write.
-    """
-    return Moments("xgrad", present_rate)
-
-
-@dataclass(frozen=True)
-class Momentum:
-    """theta_t + scale K m / sqrt(v + eps) (paper, eq. 3, as printed: no learning rate, no minus sign)."""
-
-    scale: float = 1.0
-    name: str = "momentum"
-    needs: Needs = NEEDS
-
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        state = require_moments(history, request.now)
-        workspace = Workspace(request.out)
-        for i, target in enumerate(request.out):
-            hyper = state.hyper[state.groups[i]]
-            decay = hyper.beta2**state.idle
-            shift, factor = hyper.eps / decay, self.scale * horizon * hyper.beta1**state.idle / decay**0.5
-
-            def kernel(
-                result: Tensor,
-                pieces: Sequence[Tensor],
-                scratch: Workspace,
-                shift: float = shift,
-                value: float = factor,
-            ) -> None:
-                now, m, v = pieces
-                # One reciprocal root is cheaper than a root and a division.
-                inverse = torch.add(v, shift, out=scratch.like("inverse", v)).rsqrt_()
-                torch.addcmul(now, m, inverse, value=value, out=result)
-
-            apply(kernel, target, (request.now[i], state.m[i], state.v[i]), workspace)
-        return request.out

@@ -1,4 +1,4 @@
-"""What each predictor is, in the words of its own docstring: for the command line and for docs/predictors.md."""
+"""What each predictor is, in the words of its own docstring: for the command line, docs/predictors.md and README.md."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from functools import partial
 from itertools import groupby
 from typing import Any, get_type_hints
 
-from leapverify.predict.catalogue import FILES, factory_of, predictor
+from leapverify.predict.catalogue import CATALOGUE, FILES, factory_of, predictor
 from leapverify.predict.predictor import Needs
 
-_HIDDEN = re.compile(r"\n(Args|Raises|Returns):\n.*?(?=\n\S|\Z)", re.DOTALL)
+_HIDDEN = re.compile(r"\n(Args|Raises|Returns|Example):\n.*?(?=\n\S|\Z)", re.DOTALL)
 
 
 def describe(name: str) -> str:
-    """Formula, source, claim and cost of a predictor: its docstring, without arguments and errors.
+    """Formula, source, claim and cost of a predictor: its docstring, without arguments, errors and example.
 
     Raises:
         ValueError: an unknown name, or a predictor of another package that cannot be loaded.
     """
-    factory = inspect.unwrap(factory_of(name))
-    made = factory.func if isinstance(factory, partial) else factory
+    made = _function_of(name)
     texts = [inspect.getdoc(each) or "" for each in (made, _what_it_returns(made))]
     said = [each for each in texts if each]
     text = next((each for each in said if "Source:" in each), said[0] if said else "It says nothing of itself.")
     return _HIDDEN.sub("", text).strip()
+
+
+def _function_of(name: str) -> Callable[..., Any]:
+    factory = inspect.unwrap(factory_of(name))
+    return factory.func if isinstance(factory, partial) else factory
 
 
 def _what_it_returns(made: Callable[..., Any]) -> Any:
@@ -41,11 +45,7 @@ def _what_it_returns(made: Callable[..., Any]) -> Any:
 
 def needs_of(name: str) -> Needs:
     """What a predictor must be given; known without the file of those that read one."""
-    if name in FILES:
-        found = getattr(_what_it_returns(factory_of(name)), "needs", None)
-        if isinstance(found, Needs):
-            return found
-    return predictor(name).needs
+    return FILES[name] if name in FILES else predictor(name).needs
 
 
 def in_words(needs: Needs) -> str:
@@ -60,7 +60,7 @@ def in_words(needs: Needs) -> str:
         (bool(needs.milestones), "the states at " + ", ".join(f"{share:g} t" for share in needs.milestones)),
         (needs.layout, "names of tensors"),
         (needs.selection, "held-out losses of its own"),
-        (needs.gradients, "gradients on fresh batches"),
+        (needs.gradients, "gradients on sampled batches"),
         (needs.whole, "whole tensors"),
     )
     parts += [what for wanted, what in asked if wanted]
@@ -88,9 +88,36 @@ rounding of such sums. Those that need whole tensors decline there.
 
 def page(names: Iterable[str]) -> str:
     """The page on these predictors; neighbours of which the same is said share a heading."""
-    said = groupby(names, lambda name: (in_words(needs_of(name)), describe(name)))
+    said = groupby(names, lambda name: (in_words(needs_of(name)), describe(name), _file_of(name)))
     parts = [
-        f"## {', '.join(f'`{name}`' for name in alike)}\n\nNeeds {needs}.\n\n```text\n{text}\n```\n"
-        for (needs, text), alike in said
+        f"## {', '.join(f'`{name}`' for name in alike)}\n\n"
+        f"Needs {needs}. The formula stands in `{file}`.\n\n```text\n{text}\n```\n"
+        for (needs, text, file), alike in said
     ]
     return "\n".join([PAGE, *parts])
+
+
+def _file_of(name: str) -> str:
+    """The module of a predictor, as a path below src/leapverify."""
+    return f"{_function_of(name).__module__.removeprefix('leapverify.').replace('.', '/')}.py"
+
+
+def table() -> str:
+    """The catalogue as a table in Markdown, for README.md."""
+    rows = groupby(CATALOGUE, lambda name: CATALOGUE[name][1:3])
+    lines = ["| name | where the weights will be | source |", "|---|---|---|"]
+    for (where, source), alike in rows:
+        shown = dict.fromkeys(f"`{CATALOGUE[name].shown or name}`" for name in alike)
+        lines.append(f"| {', '.join(shown)} | {where} | {source} |")
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- predictors: leapverify predictors --doc README.md -->\n", "<!-- predictors: end -->\n"
+"""Comments around the table in a file."""
+
+
+def documented(text: str) -> str:
+    """The text of a file of documentation: with the two comments the table between them is made anew, else the page."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}{table()}{end}{after}" if end else page(CATALOGUE)

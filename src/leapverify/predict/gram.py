@@ -18,8 +18,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from leapverify.core.weights import Tensors, block_size, blocks
+from leapverify.errors import Declined
 from leapverify.predict.blockwise import Kernel, Workspace, apply
-from leapverify.predict.predictor import Declined, Request
+from leapverify.predict.predictor import Request
 
 WINDOW = 16
 """Snapshots that are read at most: m = 15 differences, Scieur's window."""

@@ -13,15 +13,8 @@ from torch import Tensor
 
 from leapverify.core.shards import Shards
 from leapverify.core.weights import Tensors, require_same_shapes
+from leapverify.errors import Declined
 from leapverify.trajectory.history import History, OptimizerState, Snapshot
-
-
-class Declined(Exception):
-    """A predictor has less than it needs; no verdict on the weights."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def gauss(
     position = (nodes - centre) / spread  # scaled, so that close nodes are told apart
     basis: list[Array] = [np.sqrt(weights / total)]
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     for _ in range(count):
         image = position * basis[-1]
         diagonal.append(float(basis[-1] @ image))
@@ -75,10 +75,10 @@ def gauss(
         length = float(np.linalg.norm(image))
         if length < 1e-14:
             break
-        beside.append(length)
+        off_diagonal.append(length)
         basis.append(image / length)
-    beside = beside[: len(diagonal) - 1]
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    off_diagonal = off_diagonal[: len(diagonal) - 1]
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
     return centre + spread * values, total * vectors[0] ** 2
 
 

@@ -1,10 +1,9 @@
-"""`subspace`: learns on fresh batches how far to go along the last displacements."""
+"""`subspace`: learns on sampled batches how far to go along the last displacements."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,28 +11,23 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.blockwise import Workspace, reduce
 from leapverify.predict.combination import of_displacements
+from leapverify.predict.formula import Formula
 from leapverify.predict.gram import combine_each, eigen, grams
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.trajectory.history import History
+from leapverify.predict.predictor import Needs, Request
 
 DISPLACEMENTS = 4
 """m."""
-
 Array = npt.NDArray[np.float64]
 
 
-NEEDS = Needs(3, upto=DISPLACEMENTS + 1, gradients=True, horizon=False)
-
-
-@dataclass(frozen=True)
-class Subspace:
+def subspace(per_layer: bool = False) -> Formula:
     """`subspace`: theta_t + sum_i c_i d_i over the last m displacements, c by Newton's method; the same for every K.
 
-    1. The gradient with respect to c at 0, g_i = <grad L, d_i>, and at theta_t - d_i for each i, all on one fresh
-       batch: their differences are the columns of the Hessian H, secants over steps as long as the run's own.
+    1. The gradient with respect to c at 0, g_i = <grad L, d_i>, and at theta_t - d_i for each i, all on one
+       sampled batch: their differences are the columns of the Hessian H, secants over steps as long as the run's own.
     2. c minimises g'c + c'Hc / 2 with |sum_i c_i d_i| at most the length of the window's path, sum_i |d_i|. Where H is
        not positive definite it goes to that border.
     3. The gradient at this c on a second batch, taken back to 0 by H, halves the noise of g; then 2 again.
@@ -48,68 +42,56 @@ class Subspace:
     Cost: m + 2 gradients (6; 4 from three snapshots), each 3 forward-token equivalents per token of its batch; each
     snapshot is read twice per gradient, once for G and once for the result. Losses of the batches do not decide between
     c and 0: that is left to the verifier.
+
+    Args:
+        per_layer: whether every tensor has its own coefficients and border.
+
+    Example:
+        >>> trust_region(np.array([-6.0, 0.0]), np.diag([2.0, 1.0]), radius=5.0)  # the minimum lies inside
+        array([3., 0.])
     """
 
-    per_layer: bool = False
-    """Whether every tensor has its own coefficients."""
-    name: str = "subspace"
-    needs: Needs = NEEDS
+    def write(request: Request) -> None:
+        _write(request, coefficients(request, per_layer))
 
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        _write(request, self._coefficients(request))
-        return request.out
+    needs = Needs(3, upto=DISPLACEMENTS + 1, gradients=True, horizon=False)
+    name = "subspace-layers" if per_layer else "subspace"
+    return Formula(name, needs, write, lambda request: coefficients(request, per_layer))
 
-    def prepare(self, history: History, out: Tensors) -> None:
-        """See `Prepares.prepare`; candidates are written into `out`."""
-        self.coefficients(history, out)
 
-    @torch.no_grad()
-    def coefficients(self, history: History, out: Tensors | None = None) -> Float64[np.ndarray, "P m"]:
-        """c of each tensor, oldest displacement first; learnt once per push.
+def coefficients(request: Request, per_layer: bool = False) -> Float64[np.ndarray, "P m"]:
+    """c of each tensor, oldest displacement first; learnt once per push. Candidates are written into `request.out`.
 
-        Raises:
-            Declined: too little history, or a gradient that is not finite.
-        """
-        return self._coefficients(require_request(self.needs, history, 1, out))
+    Raises:
+        Declined: a gradient is not finite.
+    """
+    key = ("subspace", per_layer, request.device)
+    found: Array | None = request.history.derived(key, lambda: _learn(request, per_layer))
+    if found is None:
+        raise Declined("a gradient along the last displacements is not finite")
+    return found
 
-    def _coefficients(self, request: Request) -> Array:
-        found = request.history.derived((self, request.device), lambda: self._learn(request))
-        if found is None:
-            raise Declined("a gradient along the last displacements is not finite")
-        return found
 
-    def _learn(self, request: Request) -> Array | None:
-        gram = self._grouped(grams(request))
-        zero = np.zeros((len(request.out), gram.shape[-1]))
-        if not gram.any():
-            return zero
-        slopes = self._grouped(_slopes(request, zero, draw=0))
-        probes = [self._grouped(_slopes(request, zero - unit, draw=0)) for unit in np.eye(gram.shape[-1])]
-        hessian = np.stack([slopes - probe for probe in probes], axis=-1)
-        if not np.isfinite(hessian).all():
-            return None
-        first = _minimisers(gram, slopes, hessian)
-        again = self._grouped(_slopes(request, self._spread(first, zero), draw=1))
-        if not np.isfinite(again).all():
-            return None
-        at_zero = again - np.einsum("gij,gj->gi", _symmetric(hessian), first)
-        return self._spread(_minimisers(gram, (slopes + at_zero) / 2, hessian), zero)
-
-    def _grouped(self, values: Array) -> Array:
+def _learn(request: Request, per_layer: bool) -> Array | None:
+    def grouped(values: Array) -> Array:
         """Sums over the tensors that share coefficients."""
-        return values if self.per_layer else values.sum(0, keepdims=True)
+        return values if per_layer else values.sum(0, keepdims=True)
 
-    def _spread(self, coefficients: Array, like: Array) -> Array:
-        """Coefficients of groups as those of tensors."""
-        return np.broadcast_to(coefficients, like.shape)
-
-
-def subspace(per_layer: bool = False) -> Subspace:
-    """`subspace`, or `subspace-layers`, in which every tensor has its own coefficients."""
-    return Subspace(per_layer, "subspace-layers" if per_layer else "subspace")
+    gram = grouped(grams(request))
+    zero = np.zeros((len(request.out), gram.shape[-1]))
+    if not gram.any():
+        return zero
+    slopes = grouped(_slopes(request, zero, draw=0))
+    probes = [grouped(_slopes(request, zero - unit, draw=0)) for unit in np.eye(gram.shape[-1])]
+    hessian = np.stack([slopes - probe for probe in probes], axis=-1)
+    if not np.isfinite(hessian).all():
+        return None
+    first = _minimisers(gram, slopes, hessian)
+    again = grouped(_slopes(request, np.broadcast_to(first, zero.shape), draw=1))
+    if not np.isfinite(again).all():
+        return None
+    at_zero = again - np.einsum("gij,gj->gi", _symmetric(hessian), first)
+    return np.broadcast_to(_minimisers(gram, (slopes + at_zero) / 2, hessian), zero.shape)
 
 
 def trust_region(

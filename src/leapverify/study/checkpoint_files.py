@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leapverify.core.collective import on_rank0
-from leapverify.core.partition import empty_part, spread_like
+from leapverify.core.partition import empty_part, partitioned_like
 from leapverify.core.shards import local
 from leapverify.io.storage import save_tensors
 from leapverify.study.apparatus import Apparatus
@@ -124,7 +124,7 @@ class SharedFiles:
     def remembered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `CheckpointFiles`; each tensor is spread as the parameter at whose place it stands."""
         return {
-            name: spread_like(each, self._like(name)) if _POSITION.search(name) else each
+            name: partitioned_like(each, self._like(name)) if _POSITION.search(name) else each
             for name, each in tensors.items()
         }
 

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from leapverify.core.partition import spread_like
+from leapverify.core.partition import partitioned_like
 from leapverify.core.shards import local
 from leapverify.core.weights import copy_
 from leapverify.io.storage import Damaged, save_tensors
@@ -130,7 +130,7 @@ class Saver:
             path = snapshot_path(self._folder.snapshots, snapshot.step)
             if not self._files.on_rank0("kept snapshot", partial(holds, path)):
                 pairs = zip(a.moved.items(), snapshot.tensors, strict=True)
-                tensors = {name: spread_like(each, parameter) for (name, parameter), each in pairs}
+                tensors = {name: partitioned_like(each, parameter) for (name, parameter), each in pairs}
                 self._files.write(path, tensors, step=snapshot.step)
 
     def commit(self, rows: Rows, fingerprints: dict[int, Tensor]) -> None:

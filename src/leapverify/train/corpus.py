@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leapverify.io.storage import Damaged, read_json, replace_file, sha256_of, write_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json, replace_file, sha256_of, write_json
 from leapverify.io.yaml_file import as_written
-from leapverify.train.batches import Batch, Windows, batch_indices, make_batch
+from leapverify.train.batches import Windows
 from leapverify.train.documents import Document, load_documents
-from leapverify.train.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
+from leapverify.train.tokenizers import Tokenizer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "heldout", "val")
 FORMAT = 1
 """Part of the cache key: raised when the bins change their layout."""
@@ -137,7 +138,7 @@ def prepare(
         return _open(folder, source, identity, tokenizer)
     except Damaged as error:
         if folder.exists():
-            log.warning("%s: tokenising %s again", error, source)
+            logger.warning("%s: tokenising %s again", error, source)
     splits = split_documents(documents, fractions, source)
     _write(folder, splits, tokenizer)
     return _open(folder, source, identity, tokenizer)
@@ -256,22 +257,3 @@ def _open(folder: Path, source: str, identity: str, tokenizer: Tokenizer) -> Cor
             passages = np.fromfile(folder / f"{split}.passages", dtype="<i8").reshape(-1, 2)
             sets[split] = TokenSet(source, split, tokens, documents, passages, tokenizer.pad_id)
     return Corpus(sets["train"], sets["heldout"], sets["val"], identity)
-
-
-__all__ = [
-    "Batch",
-    "ByteTokenizer",
-    "Corpus",
-    "Document",
-    "TokenSet",
-    "Tokenizer",
-    "Windows",
-    "batch_indices",
-    "cut_passages",
-    "default_cache",
-    "load_documents",
-    "load_tokenizer",
-    "make_batch",
-    "prepare",
-    "split_documents",
-]

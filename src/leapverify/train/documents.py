@@ -1,4 +1,8 @@
-"""Where training text comes from: the standard library's sources, local files and folders, WikiText-103."""
+"""Where training text comes from: the standard library's sources, local files and folders, WikiText-103.
+
+Below the readers stand the parts of a source, SOURCE#i/n, which share no text, and `share_text`, which tells whether
+two sources may.
+"""
 
 from __future__ import annotations
 
@@ -18,76 +22,7 @@ from leapverify.io.untrusted.paths import named
 from leapverify.io.untrusted.text import parse_json
 from leapverify.train.hub import first_line, hub
 
-_PART = re.compile(r"(.+)#(\d{1,4})/(\d{1,4})")
-_OVERLAPS = frozenset({frozenset({"stdlib", "stdlib-code"}), frozenset({"stdlib", "stdlib-prose"})})
-"""Different sources with text in common: the library's files include those of its help()."""
-
-
-@dataclass(frozen=True)
-class SourcePart:
-    """The i-th of n parts, i from 1 on."""
-
-    i: int
-    n: int
-
-    def meets(self, other: SourcePart) -> bool:
-        """Whether any number belongs to both parts.
-
-        k = i - 1 mod n and k = j - 1 mod m have a common solution exactly if i = j mod gcd(n, m).
-        """
-        return (self.i - other.i) % math.gcd(self.n, other.n) == 0
-
-
-def split_part(spec: str) -> tuple[str, SourcePart]:
-    """A source and which part of it is meant; the whole is part 1 of 1.
-
-    Raises:
-        ValueError: there is no such part.
-    """
-    found = _PART.fullmatch(spec)
-    if found is None:
-        return spec, SourcePart(1, 1)
-    i, n = int(found[2]), int(found[3])
-    if not 1 <= i <= n:
-        raise ValueError(f"data source {spec!r} has no part {i} of {n}: count the parts from 1 to their number")
-    return found[1], SourcePart(i, n)
-
-
-def take(part: SourcePart, documents: Iterable[Document]) -> Iterator[Document]:
-    """Every n-th of the different documents; a text that occurs twice is dealt out once, so that no two parts share it.
-
-    Args:
-        part: which; the whole is passed on as it is.
-        documents: in the order of their source.
-    """
-    if part.n == 1:
-        yield from documents
-        return
-    seen: set[bytes] = set()
-    for document in documents:
-        digest = hashlib.sha256(document.text.encode()).digest()
-        if digest not in seen and len(seen) % part.n == part.i - 1:
-            yield document
-        seen.add(digest)
-
-
-def share_text(one: str, other: str) -> bool:
-    """Whether two sources may hold the same text, as far as their names tell.
-
-    Raises:
-        ValueError: a part that does not exist.
-    """
-    (a, part), (b, another) = split_part(one), split_part(other)
-    if a == b:
-        return part.meets(another)
-    if a.startswith("text:") and b.startswith("text:"):
-        x, y = (Path(each.removeprefix("text:")).expanduser().resolve() for each in (a, b))
-        # The same files, but numbered differently where one folder lies in the other.
-        return part.meets(another) if x == y else x in y.parents or y in x.parents
-    return frozenset({a, b}) in _OVERLAPS
-
-
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 FORMS = "stdlib, stdlib-code, stdlib-prose, stdlib-tests, text:PATH or wikitext-103"
 BLOCKS_PER_SOURCE = 200
 """Few plain files are cut at line ends into about this many blocks together, which then serve as documents."""
@@ -100,6 +35,9 @@ _PROSE = "pydoc_data"
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
 _ARTICLE = re.compile(r"^ = [^=](?:.*[^=])? = $")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_PART = re.compile(r"(.+)#(\d{1,4})/(\d{1,4})")
+_OVERLAPS = frozenset({frozenset({"stdlib", "stdlib-code"}), frozenset({"stdlib", "stdlib-prose"})})
+"""Different sources with text in common: the library's files include those of its help()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +93,7 @@ def _stdlib(left_out: set[str], tests: bool = False) -> Iterator[Document]:
         try:
             text = read_text(path)
         except ValueError as error:
-            log.warning("left out: %s", error)
+            logger.warning("left out: %s", error)
             continue
         if text.strip():
             yield Document(path.relative_to(root).as_posix(), text)
@@ -200,7 +138,7 @@ def _folder(root: Path) -> Iterator[Document]:
         try:
             documents = list(_file(root / name, name.as_posix(), blocks))
         except ValueError as error:
-            log.warning("left out: %s", error)
+            logger.warning("left out: %s", error)
             continue
         found = found or bool(documents)
         yield from documents
@@ -299,3 +237,67 @@ def _articles(lines: Iterator[str]) -> Iterator[Document]:
         articles[-1].append(line if line.endswith("\n") else line + "\n")
     texts = ("".join(article) for article in articles)
     return (Document(f"article-{number:06d}", text) for number, text in enumerate(texts) if text.strip())
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """The i-th of n parts, i from 1 on."""
+
+    i: int
+    n: int
+
+    def meets(self, other: SourcePart) -> bool:
+        """Whether any number belongs to both parts.
+
+        k = i - 1 mod n and k = j - 1 mod m have a common solution exactly if i = j mod gcd(n, m).
+        """
+        return (self.i - other.i) % math.gcd(self.n, other.n) == 0
+
+
+def split_part(spec: str) -> tuple[str, SourcePart]:
+    """A source and which part of it is meant; the whole is part 1 of 1.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    found = _PART.fullmatch(spec)
+    if found is None:
+        return spec, SourcePart(1, 1)
+    i, n = int(found[2]), int(found[3])
+    if not 1 <= i <= n:
+        raise ValueError(f"data source {spec!r} has no part {i} of {n}: count the parts from 1 to their number")
+    return found[1], SourcePart(i, n)
+
+
+def take(part: SourcePart, documents: Iterable[Document]) -> Iterator[Document]:
+    """Every n-th of the different documents; a text that occurs twice counts once, so that no two parts share it.
+
+    Args:
+        part: which; the whole is passed on as it is.
+        documents: in the order of their source.
+    """
+    if part.n == 1:
+        yield from documents
+        return
+    seen: set[bytes] = set()
+    for document in documents:
+        digest = hashlib.sha256(document.text.encode()).digest()
+        if digest not in seen and len(seen) % part.n == part.i - 1:
+            yield document
+        seen.add(digest)
+
+
+def share_text(one: str, other: str) -> bool:
+    """Whether two sources may hold the same text, as far as their names tell.
+
+    Raises:
+        ValueError: a part that does not exist.
+    """
+    (a, part), (b, another) = split_part(one), split_part(other)
+    if a == b:
+        return part.meets(another)
+    if a.startswith("text:") and b.startswith("text:"):
+        x, y = (Path(each.removeprefix("text:")).expanduser().resolve() for each in (a, b))
+        # The same files, but numbered differently where one folder lies in the other.
+        return part.meets(another) if x == y else x in y.parents or y in x.parents
+    return frozenset({a, b}) in _OVERLAPS

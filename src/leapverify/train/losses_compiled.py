@@ -1,7 +1,7 @@
 """The losses of a run as two functions, as they are written or compiled whole: body, head and cross-entropy together.
 
 The head belongs inside: the float32 logits of a batch are its largest tensor by far, and a compiler need not write
-them out.
+them out. `causal_attention`, at the end, makes a model of transformers run on its causal attention without a mask.
 """
 
 from __future__ import annotations

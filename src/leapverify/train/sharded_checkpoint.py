@@ -20,7 +20,8 @@ from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.core.partition import held_rows
 from leapverify.core.ranks import PATIENCE_S, Ranks
 from leapverify.core.shards import local
-from leapverify.io.storage import PLACE, Damaged, NotWritten, check_tensors, place_of, remove, sha256_of, write_json
+from leapverify.errors import Damaged, NotWritten
+from leapverify.io.storage import PLACE, check_tensors, place_of, remove, sha256_of, write_json
 from leapverify.io.untrusted.text import first_line
 from leapverify.train.sharded_folder import MARK, check_part, drop_parts, folder_of, part_sizes, read_parts_mark
 

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapverify.io.storage import Damaged, load_tensors, read_json, remove, require_place, sha256_of
+from leapverify.errors import Damaged
+from leapverify.io.storage import load_tensors, read_json, remove, require_place, sha256_of
 from leapverify.io.untrusted.tensors import check_safetensors
 from leapverify.io.untrusted.text import first_line
 

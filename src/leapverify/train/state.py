@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import re
 from collections.abc import Mapping
@@ -13,11 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leapverify.io.storage import Damaged, save_tensors
+from leapverify.errors import Damaged
 from leapverify.io.yaml_file import as_written
 from leapverify.train.sharded_folder import MARK, read_tensors
-
-log = logging.getLogger(__name__)
 
 _WORDS = 624
 """Of the Mersenne Twister."""
@@ -59,38 +56,17 @@ def restore_rng(streams: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(streams[f"rng.cuda.{number}"], number)
 
 
-def save_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    step: int,
-    weights: bool = True,
-    **about: Any,
-) -> None:
-    """Write weights, buffers, Adam's moments and step counts, and the RNG streams: all that the next step depends on.
-
-    Keys: `weight.NAME`, `buffer.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`, `rng.STREAM`.
-
-    Args:
-        path: ends in .safetensors; its mark, with the sha256, the step and `about`, goes beside it as .json.
-        model: whose parameters and buffers are saved, under the names of `named_parameters()`.
-        optimizer: AdamW or Adam over the model's parameters.
-        step: the optimizer steps done.
-        weights: False where a snapshot beside it holds them already.
-        about: further JSON values of the caller's.
-
-    Raises:
-        NotWritten: the disk is full, or the folder cannot be written.
-    """
-    save_tensors(path, state_tensors(model, optimizer, weights=weights), step=step, **about)
-
-
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, *, weights: bool = True) -> dict[str, Tensor]:
-    """What `save_state` writes, by its keys; the tensors of model and optimizer themselves, not copies.
+    """Weights, buffers, Adam's moments and step counts, and the RNG streams: all that the next step depends on.
 
     Args:
-        model, optimizer, weights: as for `save_state`.
+        model: whose parameters and buffers are meant, under the names of `named_parameters()`.
+        optimizer: AdamW or Adam over the model's parameters.
+        weights: False where a snapshot holds them already.
+
+    Returns:
+        `weight.NAME`, `buffer.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, `step.NAME`, `rng.STREAM`; the tensors of model
+        and optimizer themselves, not copies.
     """
     tensors = capture_rng()
     for name, parameter in model.named_parameters():
@@ -109,10 +85,10 @@ def load_state(
     *,
     weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Put back what `save_state` wrote; the next steps are then bit-identical to those of the run that wrote it.
+    """Put back a saved state; the next steps are then bit-identical to those of the run that wrote it.
 
     Args:
-        path: the state.
+        path: what `save_tensors` wrote of `state_tensors`.
         model: takes weights and buffers.
         optimizer: takes moments and step counts.
         weights: the snapshot's, where the state was saved without them; frozen ones that it lacks stay as they are.
@@ -186,17 +162,6 @@ def _kind(tensor: Tensor | None) -> str:
 def snapshot_path(folder: Path, step: int) -> Path:
     """Where the snapshot of a step lies: FOLDER/step-000050.safetensors."""
     return folder / f"step-{step:06d}.safetensors"
-
-
-def save_snapshot(folder: Path, step: int, tensors: Mapping[str, Tensor], **about: Any) -> Path:
-    """Write the weights of a step, by the names of `named_parameters()`, with a mark that holds step and sha256.
-
-    Raises:
-        NotWritten: the disk is full, or the folder cannot be written.
-    """
-    path = snapshot_path(folder, step)
-    save_tensors(path, tensors, step=step, **about)
-    return path
 
 
 def load_snapshot(folder: Path, step: int, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class Survival:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _DeviceSample:
     """The sampled elements on one device, all parameters' behind one another."""
 
     device: torch.device
@@ -126,7 +126,7 @@ class UpdateSample:
             pairs = zip(self._parts, before, strict=True)
             self._sums = [_sums(part, each, self._states(part), groups) for part, each in pairs]
 
-    def _states(self, part: _Part) -> list[dict[str, Any]]:
+    def _states(self, part: _DeviceSample) -> list[dict[str, Any]]:
         return [self._optimizer.state.get(parameter, {}) for parameter in part.parameters]
 
     def read(self) -> Survival:
@@ -182,26 +182,26 @@ def _held(drawn: Int64[Tensor, " n"], parameter: Parameter, counted: bool) -> In
     return here[(here >= 0) & (here < (local(parameter).numel() if counted else 0))]
 
 
-def _parts(parameters: list[Parameter], groups: list[int], indices: list[Int64[Tensor, " k"]]) -> list[_Part]:
+def _parts(parameters: list[Parameter], groups: list[int], indices: list[Int64[Tensor, " k"]]) -> list[_DeviceSample]:
     """The drawn elements by device; parameters of which none was drawn are left out."""
-    parts: dict[torch.device, _Part] = {}
+    parts: dict[torch.device, _DeviceSample] = {}
     for parameter, group, index in zip(parameters, groups, indices, strict=True):
         if len(index):
             nothing = torch.empty(0, dtype=torch.int64)
-            part = parts.setdefault(parameter.device, _Part(parameter.device, [], [], [], nothing))
+            part = parts.setdefault(parameter.device, _DeviceSample(parameter.device, [], [], [], nothing))
             part.parameters.append(parameter)
             part.groups.append(group)
             part.indices.append(index)
     return [replace(part, owner=_owner(part)) for part in parts.values()]
 
 
-def _owner(part: _Part) -> Int64[Tensor, " n"]:
+def _owner(part: _DeviceSample) -> Int64[Tensor, " n"]:
     counts = torch.tensor([len(index) for index in part.indices])
     return torch.repeat_interleave(torch.arange(len(counts)), counts).to(part.device)
 
 
 def _sums(
-    part: _Part, before: _Before, states: list[dict[str, Any]], groups: list[dict[str, Any]]
+    part: _DeviceSample, before: _Before, states: list[dict[str, Any]], groups: list[dict[str, Any]]
 ) -> Float64[Tensor, " 4"]:
     """Elements that were to move, those of them that did, <change, u> and <u, u>."""
     own = [groups[number] for number in part.groups]

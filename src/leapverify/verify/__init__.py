@@ -2,17 +2,16 @@
 
 from leapverify.verify.comparison import Comparison, compare, losses_of, mean_loss_of, positions_of, require_criterion
 from leapverify.verify.criteria import adaptive, gain_fraction, proximity, recent_sigma, steps_gained, strict
-from leapverify.verify.distributed import DealtBatches, DealtRows, SharedLoss
+from leapverify.verify.distributed import DealtBatches, SharedLoss
 from leapverify.verify.heldout import LossFunction, LossOutput
 from leapverify.verify.passes import Passes, Ran, fetch
 from leapverify.verify.sampling import Exhausted, FreshBatches
-from leapverify.verify.sequential import Decision, PairedTest, paired_test
+from leapverify.verify.sequential import Decision, PairedTest
 from leapverify.verify.verifier import Measured, Trial, Verdict, Verifier
 
 __all__ = [
     "Comparison",
     "DealtBatches",
-    "DealtRows",
     "Decision",
     "Exhausted",
     "FreshBatches",
@@ -32,7 +31,6 @@ __all__ = [
     "gain_fraction",
     "losses_of",
     "mean_loss_of",
-    "paired_test",
     "positions_of",
     "proximity",
     "recent_sigma",

@@ -157,7 +157,7 @@ def mean_loss_of(model: nn.Module, loss: LossFunction, batches: Iterable[Any]) -
     return rows.mean
 
 
-class Rows(NamedTuple):
+class SequenceLosses(NamedTuple):
     """Losses of some batches, in order, on the host, and how many each batch gave."""
 
     losses: Float64[Tensor, " n"]
@@ -170,7 +170,7 @@ class Rows(NamedTuple):
         return _mean(self.losses, self.tokens)
 
 
-NOTHING = Rows(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), ())
+NOTHING = SequenceLosses(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), ())
 
 
 class _Pairs:
@@ -255,14 +255,14 @@ class _Pairs:
             tokens=tokens,
         )
 
-    def _run(self, before: Rows, batches: list[Any]) -> Rows:
+    def _run(self, before: SequenceLosses, batches: list[Any]) -> SequenceLosses:
         rows = losses_of(self.model, self.loss, batches)
         self.positions += sum(positions_of(batch) for batch in batches)
         losses, tokens = torch.cat([before.losses, rows.losses]), torch.cat([before.tokens, rows.tokens])
-        return Rows(losses, tokens, (*before.counts, *rows.counts))
+        return SequenceLosses(losses, tokens, (*before.counts, *rows.counts))
 
 
-def losses_of(model: nn.Module, loss: LossFunction, batches: Sequence[Any]) -> Rows:
+def losses_of(model: nn.Module, loss: LossFunction, batches: Sequence[Any]) -> SequenceLosses:
     """Losses of some batches, at least one, with one transfer to the host; the model is left undisturbed.
 
     Raises:
@@ -273,10 +273,10 @@ def losses_of(model: nn.Module, loss: LossFunction, batches: Sequence[Any]) -> R
     with undisturbed(model):
         rows = [loss_rows(loss(model, batch)) for batch in batches]
         losses, tokens = (torch.cat(parts).cpu().double() for parts in zip(*rows, strict=True))
-    return Rows(losses, tokens, tuple(each.numel() for each, _ in rows))
+    return SequenceLosses(losses, tokens, tuple(each.numel() for each, _ in rows))
 
 
-def _require_tokens(rows: Rows) -> None:
+def _require_tokens(rows: SequenceLosses) -> None:
     if not float(rows.tokens.sum()) > 0.0:
         raise ValueError(f"the first {len(rows.tokens)} held-out sequences count 0 tokens: give text, not padding")
 

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from leapverify.core.batch_tree import rows_of, taken, tensors_in
+from leapverify.core.batch_tree import tensors_in
 from leapverify.core.ranks import Ranks
 from leapverify.verify.heldout import LossFunction, LossOutput, loss_rows
 from leapverify.verify.sampling import Exhausted, FreshBatches
@@ -46,7 +46,7 @@ class SharedLoss:
 
         Raises:
             ValueError: the loss function returned nothing, or a wrong shape.
-            Apart: another rank could not go on.
+            RanksDivergedError: another rank could not go on.
         """
         if self.ranks.alone:
             return self.own(model, batch)
@@ -54,49 +54,8 @@ class SharedLoss:
         return _joined(self.ranks.gather_shares("held-out losses", _sent(rows)))
 
 
-class DealtRows:
-    """A loss function of one batch that is the same on all ranks: each runs some of its rows, all get all losses.
-
-    Share s of n runs rows s, s + n, s + 2n, ...; one without rows runs row 0 along and leaves its loss out, because a
-    model that is held in parts needs every rank in a forward pass.
-
-    Args:
-        loss: (model, batch) -> (B,) or (losses, tokens), nats per token, one loss for each row of the batch.
-        ranks: as for `SharedLoss`.
-    """
-
-    def __init__(self, loss: LossFunction, ranks: Ranks) -> None:
-        self.own, self.ranks = loss, ranks
-
-    def __call__(self, model: nn.Module, batch: Any) -> LossOutput:
-        """Losses and tokens of all rows in their order, float64 on the CPU; NaN stays NaN.
-
-        Raises:
-            ValueError: the batch cannot be dealt by rows, or the loss function gives no loss for each of them.
-            Apart: another rank could not go on.
-        """
-        if self.ranks.shares == 1:
-            return SharedLoss(self.own, self.ranks)(model, batch)
-        count, shares = rows_of(batch), self.ranks.shares
-        own = range(self.ranks.share, count, shares)
-        part = taken(batch, slice(self.ranks.share, None, shares) if own else slice(1))
-        found = _sent(loss_rows(self.own(model, part)))
-        # The other ranks' numbers are looked at too, so that all of them refuse, or none.
-        every = self.ranks.gather_shares("dealt held-out losses", found)
-        wanted = [max(1, len(range(share, count, shares))) for share in range(shares)]
-        if (given := [each.shape[1] for each in every]) != wanted:
-            raise ValueError(
-                f"the loss function gave {given} losses for {wanted} rows of a batch of {count} that was dealt to "
-                f"{shares} ranks: give batches whose tensors have one row for each sequence, and return one loss a row"
-            )
-        rows = torch.empty(2, count, dtype=torch.float64)
-        for share, each in enumerate(every):
-            rows[:, share::shares] = each[:, : len(range(share, count, shares))]
-        return rows[0], rows[1]
-
-
 class DealtBatches:
-    """Fresh held-out batches dealt to the ranks: of each round of draws, one a share, a rank keeps its own.
+    """Held-out batches partitioned over the ranks: each round draws one batch per share, and a rank keeps its own.
 
     Every rank is given the same held-out data and goes through all of them, so that what one process would have drawn
     in a window is what the ranks draw together, and a run may go on with another number of ranks. A round that is not
@@ -136,15 +95,7 @@ class DealtBatches:
         return None if self.fresh.left is None else self.fresh.left // self.ranks.shares
 
     def require(self, sequences_per_batch: int, sequences: int) -> None:
-        """See `FreshBatches.require`.
-
-        Args:
-            sequences_per_batch: of one round, all shares together.
-            sequences: that one decision needs.
-
-        Raises:
-            ValueError: the set holds fewer sequences than so many whole rounds.
-        """
+        """See `FreshBatches.require`; `sequences_per_batch` are those of one round, all shares together."""
         rounds = math.ceil(max(sequences, 2 * sequences_per_batch) / sequences_per_batch)
         each = max(1, sequences_per_batch // self.ranks.shares)
         self.fresh.require(each, each * rounds * self.ranks.shares)

@@ -32,7 +32,10 @@ def open_heldout(heldout: Heldout) -> Callable[[], Iterator[Any]]:
     return lambda: iter(heldout)
 
 
-def sequence_rows(output: LossOutput) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+_FORMS = "return a scalar, one loss a sequence (B,), or (losses, tokens)"
+
+
+def loss_rows(output: Any) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Losses and their weights as two vectors, from any form that a loss function may return.
 
     Args:
@@ -40,38 +43,29 @@ def sequence_rows(output: LossOutput) -> tuple[Float[Tensor, " b"], Float[Tensor
             numbers of tokens that each stands for; nats per token.
 
     Returns:
-        Losses (b,) and tokens (b,), on the device they came from; tokens are 1 where none were given. A sequence
-        of no tokens has loss 0.
+        Losses (b,) and tokens (b,), on the device they came from. Tokens are 1 where none were given. A sequence of no
+        tokens has loss 0.
 
     Raises:
         ValueError: any other form.
     """
+    if output is None:
+        raise ValueError(f"the loss function returned nothing: {_FORMS}")
+    if isinstance(output, tuple) and len(output) != 2:
+        raise ValueError(f"the loss function returned a tuple of {len(output)}: {_FORMS}")
     losses, tokens = output if isinstance(output, tuple) else (output, None)
-    rows = torch.as_tensor(losses).detach()
+    try:
+        rows = torch.as_tensor(losses).detach()
+        weights = None if tokens is None else torch.as_tensor(tokens, device=rows.device).detach().reshape(-1).float()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the loss function returned a {type(output).__name__}, which is no loss: {_FORMS}") from error
     if rows.ndim > 1 or rows.numel() == 0:
-        raise ValueError(
-            f"the loss function returned a tensor of shape {tuple(rows.shape)}: "
-            "return a scalar, one loss a sequence (B,), or (losses, tokens)"
-        )
+        raise ValueError(f"the loss function returned a tensor of shape {tuple(rows.shape)}: {_FORMS}")
     rows = rows.reshape(-1)
-    if tokens is None:
+    if weights is None:
         return rows, torch.ones_like(rows, dtype=torch.float32)
-    weights = torch.as_tensor(tokens, device=rows.device).detach().reshape(-1).float()
     if weights.shape != rows.shape:
         raise ValueError(
             f"the loss function returned {rows.numel()} losses and {weights.numel()} token counts: return as many"
         )
     return torch.where(weights > 0, rows, torch.zeros_like(rows)), weights
-
-
-def loss_rows(output: Any) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """What `sequence_rows` gives, with its errors also where a loss function returned something that is no loss."""
-    form = "return a scalar, one loss a sequence (B,), or (losses, tokens)"
-    if output is None:
-        raise ValueError(f"the loss function returned nothing: {form}")
-    if isinstance(output, tuple) and len(output) != 2:
-        raise ValueError(f"the loss function returned a tuple of {len(output)}: {form}")
-    try:
-        return sequence_rows(output)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"the loss function returned a {type(output).__name__}, which is no loss: {form}") from error

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from leapverify.core.undisturbed import random_streams, undisturbed
-from leapverify.verify.heldout import LossFunction, sequence_rows
+from leapverify.verify.heldout import LossFunction, loss_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ def forward(
         for resume in streams:
             resume()
         for batch in batches:
-            rows.append(sequence_rows(loss(model, batch)))
+            rows.append(loss_rows(loss(model, batch)))
             used.append(batch)
             count += rows[-1][0].numel()
             if count >= wanted:

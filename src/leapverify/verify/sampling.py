@@ -1,4 +1,4 @@
-"""Held-out batches, the next one each time, so that no fixed batch is over-used, and how often they were used.
+"""Sampling of held-out batches: the next one each time, so that no fixed batch is over-used.
 
 A test counts its sequences as independent, and what was picked on some of them is to be verified on others. Between
 two calls of `open_window` no batch is therefore given twice: copies of one sequence are no further evidence.

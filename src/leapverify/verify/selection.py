@@ -28,8 +28,8 @@ class HeldoutSelection:
         model: holds the parameters; it is left undisturbed.
         parameters: in the order of the history's tensors; of DTensors, as the model holds them at this time, the local
             parts are meant.
-        loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token; over several ranks a `SharedLoss` or
-            `DealtRows`, so that all of them choose alike.
+        loss: (model, batch) -> scalar, (B,) or (losses, tokens), nats per token; over several ranks one that gives all
+            of them the same numbers (`SharedLoss`), so that they choose alike.
         batches: on the model's device.
 
     Raises:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,7 +51,7 @@ class Decision(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class GainMoments:
     """What the test needs to know of the gains."""
 
     count: int
@@ -70,7 +69,7 @@ class Bounds(NamedTuple):
     upper: float
 
 
-def moments(gains: ArrayLike) -> Moments:
+def moments(gains: ArrayLike) -> GainMoments:
     """Count, mean, standard deviation and skewness of at least two gains, whatever their order and scale."""
     ordered = np.sort(np.asarray(gains, dtype=np.float64))  # sums depend on the order by rounding, sorted sums do not
     count = ordered.size
@@ -84,20 +83,7 @@ def moments(gains: ArrayLike) -> Moments:
         cube = float((deviations * deviations) @ deviations)
         skewness = cube * count * math.sqrt((count - 1.0) / square) / (count - 2.0) / square
     std = math.sqrt(square / (count - 1))
-    return Moments(count, float(np.ldexp(mean, exponent)), float(np.ldexp(std, exponent)), skewness)
-
-
-def log_bayes_factor(count: int, t: float, prior: float = PRIOR) -> float:
-    """Logarithm of BF_n for some effect against none (the formula at the head of this file).
-
-    Args:
-        count: n, gains.
-        t: mean over std/sqrt(n); may be infinite.
-        prior: g.
-    """
-    c = 1.0 + count * prior
-    share = 1.0 if math.isinf(t) else t * t / (t * t + count - 1.0)
-    return -0.5 * math.log(c) - 0.5 * count * math.log1p(-share * (c - 1.0) / c)
+    return GainMoments(count, float(np.ldexp(mean, exponent)), float(np.ldexp(std, exponent)), skewness)
 
 
 def critical_t(count: int, alpha: float = 0.05, prior: float = PRIOR) -> float:
@@ -123,7 +109,7 @@ def confidence_bounds(gains: ArrayLike, alpha: float = 0.05, prior: float = PRIO
     Returns:
         The bounds in the unit of the gains; infinite where n is too small for any.
     """
-    found = moments(gains) if np.size(gains) > 1 else Moments(np.size(gains), 0.0, 0.0, 0.0)
+    found = moments(gains) if np.size(gains) > 1 else GainMoments(np.size(gains), 0.0, 0.0, 0.0)
     critical = critical_t(found.count, alpha, prior) if found.count > 1 else math.inf
     if math.isinf(critical):
         return Bounds(-math.inf, math.inf)
@@ -191,14 +177,3 @@ def _decide(bounds: Bounds) -> Decision | None:
     if bounds.lower > 0.0:
         return Decision.ACCEPT
     return Decision.REJECT if bounds.upper < 0.0 else None
-
-
-def paired_test(
-    batches: Iterable[ArrayLike], *, alpha: float = 0.05, prior: float = PRIOR, minimum: int = MINIMUM
-) -> PairedTest:
-    """Run one test over batches of gains; no further batch is drawn once it has decided."""
-    test = PairedTest(alpha, prior, minimum)
-    for gains in batches:
-        if test.update(gains) is not None:
-            break
-    return test

@@ -64,9 +64,9 @@ class Trial:
     """A prediction that stands trial: its losses on the fixed set, and the paired test as far as it has got.
 
     Args:
+        verifier: its settings hold.
         now: the baseline.
         ran: what the fixed set gave under the predicted weights.
-        sequences, budget, epsilon, alpha: see `Verifier`.
         sigma: margin of `adaptive`, nats per token.
 
     Raises:
@@ -74,14 +74,12 @@ class Trial:
             than it gave before.
     """
 
-    def __init__(
-        self, now: Measured, ran: Ran, *, sequences: int, budget: int, epsilon: float, alpha: float, sigma: float
-    ) -> None:
+    def __init__(self, verifier: Verifier, now: Measured, ran: Ran, sigma: float) -> None:
         criteria.adaptive(0.0, 0.0, sigma)
-        self._now, self._budget, self._epsilon, self._sigma = now, budget, epsilon, sigma
-        self._test, self._fed = PairedTest(alpha), 0
-        self._weights = now.tokens / now.tokens[:sequences].mean()
-        self.loss, self.finite = _mean(ran, sequences), bool(torch.isfinite(ran.losses).all())
+        self._now, self._budget, self._epsilon, self._sigma = now, verifier.budget, verifier.epsilon, sigma
+        self._test, self._fed = PairedTest(verifier.alpha), 0
+        self._weights = now.tokens / now.tokens[: verifier.sequences].mean()
+        self.loss, self.finite = _mean(ran, verifier.sequences), bool(torch.isfinite(ran.losses).all())
         self.passes, self.streams = len(ran.ends), ran.streams
         self._paired = self.finite and bool(torch.isfinite(now.losses).all())
         for begin, end in itertools.pairwise((0, *ran.ends)):
@@ -150,6 +148,18 @@ class Verifier:
 
     Raises:
         ValueError: sequences, budget, epsilon or alpha make no sense, or the held-out set is empty.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> _ = nn.init.constant_(model.weight, 1.0)
+        >>> def loss(model, batch):
+        ...     return model.weight.square().sum() + batch.square().mean(1)  # one loss a sequence
+        >>> verifier = Verifier(model, [torch.ones(16, 2)] * 4, loss, sequences=16, budget=64)
+        >>> now = verifier.measure()
+        >>> _ = nn.init.constant_(model.weight, 0.5)  # the prediction
+        >>> verdict = verifier.verify(now, sigma=0.0)
+        >>> now.loss, verdict.loss, verdict.strict, verdict.paired
+        (3.0, 1.5, True, True)
     """
 
     def __init__(
@@ -239,15 +249,7 @@ class Verifier:
 
     def judge(self, now: Measured, ran: Ran, sigma: float) -> Trial:
         """Open the trial of a prediction with its losses on the fixed set; arguments and errors as of `verify`."""
-        return Trial(
-            now,
-            ran,
-            sequences=self.sequences,
-            budget=self.budget,
-            epsilon=self.epsilon,
-            alpha=self.alpha,
-            sigma=sigma,
-        )
+        return Trial(self, now, ran, sigma)
 
     def go_on(self, trial: Trial) -> None:
         """Run the next batch of an open trial, whose predicted weights the model holds, and look at the test again."""

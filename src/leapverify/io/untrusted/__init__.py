@@ -1,1 +1,1 @@
-"""What stands between files that others wrote and the rest: limits, bounded readers, inert words."""
+"""Reading what others wrote: limits, bounded readers, escapes."""

@@ -1,4 +1,4 @@
-"""Plain, .gz and .xz files, unpacked in pieces that are counted: an archive cannot take more memory than is allowed."""
+"""Reading plain, .gz and .xz files within a limit: they are unpacked in pieces, which are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of unknown origin made inert: for a terminal, a page, a spreadsheet, a Markdown file."""
+"""Escaping text of unknown origin: for a terminal, a page, a spreadsheet, a Markdown file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Rows of a Parquet file of unknown origin: texts stay lists of different ones until each is known to be short."""
+"""Reading a Parquet file of unknown origin: the checks of its footer and pages, then its rows.
+
+`opened` checks the footer, `check_parquet` the row groups and the sizes in all page headers, `rows_of` the length of
+each text, which until then stands once in a dictionary of its column.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from leapverify.io.untrusted import limits
 
 
 def opened(content: bytes, schema: pa.Schema) -> pq.ParquetFile:
-    """A Parquet file of which no row has been read yet; its texts will be numbers of a list of different ones.
+    """A Parquet file of which no row has been read yet; its texts will be read as dictionaries.
 
     Args:
         content: the file.
@@ -28,8 +32,8 @@ def opened(content: bytes, schema: pa.Schema) -> pq.ParquetFile:
     )
 
 
-def plainly(schema: pa.Schema) -> pa.Schema:
-    """The schema as it was written, of a file whose texts are read as numbers of a list of different texts."""
+def without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """The schema as it was written, of a file whose texts are read as dictionaries."""
     fields = [each.with_type(each.type.value_type) if pa.types.is_dictionary(each.type) else each for each in schema]
     return pa.schema(fields)
 

@@ -21,6 +21,7 @@ import yaml
 from leapverify.io.untrusted import limits
 
 _ARITHMETIC = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
+"""What YAML's constructors of dates, numbers and tags may raise."""
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -111,16 +112,7 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError(str(error)) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no UTF-8 (byte {error.start})") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        # The constructors of dates, numbers and tags raise whatever their arithmetic raises.
+    except (yaml.YAMLError, *_ARITHMETIC) as error:
         raise ValueError(f"it is not YAML ({first_line(error)})") from error
     _check_characters(value)
     return value

@@ -12,7 +12,7 @@ from torch import Tensor
 from leapverify.core.weights import Tensors, copy_, require_same_shapes
 from leapverify.predict.blockwise import Workspace, apply
 from leapverify.predict.combination import chained
-from leapverify.predict.shapes import SHAPES, coefficients
+from leapverify.predict.decay_shapes import SHAPES, coefficients
 from leapverify.trajectory.history import STORAGE, History
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from leapverify.core.weights import Tensors
+from leapverify.errors import Declined
 from leapverify.predict.blockwise import Workspace, apply, reduce
+from leapverify.predict.formula import Formula
 from leapverify.predict.learnt.files import Learnt, load_learnt
 from leapverify.predict.learnt.inputs import Displacement, displaced, placed
 from leapverify.predict.learnt.networks import Weights, forward_introspection, introspection_features
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.predictor import Needs, Request
 from leapverify.trajectory.history import History
 from leapverify.trajectory.snapshot import Snapshot
 
@@ -23,10 +23,10 @@ SHARES = (0.7, 0.4, 0.0)
 """Of t: the steps of the three older states."""
 TOLERANCE = 0.1
 """Largest distance of a kept state from its share, as a share of t."""
+NEEDS = Needs(1, milestones=SHARES, horizon=False)
 
 
-@dataclass(frozen=True)
-class Introspection:
+def introspection(file: Path | str | None = None) -> Formula:
     """w_2t = w_t + S f(w_t / R, (w_t - w_0.7t) / S, (w_t - w_0.4t) / S, (w_t - w_0) / S), element by element.
 
     S is the root mean square of w_t - w_0 over the tensor, R that of w_t; f is learnt, one hidden layer of 40 ReLU.
@@ -38,50 +38,40 @@ class Introspection:
     learning weight evolution (ICLR 2017). They claim faster convergence of image classifiers on MNIST, CIFAR-10 and
     ImageNet with a network learnt on one MNIST run, without verification of the jumps.
     Cost: four states read, two of them twice (for S and R); 200 multiplications a weight.
-    """
 
-    learnt: Learnt = field(compare=False)
-    name: str = "introspection"
-    needs: Needs = field(default=Needs(1, milestones=SHARES, horizon=False))
-
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        older = milestones(history)
-        sums = self._sums(history, request, older[-1])
-        weights = placed(self.learnt.weights, request.device)
-        workspace = Workspace(request.out)
-        states = (request.now, *(each.tensors for each in older))
-        for found, elements, target, *inputs in zip(sums, request.elements, request.out, *states, strict=True):
-            if target.numel():
-                size, moved = (math.sqrt(each / elements) for each in found)
-                apply(displaced(0, displacement(weights, size, moved)), target, inputs, workspace)
-        return request.out
-
-    @torch.no_grad()
-    def prepare(self, history: History, out: Tensors) -> None:
-        """See `Prepares.prepare`."""
-        request = require_request(self.needs, history, 1, out)
-        self._sums(history, request, milestones(history)[-1])
-
-    def operations(self, history: History) -> float:
-        """Floating-point operations of a prediction, of the network alone."""
-        return self.learnt.operations(history)
-
-    def _sums(self, history: History, request: Request, first: Snapshot) -> list[list[float]]:
-        """|w_t|^2 and |w_t - w_0|^2 of each tensor."""
-        what, states = "squares of theta_t and theta_t - theta_0", (request.now, first.tensors)
-        return history.derived((what, request.device), lambda: reduce(what, _squares, 2, states, request))
-
-
-def introspection(file: Path | str | None = None) -> Introspection:
-    """The predictor with the weights of a file; those that come with the package by default.
+    Args:
+        file: learnt weights; None for those that come with the package.
 
     Raises:
         ValueError: the file is missing, damaged or of another network.
+
+    Example:
+        >>> introspection().needs.milestones
+        (0.7, 0.4, 0.0)
     """
-    return Introspection(load_learnt("introspection", file))
+    return introspection_form(load_learnt("introspection", file))
+
+
+def introspection_form(learnt: Learnt) -> Formula:
+    """`introspection` with weights that have been read."""
+    return Formula("introspection", NEEDS, lambda request: _write(request, learnt), _sums, learnt.operations)
+
+
+def _write(request: Request, learnt: Learnt) -> None:
+    older, sums = milestones(request.history), _sums(request)
+    weights, workspace = placed(learnt.weights, request.device), Workspace(request.out)
+    states = (request.now, *(each.tensors for each in older))
+    for found, elements, target, *inputs in zip(sums, request.elements, request.out, *states, strict=True):
+        if target.numel():
+            size, moved = (math.sqrt(each / elements) for each in found)
+            apply(displaced(0, displacement(weights, size, moved)), target, inputs, workspace)
+
+
+def _sums(request: Request) -> list[list[float]]:
+    """|w_t|^2 and |w_t - w_0|^2 of each tensor."""
+    first = milestones(request.history)[-1].tensors
+    what, states = "squares of theta_t and theta_t - theta_0", (request.now, first)
+    return request.history.derived((what, request.device), lambda: reduce(what, _squares, 2, states, request))
 
 
 def milestones(history: History) -> list[Snapshot]:

@@ -26,11 +26,11 @@ Weights: TypeAlias = Mapping[str, Tensor]
 HIDDEN = 40
 STREAM = 16
 EPS = 1e-5
-"""Of `wnn`, beside the range of a weight's values."""
+"""Of `wnn`, added to the range of a weight's values."""
 
 
 @dataclass(frozen=True)
-class Network:
+class LearntNetwork:
     """What a file must hold, and what is computed with it."""
 
     kind: str
@@ -126,10 +126,10 @@ _WNN_LAYERS = {
     "out": (1, STREAM),
 }
 
-NETWORKS: Mapping[str, Network] = {
-    "introspection": Network(
+NETWORKS: Mapping[str, LearntNetwork] = {
+    "introspection": LearntNetwork(
         "introspection", _shapes({"hidden": (HIDDEN, 4), "out": (1, HIDDEN)}), forward_introspection
     ),
-    "wnn": Network("wnn", _shapes(_WNN_LAYERS), forward_wnn),
+    "wnn": LearntNetwork("wnn", _shapes(_WNN_LAYERS), forward_wnn),
 }
 """Name of the predictor -> its network."""

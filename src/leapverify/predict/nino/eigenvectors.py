@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from leapverify.predict.nino.checkpoint import EIGENVECTORS
-from leapverify.predict.nino.neural_graph import Wiring
+from leapverify.predict.nino.neural_graph import NeuralGraph
 
 
-def laplacian_eigenvectors(wiring: Wiring) -> Tensor:
+def laplacian_eigenvectors(graph: NeuralGraph) -> Tensor:
     """Eight eigenvectors per node, (nodes, 8), of unit length: those of the smallest eigenvalues but the first.
 
     The authors draw the signs at random; here the first class with a part in a vector has a positive one.
     """
-    starts = _classes(wiring)
+    starts = _classes(graph)
     sizes = np.diff(starts)
-    edges = _edges_between(wiring, starts)
+    edges = _edges_between(graph, starts)
     degrees = edges.sum(1)  # of all nodes of a class together
     with np.errstate(divide="ignore", invalid="ignore"):
         between = np.nan_to_num(edges / np.sqrt(np.outer(degrees, degrees)), posinf=0.0)
@@ -36,18 +36,18 @@ def laplacian_eigenvectors(wiring: Wiring) -> Tensor:
     return torch.from_numpy(chosen).float().repeat_interleave(torch.from_numpy(sizes), dim=0)
 
 
-def _classes(wiring: Wiring) -> np.ndarray:
+def _classes(graph: NeuralGraph) -> np.ndarray:
     """First node of each class, and the end."""
-    spans = [span for each in wiring.bundles for span in (each.sources, each.targets)]
-    ends = {0, wiring.nodes, *(span.start for span in spans), *(span.start + span.length for span in spans)}
+    spans = [span for each in graph.bundles for span in (each.sources, each.targets)]
+    ends = {0, graph.nodes, *(span.start for span in spans), *(span.start + span.length for span in spans)}
     return np.array(sorted(ends))
 
 
-def _edges_between(wiring: Wiring, starts: np.ndarray) -> np.ndarray:
+def _edges_between(graph: NeuralGraph, starts: np.ndarray) -> np.ndarray:
     """Edges between the nodes of each pair of classes."""
     sizes = np.diff(starts).astype(float)
     edges = np.zeros((len(sizes), len(sizes)))
-    for each in wiring.bundles:
+    for each in graph.bundles:
         if each.sources == each.targets:  # loops
             continue
         rows, columns = (

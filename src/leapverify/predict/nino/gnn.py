@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leapverify.predict.nino.checkpoint import CONTEXT, FEATURES, Parameters
-from leapverify.predict.nino.edges import linear
-from leapverify.predict.nino.parameter_types import Kind
-from leapverify.predict.nino.schedule import REACH, columns
+from leapverify.predict.nino.layers import LastLayer, linear
+from leapverify.predict.nino.parameter_types import ParameterType
+from leapverify.predict.nino.schedule import REACH
 
 ROUNDS = 2
 
@@ -70,17 +70,9 @@ class GraphNetwork:
     """From eigenvectors."""
     rounds: tuple[Round, ...]
     out: Affine
-    last: Tensor
-    """(40, H)"""
-    shift: tuple[float, ...]
+    last: LastLayer
 
-    def row(self, k: float) -> tuple[Tensor, float]:
-        """The last layer for k: its row, (H,), and its bias."""
-        chosen = columns(k)
-        row = torch.stack([self.last[number] * share for number, share in chosen]).sum(0)
-        return row, sum(self.shift[number] * share for number, share in chosen)
-
-    def first_state(self, x: Tensor, kind: Kind) -> Tensor:
+    def first_state(self, x: Tensor, kind: ParameterType) -> Tensor:
         """z of edges with these values, (n, 6 + 15): the values, a one, and the type.
 
         Args:
@@ -133,8 +125,7 @@ def fold(state: Parameters) -> GraphNetwork:
         layers["node_proj.fc.0"],
         tuple(rounds),
         _after(layers["edge_out.fc.0"], read),
-        last.weight.view(FEATURES, REACH, -1)[0],
-        tuple(last.bias.view(FEATURES, REACH)[0].tolist()),
+        LastLayer(last.weight.view(FEATURES, REACH, -1)[0], tuple(last.bias.view(FEATURES, REACH)[0].tolist())),
     )
 
 
@@ -168,8 +159,5 @@ def _after(second: Affine, first: Affine) -> Affine:
 @lru_cache(maxsize=8)
 def on(network: GraphNetwork, device: torch.device) -> GraphNetwork:
     """The network on a device, in float32."""
-    rounds = tuple(
-        Round(*(getattr(each, name).to(device) for name in Round.__dataclass_fields__)) for each in network.rounds
-    )
-    last = network.last.to(device, torch.float32)
-    return GraphNetwork(network.nodes.to(device), rounds, network.out.to(device), last, network.shift)
+    rounds = tuple(each.to(device) for each in network.rounds)
+    return GraphNetwork(network.nodes.to(device), rounds, network.out.to(device), network.last.to(device))

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from leapverify.core.weights import Tensors
+from leapverify.predict.formula import Formula
 from leapverify.predict.nino.checkpoint import read, require_file
 from leapverify.predict.nino.eigenvectors import laplacian_eigenvectors
 from leapverify.predict.nino.gnn import GraphNetwork, fold, on
-from leapverify.predict.nino.layerwise import Stream
+from leapverify.predict.nino.layerwise import GraphPass
 from leapverify.predict.nino.mlp import NEEDS as PER_PARAMETER
-from leapverify.predict.nino.mlp import Network, needs_with, parts_of, require_names, write
+from leapverify.predict.nino.mlp import MlpNetwork, require_names, slices_of, write
 from leapverify.predict.nino.mlp import fold as fold_mlp
-from leapverify.predict.nino.neural_graph import Wiring, wire
-from leapverify.predict.nino.parameter_types import listed, say_once
+from leapverify.predict.nino.neural_graph import NeuralGraph, graph_of
+from leapverify.predict.nino.parameter_types import listed, warn_once
 from leapverify.predict.nino.scaling import scales
 from leapverify.predict.nino.schedule import ahead, require_k
-from leapverify.predict.predictor import Needs, Request, require_request
+from leapverify.predict.predictor import Request
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
 
@@ -32,8 +30,12 @@ OPERATIONS = 115e3
 """Floating-point operations for each weight that is an edge, at the first K."""
 
 
-@dataclass(frozen=True)
-class Graph:
+def nino(
+    file: str | PathLike[str] | None = None,
+    rest: str | PathLike[str] | None = None,
+    k: int | None = None,
+    scale: float = 1.0,
+) -> Formula:
     """theta_hat = (x_5 + delta) std + mean, delta from a network on the graph of the model's neurons.
 
     Nodes are neurons, with eight eigenvectors of the graph's Laplacian; edges are weights, with five states x scaled as
@@ -52,87 +54,69 @@ class Graph:
     128 numbers per neuron and embedded word (GPT-2 small: 0.45 GB), and one tile of one tensor's edges at a time.
 
     Args:
-        network: from `gnn.fold`.
-        rest: per-parameter network for the tensors that are not in the graph.
+        file: nino_no_posw.pt; `nino:PATH` by name.
+        rest: file of `nino-mlp`, for the tensors that are not in the graph.
         k: fixed, as the published schedule sets it; None: K / spacing.
         scale: factor of delta.
+
+    Raises:
+        ValueError: no file, one that does not serve, or a k that the network has no output for.
+
+    Example:
+        >>> NEEDS.snapshots, NEEDS.whole
+        (5, True)
     """
+    network = fold(read(require_file(file, "nino", "nino_no_posw.pt"), graph=True))
+    rest_network = None if rest is None else fold_mlp(read(Path(rest), graph=False))
+    require_k(k)
 
-    network: GraphNetwork
-    rest: Network | None = None
-    k: int | None = None
-    scale: float = 1.0
-    name: str = "nino"
-    needs: Needs = NEEDS
-
-    def __post_init__(self) -> None:
-        require_k(self.k)
-
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        k = ahead(horizon, request.spacing, self.k)
+    def predict(request: Request) -> None:
+        steps_ahead = ahead(request.horizon, request.spacing, k)
         layout = require_names(request)
-        wiring = wire(layout, tuple(tuple(each.shape) for each in request.now))
-        if wiring is not None:
-            self._along_the_graph(request, wiring, k)
-        self._beside_the_graph(request, layout, wiring, k)
-        return request.out
+        graph = graph_of(layout, tuple(tuple(each.shape) for each in request.now))
+        if graph is not None:
+            _write_graph(request, graph, network, steps_ahead, scale)
+        _write_rest(request, layout, graph, rest_network, steps_ahead, scale)
 
-    @torch.no_grad()
-    def prepare(self, history: History, out: Tensors) -> None:
-        """See `Prepares.prepare`."""
-        scales(require_request(self.needs, history, 1, out))
-
-    def operations(self, history: History) -> float:
-        """Floating-point operations of a prediction, of the network alone; none where a tensor stays as it is."""
+    def operations(history: History) -> float:
+        """None where a tensor stays as it is."""
         now, layout = history[-1].tensors, history.layout
-        wiring = None if layout is None else wire(layout, tuple(tuple(each.shape) for each in now))
-        inside = sum(now[position].numel() for position in wiring.positions) if wiring else 0
+        graph = None if layout is None else graph_of(layout, tuple(tuple(each.shape) for each in now))
+        inside = sum(now[position].numel() for position in graph.positions) if graph else 0
         outside = sum(each.numel() for each in now) - inside
-        return OPERATIONS * inside + (0.0 if self.rest is None else self.rest.operations) * outside
+        return OPERATIONS * inside + (0.0 if rest_network is None else rest_network.operations) * outside
 
-    def _along_the_graph(self, request: Request, wiring: Wiring, k: float) -> None:
-        network = on(self.network, request.device)
-        stream = Stream(request, wiring, network, scales(request))
-        key = ("NiNo's nodes", self.network, request.device)
-        features = request.history.derived(key, lambda: stream.nodes(_positions(wiring).to(request.device)))
-        row, shift = network.row(k)
-        stream.write(features, row * self.scale, shift * self.scale)
+    return Formula("nino", replace(NEEDS, horizon=k is None), predict, scales, operations)
 
-    def _beside_the_graph(self, request: Request, layout: Layout, wiring: Wiring | None, k: float) -> None:
-        inside = wiring.positions if wiring else frozenset()
-        outside = [position for position in range(len(request.now)) if position not in inside]
-        if not outside:
-            return
-        names = listed([layout.names[position] for position in outside])
-        if self.rest is None:
-            say_once(f"NiNo's graph does not hold {names}: not changed; `rest` takes a per-parameter file for them")
-            for position in outside:
-                request.out[position].copy_(request.now[position])
-            return
-        say_once(f"NiNo's graph does not hold {names}: predicted by the per-parameter form")
-        found = parts_of(request, layout)
-        write(request, [each for each in found if each.position not in inside], self.rest, k, self.scale)
+
+def _write_graph(request: Request, graph: NeuralGraph, network: GraphNetwork, k: float, scale: float) -> None:
+    on_device = on(network, request.device)
+    passes = GraphPass(request, graph, on_device, scales(request))
+    key = ("NiNo's nodes", network, request.device)
+    features = request.history.derived(key, lambda: passes.nodes(_positions(graph).to(request.device)))
+    row, shift = on_device.last.row(k)
+    passes.write(features, row * scale, shift * scale)
+
+
+def _write_rest(
+    request: Request, layout: Layout, graph: NeuralGraph | None, rest: MlpNetwork | None, k: float, scale: float
+) -> None:
+    """The tensors that are not in the graph."""
+    inside = graph.positions if graph else frozenset()
+    outside = [position for position in range(len(request.now)) if position not in inside]
+    if not outside:
+        return
+    names = listed([layout.names[position] for position in outside])
+    if rest is None:
+        warn_once(f"NiNo's graph does not hold {names}: not changed; `rest` takes a per-parameter file for them")
+        for position in outside:
+            request.out[position].copy_(request.now[position])
+        return
+    warn_once(f"NiNo's graph does not hold {names}: predicted by the per-parameter form")
+    found = slices_of(request, layout)
+    write(request, [each for each in found if each.position not in inside], rest, k, scale)
 
 
 @lru_cache(maxsize=2)
-def _positions(wiring: Wiring) -> Tensor:
-    return laplacian_eigenvectors(wiring)
-
-
-def nino(
-    file: str | PathLike[str] | None = None,
-    rest: str | PathLike[str] | None = None,
-    k: int | None = None,
-    scale: float = 1.0,
-) -> Graph:
-    """NiNo's graph form; `nino:PATH` by name.
-
-    Raises:
-        ValueError: no file, or one that does not serve.
-    """
-    network = fold(read(require_file(file, "nino", "nino_no_posw.pt"), graph=True))
-    beside = None if rest is None else fold_mlp(read(Path(rest), graph=False))
-    return Graph(network, beside, k, scale, needs=replace(needs_with(k), whole=True))
+def _positions(graph: NeuralGraph) -> Tensor:
+    return laplacian_eigenvectors(graph)

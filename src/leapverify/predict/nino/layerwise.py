@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leapverify.predict.nino.checkpoint import CONTEXT
-from leapverify.predict.nino.edges import linear, rows_of
 from leapverify.predict.nino.gnn import ROUNDS, GraphNetwork
-from leapverify.predict.nino.neural_graph import Bundle, Wiring
+from leapverify.predict.nino.layers import linear, rows_of
+from leapverify.predict.nino.neural_graph import Bundle, NeuralGraph
 from leapverify.predict.nino.scaling import Scale, scaled, unscaled
 from leapverify.predict.predictor import Request
 
@@ -25,21 +25,21 @@ TILE_SOURCES = 64
 
 
 @dataclass(frozen=True)
-class Stream:
+class GraphPass:
     """A graph, its values in a request, and the network that is run over it."""
 
     request: Request
-    wiring: Wiring
+    graph: NeuralGraph
     network: GraphNetwork
     scales: Sequence[Scale]
 
     def nodes(self, eigenvectors: Tensor) -> list[Tensor]:
         """Node features before and after each round, (nodes, H) each."""
         features = [self.network.nodes(eigenvectors)]
-        incoming = self.wiring.incoming().clamp_(min=1).to(self.request.device).unsqueeze(1)
+        incoming = self.graph.incoming().clamp_(min=1).to(self.request.device).unsqueeze(1)
         for number in range(ROUNDS):
             total = torch.zeros_like(features[0])
-            for bundle in self.wiring.bundles:
+            for bundle in self.graph.bundles:
                 self._collect(bundle, features, total)
             mean = total.div_(incoming)
             features.append(F.silu(self.network.rounds[number].node(torch.cat([features[-1], mean], dim=1))))
@@ -47,7 +47,7 @@ class Stream:
 
     def write(self, features: Sequence[Tensor], row: Tensor, shift: float) -> None:
         """Predict every tensor of the graph into the request's `out`."""
-        for bundle in self.wiring.bundles:
+        for bundle in self.graph.bundles:
             if bundle.part is None:
                 continue
             scale = self.scales[bundle.part.position]
@@ -68,7 +68,7 @@ class Stream:
         layer = self.network.rounds[len(features) - 1]
         for tile in self._tiles(bundle):
             at_target = layer.at_target(features[-1][tile.targets])
-            at_source = tile.beside(layer.at_source(features[-1][tile.sources]))
+            at_source = tile.broadcast(layer.at_source(features[-1][tile.sources]))
             z = self._state(tile, features)
             wide = linear(z, layer.scale.weight, layer.scale.bias).view(len(at_target), at_source.shape[1], -1)
             z_sum = z.view(len(at_target), at_source.shape[1], -1).sum(1)
@@ -77,16 +77,16 @@ class Stream:
             outer.mul_(at_target).add_(linear(z_sum, layer.shift.weight, count * layer.shift.bias))
             total[tile.targets] += outer.add_(wide.mul_(at_source).sum(1))
 
-    def _state(self, tile: Tile, features: Sequence[Tensor]) -> Tensor:
+    def _state(self, tile: EdgeTile, features: Sequence[Tensor]) -> Tensor:
         """z of a tile's edges after as many rounds as there are node features."""
         z = self.network.first_state(tile.x, tile.bundle.kind)
         for number, nodes in enumerate(features[1:]):
             layer = self.network.rounds[number]
-            source = tile.beside(layer.edge_source(nodes[tile.sources]))
+            source = tile.broadcast(layer.edge_source(nodes[tile.sources]))
             z = self.network.next_state(number, z, source, layer.edge_target(nodes[tile.targets]).unsqueeze(1))
         return z
 
-    def _tiles(self, bundle: Bundle) -> Iterator[Tile]:
+    def _tiles(self, bundle: Bundle) -> Iterator[EdgeTile]:
         limit = rows_of(self.request.device)
         sources = 1 if bundle.diagonal else bundle.sources.length
         # Few wide tiles where targets are few, tall ones where sources are.
@@ -96,7 +96,7 @@ class Stream:
         for top in range(0, bundle.targets.length, height):
             for left in range(0, sources, width):
                 index = (slice(top, min(top + height, bundle.targets.length)), slice(left, min(left + width, sources)))
-                yield Tile(bundle, index, self._values(bundle, index, rows))
+                yield EdgeTile(bundle, index, self._values(bundle, index, rows))
 
     def _values(self, bundle: Bundle, index: tuple[slice, slice], rows: Tensor) -> Tensor:
         """(6, n): the five states of a tile's edges, scaled, and ones."""
@@ -110,7 +110,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Tile:
+class EdgeTile:
     """Some edges of a bundle."""
 
     bundle: Bundle
@@ -128,8 +128,8 @@ class Tile:
         """Rows of the source nodes; on a diagonal each target has its own."""
         return _shifted(self.index[0] if self.bundle.diagonal else self.index[1], self.bundle.sources.start)
 
-    def beside(self, rows: Tensor) -> Tensor:
-        """Rows of the source nodes, so shaped that they meet the targets' edges: (1, s, H), diagonal (t, 1, H)."""
+    def broadcast(self, rows: Tensor) -> Tensor:
+        """Rows of the source nodes in the shape that meets the targets' edges: (1, s, H), diagonal (t, 1, H)."""
         return rows.unsqueeze(1 if self.bundle.diagonal else 0)
 
 

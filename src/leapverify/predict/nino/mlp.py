@@ -9,7 +9,7 @@ delta, at 0.03 by 40 %. In bfloat16 the two layers take half the time, and err b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike
 
@@ -17,85 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leapverify.core.weights import Tensors, blocks
+from leapverify.core.weights import blocks
+from leapverify.errors import Declined
+from leapverify.predict.formula import Formula
 from leapverify.predict.nino.checkpoint import CONTEXT, Parameters, read, require_file
-from leapverify.predict.nino.edges import linear, rows_of
-from leapverify.predict.nino.parameter_types import Kind, Part, held, per_parameter
+from leapverify.predict.nino.layers import LastLayer, linear, rows_of
+from leapverify.predict.nino.parameter_types import ParameterType, TypedSlice, held_slices, per_parameter
 from leapverify.predict.nino.scaling import scaled, scales, unscaled
-from leapverify.predict.nino.schedule import ahead, columns, require_k
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
+from leapverify.predict.nino.schedule import ahead, require_k
+from leapverify.predict.predictor import Needs, Request
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
 
 NEEDS = Needs(CONTEXT, even=True, layout=True)
-NEEDS_FIXED = Needs(CONTEXT, even=True, layout=True, horizon=False)
-
 BLOCK_ROWS = 8
 """Passes through the network for each block that is scaled: small operations cost their start alone."""
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
-    """The parameters on one device, the first two layers as one."""
-
-    first: Tensor
-    """(15, 6, H): for each type the columns of the five states and that of the ones."""
-    middle: tuple[tuple[Tensor, Tensor], ...]
-    """Weight (H, H) and bias of two layers."""
-    last: Tensor
-    """(40, H)"""
-    shift: tuple[float, ...]
-    """Bias of each output."""
-
-    def delta(self, x: Tensor, kind: Kind, last: tuple[Tensor, float], out: Tensor, scratch: Tensor) -> None:
-        """The predicted change of x_5.
-
-        Args:
-            x: (6, n), five states and ones.
-            kind: of the parameters.
-            last: from `row`.
-            out: (n,), written.
-            scratch: (n, H); activations that a system's allocator would hand back to the system after each block.
-        """
-        h = F.silu(torch.mm(x.T, self.first[kind], out=scratch), inplace=True)
-        for weight, bias in self.middle:
-            h = F.silu(linear(h, weight, bias), inplace=True)
-        torch.mv(h, last[0], out=out).add_(last[1])
-
-    @property
-    def operations(self) -> float:
-        """Floating-point operations a parameter."""
-        read, width = self.first.shape[1:]
-        return 2.0 * width * (read + len(self.middle) * width + 1)
-
-    def row(self, k: float) -> tuple[Tensor, float]:
-        """The last layer for k: its row, (H,), and its bias."""
-        chosen = columns(k)
-        row = torch.stack([self.last[number] * share for number, share in chosen]).sum(0)
-        return row, sum(self.shift[number] * share for number, share in chosen)
-
-
-def fold(state: Parameters) -> Network:
-    """The network of a file's parameters; layers are joined in float64."""
-    wide = {name: each.double() for name, each in state.items()}
-    inner, outer = wide["edge_mlp.fc.0.weight"], wide["edge_proj.fc.0.weight"]
-    before = wide["layer_embed.weight"] + wide["edge_proj.fc.0.bias"]
-    bias = before @ inner.T + wide["edge_mlp.fc.0.bias"]
-    first = torch.cat([(inner @ outer).T.expand(len(bias), -1, -1), bias.unsqueeze(1)], dim=1)
-    middle = tuple((state[f"edge_mlp.fc.{i}.weight"], state[f"edge_mlp.fc.{i}.bias"]) for i in (2, 4))
-    shift = tuple(state["edge_mlp.fc.6.bias"].tolist())
-    return Network(first.float(), middle, state["edge_mlp.fc.6.weight"], shift)
-
-
-@lru_cache(maxsize=8)
-def on(network: Network, device: torch.device) -> Network:
-    """The network on a device."""
-    middle = tuple((weight.to(device), bias.to(device)) for weight, bias in network.middle)
-    return Network(network.first.to(device), middle, network.last.to(device), network.shift)
-
-
-@dataclass(frozen=True)
-class PerParameter:
+def nino_mlp(file: str | PathLike[str] | None = None, k: int | None = None, scale: float = 1.0) -> Formula:
     """theta_hat = (x_5 + delta) std + mean, delta from a small network that reads five states of the one parameter.
 
     x = (w - mean) / (std + 1e-6) with mean and std over a tensor's elements in all five states, oldest first;
@@ -111,36 +50,86 @@ class PerParameter:
     Cost: 66 kFLOP per parameter (H = 32: 4 kFLOP); each state is read twice; memory for blocks of 2,048 parameters.
 
     Args:
-        network: from `fold`.
+        file: nino_mlp.pt or nino_mlp_h32.pt; `nino-mlp:PATH` by name.
         k: fixed, as the published schedule sets it; None: K / spacing.
         scale: factor of delta.
+
+    Raises:
+        ValueError: no file, one that does not serve, or a k that the network has no output for.
+
+    Example:
+        >>> nino_mlp()
+        Traceback (most recent call last):
+        ValueError: nino-mlp needs a file of parameters: get nino_mlp.pt (or nino_mlp_h32.pt, 16 times cheaper) ...
     """
+    path = require_file(file, "nino-mlp", "nino_mlp.pt (or nino_mlp_h32.pt, 16 times cheaper)")
+    return per_parameter_form(fold(read(path, graph=False)), k, scale)
 
-    network: Network
-    k: int | None = None
-    scale: float = 1.0
-    name: str = "nino-mlp"
-    needs: Needs = NEEDS
 
-    def __post_init__(self) -> None:
-        require_k(self.k)
+def per_parameter_form(network: MlpNetwork, k: int | None = None, scale: float = 1.0) -> Formula:
+    """`nino-mlp` with a network that has been read."""
+    require_k(k)
 
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        k = ahead(horizon, request.spacing, self.k)
-        write(request, parts_of(request, require_names(request)), self.network, k, self.scale)
-        return request.out
+    def predict(request: Request) -> None:
+        steps_ahead = ahead(request.horizon, request.spacing, k)
+        layout = require_names(request)
+        write(request, slices_of(request, layout), network, steps_ahead, scale)
 
-    @torch.no_grad()
-    def prepare(self, history: History, out: Tensors) -> None:
-        """See `Prepares.prepare`."""
-        scales(require_request(self.needs, history, 1, out))
+    def operations(history: History) -> float:
+        return network.operations * sum(each.numel() for each in history[-1].tensors)
 
-    def operations(self, history: History) -> float:
-        """Floating-point operations of a prediction, of the network alone."""
-        return self.network.operations * sum(each.numel() for each in history[-1].tensors)
+    return Formula("nino-mlp", replace(NEEDS, horizon=k is None), predict, scales, operations)
+
+
+@dataclass(frozen=True, eq=False)
+class MlpNetwork:
+    """The parameters on one device, the first two layers as one."""
+
+    first: Tensor
+    """(15, 6, H): for each type the columns of the five states and that of the ones."""
+    middle: tuple[tuple[Tensor, Tensor], ...]
+    """Weight (H, H) and bias of two layers."""
+    last: LastLayer
+
+    def delta(self, x: Tensor, kind: ParameterType, last: tuple[Tensor, float], out: Tensor, scratch: Tensor) -> None:
+        """The predicted change of x_5.
+
+        Args:
+            x: (6, n), five states and ones.
+            kind: of the parameters.
+            last: row and bias of the last layer.
+            out: (n,), written.
+            scratch: (n, H); activations that a system's allocator would hand back to the system after each block.
+        """
+        h = F.silu(torch.mm(x.T, self.first[kind], out=scratch), inplace=True)
+        for weight, bias in self.middle:
+            h = F.silu(linear(h, weight, bias), inplace=True)
+        torch.mv(h, last[0], out=out).add_(last[1])
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations a parameter."""
+        read, width = self.first.shape[1:]
+        return 2.0 * width * (read + len(self.middle) * width + 1)
+
+
+def fold(state: Parameters) -> MlpNetwork:
+    """The network of a file's parameters; layers are joined in float64."""
+    wide = {name: each.double() for name, each in state.items()}
+    inner, outer = wide["edge_mlp.fc.0.weight"], wide["edge_proj.fc.0.weight"]
+    before = wide["layer_embed.weight"] + wide["edge_proj.fc.0.bias"]
+    bias = before @ inner.T + wide["edge_mlp.fc.0.bias"]
+    first = torch.cat([(inner @ outer).T.expand(len(bias), -1, -1), bias.unsqueeze(1)], dim=1)
+    middle = tuple((state[f"edge_mlp.fc.{i}.weight"], state[f"edge_mlp.fc.{i}.bias"]) for i in (2, 4))
+    last = LastLayer(state["edge_mlp.fc.6.weight"], tuple(state["edge_mlp.fc.6.bias"].tolist()))
+    return MlpNetwork(first.float(), middle, last)
+
+
+@lru_cache(maxsize=8)
+def on(network: MlpNetwork, device: torch.device) -> MlpNetwork:
+    """The network on a device."""
+    middle = tuple((weight.to(device), bias.to(device)) for weight, bias in network.middle)
+    return MlpNetwork(network.first.to(device), middle, network.last.to(device))
 
 
 def require_names(request: Request) -> Layout:
@@ -158,24 +147,24 @@ def require_names(request: Request) -> Layout:
     return layout
 
 
-def parts_of(request: Request, layout: Layout) -> list[Part]:
+def slices_of(request: Request, layout: Layout) -> list[TypedSlice]:
     """The typed parts of what this rank holds of a request's tensors; the types are those of the whole tensors."""
     shapes = [each.shape for each in request.now]
     if request.shards is None:
         return per_parameter(layout, shapes)
-    return held(per_parameter(layout, request.shards.shapes), request.shards.starts, shapes)
+    return held_slices(per_parameter(layout, request.shards.shapes), request.shards.starts, shapes)
 
 
-def write(request: Request, found: Sequence[Part], network: Network, k: float, scale: float) -> None:
+def write(request: Request, found: Sequence[TypedSlice], network: MlpNetwork, k: float, scale: float) -> None:
     """Predict some parts of a request's tensors, block by block, each through the network a few rows at a time."""
     known = scales(request)
     network = on(network, request.device)
     rows = rows_of(request.device)
     x, delta, scratch = (
         torch.empty(shape, device=request.device)
-        for shape in ((CONTEXT + 1, rows * BLOCK_ROWS), (rows * BLOCK_ROWS,), (rows, network.last.shape[1]))
+        for shape in ((CONTEXT + 1, rows * BLOCK_ROWS), (rows * BLOCK_ROWS,), (rows, network.last.weight.shape[1]))
     )
-    row, shift = network.row(k)
+    row, shift = network.last.row(k)
     last = row * scale, shift * scale
     for part in found:
         target = part.of(request.out[part.position])
@@ -191,18 +180,3 @@ def write(request: Request, found: Sequence[Part], network: Network, k: float, s
             for some, result in zip(torch.split(block, rows, dim=1), torch.split(change, rows), strict=True):
                 network.delta(some, part.kind, last, result, scratch[: len(result)])
             unscaled(target[index], pieces[0], block, change, size)
-
-
-def needs_with(k: int | None) -> Needs:
-    """What NiNo needs; with a fixed k its prediction is the same for every K."""
-    return NEEDS if k is None else NEEDS_FIXED
-
-
-def nino_mlp(file: str | PathLike[str] | None = None, k: int | None = None, scale: float = 1.0) -> PerParameter:
-    """NiNo's per-parameter form; `nino-mlp:PATH` by name.
-
-    Raises:
-        ValueError: no file, or one that does not serve.
-    """
-    path = require_file(file, "nino-mlp", "nino_mlp.pt (or nino_mlp_h32.pt, 16 times cheaper)")
-    return PerParameter(fold(read(path, graph=False)), k, scale, needs=needs_with(k))

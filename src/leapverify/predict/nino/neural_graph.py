@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from leapverify.predict.nino.families import FAMILIES, Family
-from leapverify.predict.nino.parameter_types import ATTENTION, Kind, Part, parts
+from leapverify.predict.nino.parameter_types import ATTENTION, ParameterType, TypedSlice, typed_slices
 from leapverify.trajectory.context import Layout
 
 
@@ -39,7 +39,7 @@ class Span:
     def cut(self, start: int, length: int) -> Span:
         """Some of them."""
         if start + length > self.length:
-            raise Unfit
+            raise UnknownArchitecture
         return Span(self.start + start, length)
 
 
@@ -49,8 +49,8 @@ class Bundle:
 
     sources: Span
     targets: Span
-    kind: Kind
-    part: Part | None = None
+    kind: ParameterType
+    part: TypedSlice | None = None
     """The tensor that they are; None: all have the same fixed `value`."""
     by_source: bool = False
     """Whether the tensor is stored (sources, targets)."""
@@ -67,7 +67,7 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Wiring:
+class NeuralGraph:
     """A graph."""
 
     nodes: int
@@ -86,19 +86,19 @@ class Wiring:
         return count
 
 
-class Unfit(Exception):
+class UnknownArchitecture(Exception):
     """The tensors are not those of the family's models."""
 
 
 @lru_cache(maxsize=8)
-def wire(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> Wiring | None:
+def graph_of(layout: Layout, shapes: tuple[tuple[int, ...], ...]) -> NeuralGraph | None:
     """The graph of a model; None: its family is not known, or these are not all of its tensors."""
     family = FAMILIES.get(layout.family or "")
     if family is None or not layout.heads:
         return None
     try:
         return _Builder(layout, shapes, family).build()
-    except Unfit:
+    except UnknownArchitecture:
         return None
 
 
@@ -113,15 +113,15 @@ class _Builder:
         self.bundles: list[Bundle] = []
         words = next((name for name in layout.names if name.endswith(family.words)), None)
         if words is None or self.heads % self.shared:
-            raise Unfit
+            raise UnknownArchitecture
         self.prefix = words.removesuffix(family.words)
 
-    def build(self) -> Wiring:
+    def build(self) -> NeuralGraph:
         family = self.family
         hidden = self.span(self.shape(self.prefix + family.words)[1])
-        self.embedding(family.words, Kind.WORDS, hidden)
+        self.embedding(family.words, ParameterType.TOKEN_EMBEDDING, hidden)
         if family.positions:
-            self.embedding(family.positions, Kind.POSITIONS, hidden)
+            self.embedding(family.positions, ParameterType.POSITION_EMBEDDING, hidden)
         layer = 0
         while (block := self.prefix + family.block.format(layer)) + f"{family.out}.weight" in self.at:
             hidden = self.block(block, hidden)
@@ -130,8 +130,8 @@ class _Builder:
         for name in (each for each in self.at if each.endswith(family.head)):
             self.matrix(name, hidden, self.span(self.shape(name)[0]))
         everything = Span(0, self.nodes)
-        self.bundles.append(Bundle(everything, everything, Kind.SELF, value=2.0, diagonal=True))
-        return Wiring(self.nodes, tuple(self.bundles))
+        self.bundles.append(Bundle(everything, everything, ParameterType.LOOP, value=2.0, diagonal=True))
+        return NeuralGraph(self.nodes, tuple(self.bundles))
 
     def block(self, block: str, hidden: Span) -> Span:
         """One transformer block; gives the neurons that it ends in."""
@@ -154,33 +154,41 @@ class _Builder:
 
     def attention(self, block: str, hidden: Span, after: Span) -> None:
         """Queries, keys, values, heads and the projection after them."""
-        weights, biases = self.thirds(block, "weight"), self.thirds(block, "bias")
-        query = self.span(self.length(weights, Kind.QUERY))
-        value = self.span(self.length(weights, Kind.VALUE))
+        weights, biases = self.attention_slices(block, "weight"), self.attention_slices(block, "bias")
+        query = self.span(self.length(weights, ParameterType.QUERY))
+        value = self.span(self.length(weights, ParameterType.VALUE))
         head = query.length // self.heads
         if query.length % self.heads or value.length * self.shared != query.length:
-            raise Unfit
-        for part, rows in _placed(weights, Kind.QUERY):
+            raise UnknownArchitecture
+        for part, rows in _placed(weights, ParameterType.QUERY):
             self.edges(part, hidden, query.cut(*rows), by_source=self.family.by_source)
         for part, rows in self.keys(weights, head):
             self.edges(part, query.cut(*rows), hidden, by_source=not self.family.by_source)
-        for part, rows in _placed(weights, Kind.VALUE):
+        for part, rows in _placed(weights, ParameterType.VALUE):
             self.edges(part, hidden, value.cut(*rows), by_source=self.family.by_source)
         self.attention_biases(biases, hidden, query, value, head)
         self.join_heads(query, value, head)
         self.projection(f"{block}{self.family.out}", value, after, head)
 
-    def attention_biases(self, biases: list[Part], hidden: Span, query: Span, value: Span, head: int) -> None:
+    def attention_biases(self, biases: list[TypedSlice], hidden: Span, query: Span, value: Span, head: int) -> None:
         """A node per bias; the authors join that of a key with the neurons where its edges end."""
         if not biases:
             return
         key = self.keys(biases, head)
-        placed = {Kind.QUERY: _placed(biases, Kind.QUERY), Kind.KEY: key, Kind.VALUE: _placed(biases, Kind.VALUE)}
-        ends = {Kind.QUERY: query, Kind.KEY: hidden if self.family.by_source else query, Kind.VALUE: value}
+        placed = {
+            ParameterType.QUERY: _placed(biases, ParameterType.QUERY),
+            ParameterType.KEY: key,
+            ParameterType.VALUE: _placed(biases, ParameterType.VALUE),
+        }
+        ends = {
+            ParameterType.QUERY: query,
+            ParameterType.KEY: hidden if self.family.by_source else query,
+            ParameterType.VALUE: value,
+        }
         for kind in ATTENTION:
             node = self.span(1)
             for part, rows in placed[kind]:
-                plain = Part(part.position, Kind.REST, part.dim, part.start, part.length)
+                plain = TypedSlice(part.position, ParameterType.BIAS, part.dim, part.start, part.length)
                 self.edges(plain, node, ends[kind].cut(*rows))
 
     def join_heads(self, query: Span, value: Span, head: int) -> None:
@@ -198,54 +206,54 @@ class _Builder:
         else:
             position = self.position(f"{name}.weight")
             for number in range(self.heads):
-                part = Part(position, Kind.DENSE, 1, number * head, head)
+                part = TypedSlice(position, ParameterType.LINEAR, 1, number * head, head)
                 self.edges(part, value.cut(number // self.shared * head, head), after)
         self.vector(f"{name}.bias", after)
 
-    def thirds(self, block: str, key: str) -> list[Part]:
+    def attention_slices(self, block: str, key: str) -> list[TypedSlice]:
         """The parts of queries, keys and values among a block's weights or biases; none where it has no biases."""
-        found: list[Part] = []
+        found: list[TypedSlice] = []
         for name, kind in zip(self.family.attention, ATTENTION, strict=False):
             full = f"{block}{name}.{key}"
             if key == "bias" and full not in self.at:
                 return []
             position = self.position(full)
             if len(self.family.attention) == 3:
-                found.append(Part(position, kind, 0, 0, self.shapes[position][0]))
+                found.append(TypedSlice(position, kind, 0, 0, self.shapes[position][0]))
                 continue
             # A joint bias is cut where its matrix is.
-            cut = parts(position, f"{block}{name}.weight", self.shape(f"{block}{name}.weight"), self.heads)
+            cut = typed_slices(position, f"{block}{name}.weight", self.shape(f"{block}{name}.weight"), self.heads)
             if cut is None:
-                raise Unfit
+                raise UnknownArchitecture
             found += [
-                Part(position, each.kind, min(each.dim, len(self.shapes[position]) - 1), each.start, each.length)
+                TypedSlice(position, each.kind, min(each.dim, len(self.shapes[position]) - 1), each.start, each.length)
                 for each in cut
             ]
         return found
 
-    def keys(self, found: list[Part], head: int) -> list[tuple[Part, tuple[int, int]]]:
+    def keys(self, found: list[TypedSlice], head: int) -> list[tuple[TypedSlice, tuple[int, int]]]:
         """The parts of a key and the query's neurons that they belong to."""
-        placed = _placed(found, Kind.KEY)
+        placed = _placed(found, ParameterType.KEY)
         if self.shared == 1:
             return placed
         (part, (_, length)) = placed[0]
         return [
-            (Part(part.position, Kind.KEY, 0, start, head), (start * self.shared, head))
+            (TypedSlice(part.position, ParameterType.KEY, 0, start, head), (start * self.shared, head))
             for start in range(0, length, head)
         ]
 
-    def length(self, found: list[Part], kind: Kind) -> int:
+    def length(self, found: list[TypedSlice], kind: ParameterType) -> int:
         return sum(each.length or 0 for each in found if each.kind == kind)
 
     def position(self, name: str) -> int:
         if name not in self.at:
-            raise Unfit
+            raise UnknownArchitecture
         return self.at[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         shape = self.shapes[self.position(name)]
         if len(shape) != 2:
-            raise Unfit
+            raise UnknownArchitecture
         return shape
 
     def outputs(self, name: str) -> int:
@@ -255,42 +263,42 @@ class _Builder:
         self.nodes += length
         return Span(self.nodes - length, length)
 
-    def embedding(self, name: str, kind: Kind, hidden: Span) -> None:
+    def embedding(self, name: str, kind: ParameterType, hidden: Span) -> None:
         rows, _ = self.shape(self.prefix + name)
-        self.edges(Part(self.at[self.prefix + name], kind), self.span(rows), hidden, by_source=True)
+        self.edges(TypedSlice(self.at[self.prefix + name], kind), self.span(rows), hidden, by_source=True)
 
     def affine(self, name: str, neurons: Span) -> None:
         """A norm's weight and bias."""
-        self.vector(f"{name}.weight", neurons, Kind.NORM)
+        self.vector(f"{name}.weight", neurons, ParameterType.NORM)
         self.vector(f"{name}.bias", neurons)
 
-    def vector(self, name: str, neurons: Span, kind: Kind = Kind.REST) -> None:
+    def vector(self, name: str, neurons: Span, kind: ParameterType = ParameterType.BIAS) -> None:
         if name in self.at:
-            self.edges(Part(self.at[name], kind), self.span(1), neurons)
+            self.edges(TypedSlice(self.at[name], kind), self.span(1), neurons)
 
     def matrix(self, name: str, sources: Span, targets: Span, *, by_source: bool = False) -> None:
-        self.edges(Part(self.position(name), Kind.DENSE), sources, targets, by_source=by_source)
+        self.edges(TypedSlice(self.position(name), ParameterType.LINEAR), sources, targets, by_source=by_source)
 
     def fixed(self, sources: Span, targets: Span) -> None:
-        self.bundles.append(Bundle(sources, targets, Kind.HEADS, value=1.0))
+        self.bundles.append(Bundle(sources, targets, ParameterType.HEAD, value=1.0))
 
     def residual(self, before: Span, after: Span) -> None:
-        self.bundles.append(Bundle(before, after, Kind.RESIDUAL, value=1.0, diagonal=True))
+        self.bundles.append(Bundle(before, after, ParameterType.RESIDUAL, value=1.0, diagonal=True))
 
-    def edges(self, part: Part, sources: Span, targets: Span, *, by_source: bool = False) -> None:
+    def edges(self, part: TypedSlice, sources: Span, targets: Span, *, by_source: bool = False) -> None:
         bundle = Bundle(sources, targets, part.kind, part, by_source)
         view = bundle.of(torch.empty(self.shapes[part.position], device="meta"))
         if tuple(view.shape) != (targets.length, sources.length):
-            raise Unfit
+            raise UnknownArchitecture
         self.bundles.append(bundle)
 
 
-def _placed(found: list[Part], kind: Kind) -> list[tuple[Part, tuple[int, int]]]:
+def _placed(found: list[TypedSlice], kind: ParameterType) -> list[tuple[TypedSlice, tuple[int, int]]]:
     """The parts of a kind, each with the start and the number of the outputs that it gives."""
     return list(_walk([each for each in found if each.kind == kind]))
 
 
-def _walk(found: list[Part]) -> Iterator[tuple[Part, tuple[int, int]]]:
+def _walk(found: list[TypedSlice]) -> Iterator[tuple[TypedSlice, tuple[int, int]]]:
     start = 0
     for part in found:
         length = part.length or 0

@@ -15,29 +15,29 @@ from leapverify.trajectory.context import Layout
 logger = logging.getLogger(__name__)
 
 
-class Kind(IntEnum):
+class ParameterType(IntEnum):
     """NiNo's types of edges, rows of its embedding."""
 
-    DENSE = 1
-    REST = 2
+    LINEAR = 1
+    BIAS = 2
     CONVOLUTION = 3
     NORM = 4
-    WORDS = 5
-    POSITIONS = 6
+    TOKEN_EMBEDDING = 5
+    POSITION_EMBEDDING = 6
     QUERY = 7
     KEY = 8
     VALUE = 9
     RESIDUAL = 10
-    HEADS = 11
-    SELF = 13
+    HEAD = 11
+    LOOP = 13
 
 
 @dataclass(frozen=True)
-class Part:
+class TypedSlice:
     """A tensor of the history, or a slice of it along one dimension."""
 
     position: int
-    kind: Kind
+    kind: ParameterType
     dim: int = 0
     start: int = 0
     length: int | None = None
@@ -48,14 +48,14 @@ class Part:
         return tensor if self.length is None else tensor.narrow(self.dim, self.start, self.length)
 
 
-ATTENTION = (Kind.QUERY, Kind.KEY, Kind.VALUE)
+ATTENTION = (ParameterType.QUERY, ParameterType.KEY, ParameterType.VALUE)
 MATRICES = {
-    Kind.WORDS: ("wte.weight", "embed_tokens.weight", "embed_in.weight"),
-    Kind.POSITIONS: ("wpe.weight",),
-    Kind.QUERY: ("self_attn.q_proj.weight",),
-    Kind.KEY: ("self_attn.k_proj.weight",),
-    Kind.VALUE: ("self_attn.v_proj.weight",),
-    Kind.DENSE: (
+    ParameterType.TOKEN_EMBEDDING: ("wte.weight", "embed_tokens.weight", "embed_in.weight"),
+    ParameterType.POSITION_EMBEDDING: ("wpe.weight",),
+    ParameterType.QUERY: ("self_attn.q_proj.weight",),
+    ParameterType.KEY: ("self_attn.k_proj.weight",),
+    ParameterType.VALUE: ("self_attn.v_proj.weight",),
+    ParameterType.LINEAR: (
         "attn.c_proj.weight",
         "mlp.c_fc.weight",
         "mlp.c_proj.weight",
@@ -73,7 +73,7 @@ MATRICES = {
 """Ends of the names of matrices in models shaped like GPT-2, Llama, Qwen2 and Pythia."""
 
 
-def parts(position: int, name: str, shape: Sequence[int], heads: int | None) -> tuple[Part, ...] | None:
+def typed_slices(position: int, name: str, shape: Sequence[int], heads: int | None) -> tuple[TypedSlice, ...] | None:
     """The typed parts of a tensor that together cover it; None: this tensor is none that NiNo knows.
 
     Args:
@@ -83,7 +83,7 @@ def parts(position: int, name: str, shape: Sequence[int], heads: int | None) -> 
         heads: of the model's attention, which cut Pythia's joint matrix.
     """
     if len(shape) == 1 and name.endswith((".weight", ".bias")):
-        return (Part(position, Kind.NORM if name.endswith(".weight") else Kind.REST),)
+        return (TypedSlice(position, ParameterType.NORM if name.endswith(".weight") else ParameterType.BIAS),)
     if len(shape) != 2:
         return None
     if name.endswith("attn.c_attn.weight"):
@@ -91,47 +91,49 @@ def parts(position: int, name: str, shape: Sequence[int], heads: int | None) -> 
     if name.endswith("attention.query_key_value.weight"):
         return _by_head(position, shape[0], heads)
     kind = next((kind for kind, ends in MATRICES.items() if name.endswith(ends)), None)
-    return None if kind is None else (Part(position, kind),)
+    return None if kind is None else (TypedSlice(position, kind),)
 
 
-def _thirds(position: int, shape: Sequence[int]) -> tuple[Part, ...] | None:
+def _thirds(position: int, shape: Sequence[int]) -> tuple[TypedSlice, ...] | None:
     """Query, key and value of GPT-2, side by side along the outputs; which side that is, the shape tells."""
     dim = int(shape[1] == 3 * shape[0])
     length = shape[1 - dim]
     if not length or shape[dim] != 3 * length:
         return None
-    return tuple(Part(position, kind, dim, i * length, length) for i, kind in enumerate(ATTENTION))
+    return tuple(TypedSlice(position, kind, dim, i * length, length) for i, kind in enumerate(ATTENTION))
 
 
-def _by_head(position: int, outputs: int, heads: int | None) -> tuple[Part, ...] | None:
+def _by_head(position: int, outputs: int, heads: int | None) -> tuple[TypedSlice, ...] | None:
     """Query, key and value of Pythia, one head after another."""
     if not heads or not outputs or outputs % (3 * heads):
         return None
     length = outputs // (3 * heads)
-    return tuple(Part(position, ATTENTION[i % 3], 0, i * length, length) for i in range(3 * heads))
+    return tuple(TypedSlice(position, ATTENTION[i % 3], 0, i * length, length) for i in range(3 * heads))
 
 
-def fallback(position: int, shape: Sequence[int]) -> tuple[Part]:
+def fallback(position: int, shape: Sequence[int]) -> tuple[TypedSlice]:
     """A tensor that NiNo does not know, typed by its shape alone."""
-    by_dimensions = {2: Kind.DENSE, 4: Kind.CONVOLUTION}
-    return (Part(position, by_dimensions.get(len(shape), Kind.REST)),)
+    by_dimensions = {2: ParameterType.LINEAR, 4: ParameterType.CONVOLUTION}
+    return (TypedSlice(position, by_dimensions.get(len(shape), ParameterType.BIAS)),)
 
 
-def per_parameter(layout: Layout, shapes: Sequence[Sequence[int]]) -> list[Part]:
+def per_parameter(layout: Layout, shapes: Sequence[Sequence[int]]) -> list[TypedSlice]:
     """The parts of all tensors for the per-parameter form; what is not known goes by its shape, and the log says so."""
-    found: list[Part] = []
+    found: list[TypedSlice] = []
     unknown = []
     for position, (name, shape) in enumerate(zip(layout.names, shapes, strict=True)):
-        known = parts(position, name, shape, layout.heads)
+        known = typed_slices(position, name, shape, layout.heads)
         if known is None:
             unknown.append(name)
         found += known or fallback(position, shape)
     if unknown:
-        say_once(f"NiNo does not know {listed(unknown)}: typed by shape, as fully connected or as biases")
+        warn_once(f"NiNo does not know {listed(unknown)}: typed by shape, as fully connected or as biases")
     return found
 
 
-def held(found: Sequence[Part], starts: Sequence[Sequence[int]], shapes: Sequence[Sequence[int]]) -> list[Part]:
+def held_slices(
+    found: Sequence[TypedSlice], starts: Sequence[Sequence[int]], shapes: Sequence[Sequence[int]]
+) -> list[TypedSlice]:
     """What a rank holds of the parts of whole tensors, counted within what it holds.
 
     Args:
@@ -158,6 +160,6 @@ def listed(names: Sequence[str]) -> str:
 
 
 @cache
-def say_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warn of something once per process."""
     logger.warning(message)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from leapverify.predict.predictor import Declined
+from leapverify.errors import Declined
 
 REACH = 40
 """Columns of the networks' last layer: the furthest k."""

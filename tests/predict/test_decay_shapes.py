@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapverify.predict.shapes import SHAPES, coefficients
+from leapverify.predict.decay_shapes import SHAPES, coefficients
 
 
 def run(start: torch.Tensor, gradients: list[torch.Tensor], rates: list[float]) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from leapverify.predict import predictor
-from leapverify.predict.modes import clipped, rolled
+from leapverify.predict.dmd import clipped, rolled
 from leapverify.trajectory.history import History
 
 DELTA = 20

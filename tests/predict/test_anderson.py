@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from context_fakes import Bowl
-from leapverify.predict import Declined
-from leapverify.predict.acceleration import Anderson, ReducedRank, fixed_point
+from leapverify.predict import Declined, Predictor
+from leapverify.predict.anderson import REGULARISATION, anderson, choice, fixed_point, rre
+from leapverify.predict.predictor import require_request
 from leapverify.trajectory.history import History
 
 MODES = (0.15, 0.45, 0.7, 0.9)
@@ -45,8 +46,8 @@ def bowl_run(snapshots: int, moved: float = 0.0) -> tuple[History, Tensor, Tenso
     return history, optimum, recurrence
 
 
-@pytest.mark.parametrize("method", [ReducedRank(0.0), Anderson((0.0,))], ids=["rre", "anderson"])
-def test_finds_the_fixed_point_with_one_difference_more_than_modes(method: ReducedRank | Anderson) -> None:
+@pytest.mark.parametrize("method", [rre(0.0), anderson((0.0,))], ids=["rre", "anderson"])
+def test_finds_the_fixed_point_with_one_difference_more_than_modes(method: Predictor) -> None:
     for snapshots, largest_error in ((len(MODES) + 2, 3e-4), (12, 3e-4)):
         history, optimum, _ = bowl_run(snapshots)
         history.selection = Bowl(split(optimum))
@@ -55,8 +56,8 @@ def test_finds_the_fixed_point_with_one_difference_more_than_modes(method: Reduc
         assert float(error.norm()) < largest_error * float(left.norm())
 
 
-@pytest.mark.parametrize("method", [ReducedRank(0.0), Anderson((0.0,))], ids=["rre", "anderson"])
-def test_one_difference_fewer_is_not_enough(method: ReducedRank | Anderson) -> None:
+@pytest.mark.parametrize("method", [rre(0.0), anderson((0.0,))], ids=["rre", "anderson"])
+def test_one_difference_fewer_is_not_enough(method: Predictor) -> None:
     history, optimum, _ = bowl_run(len(MODES) + 1)
     history.selection = Bowl(split(optimum))
     assert float((joined(method.predict(history, 1)) - optimum).norm()) > 1e-2
@@ -67,8 +68,8 @@ def test_anderson_is_one_more_interval_from_where_rre_lands(regularisation: floa
     """sum_i c_i w_{i+1} = A(sum_i c_i w_i) for an affine A, as c sums to 1."""
     history, optimum, recurrence = bowl_run(6)
     history.selection = Bowl(split(optimum))
-    reduced = joined(ReducedRank(regularisation).predict(history, 1))
-    mixed = joined(Anderson((regularisation,)).predict(history, 1))
+    reduced = joined(rre(regularisation).predict(history, 1))
+    mixed = joined(anderson((regularisation,)).predict(history, 1))
     torch.testing.assert_close(mixed, optimum + recurrence @ (reduced - optimum), rtol=1e-5, atol=1e-5)
 
 
@@ -87,14 +88,13 @@ def test_c_solves_the_constrained_least_squares(regularisation: float) -> None:
 
 
 def test_what_stands_in_the_source_is_the_default() -> None:
-    method = ReducedRank()
-    assert (method.regularisation, method.needs.reach) == (1e-5, 16)  # lambda; 15 differences
+    assert (REGULARISATION, rre().needs.reach) == (1e-5, 16)  # lambda; 15 differences
 
 
 def test_a_large_lambda_gives_the_plain_mean() -> None:
     history, _, _ = bowl_run(6)
     mean = torch.stack([joined(each.tensors) for each in list(history)[:-1]]).mean(0)
-    torch.testing.assert_close(joined(ReducedRank(1e9).predict(history, 1)), mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(joined(rre(1e9).predict(history, 1)), mean, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("lambdas", [(1e-5,), (1e-2,)])
@@ -108,7 +108,7 @@ def test_moves_scales_and_rotates_with_the_weights(lambdas: tuple[float]) -> Non
         turned.push(each.step, split(4 * turn @ joined(each.tensors) + shift))
     for ring in (history, turned):
         ring.selection = Bowl(split(optimum))
-    for method in (ReducedRank(*lambdas), Anderson(lambdas)):
+    for method in (rre(*lambdas), anderson(lambdas)):
         wanted = 4 * turn @ joined(method.predict(history, 1)) + shift
         torch.testing.assert_close(joined(method.predict(turned, 1)), wanted, rtol=1e-4, atol=1e-4)
 
@@ -128,12 +128,12 @@ def test_anderson_takes_the_lambda_of_the_smallest_loss() -> None:
     history, _, _ = bowl_run(7)
     selection = Losses(2.0, math.nan, 1.0, 1.0, 3.0)
     history.selection = selection
-    method = Anderson()
+    method = anderson()
     out = [torch.zeros(shape) for shape in SHAPES]
     predicted = joined(method.predict(history, 50, out=out))
     assert torch.equal(predicted, selection.seen[2])
-    choice = method.choice(history)
-    assert (choice.regularisation, choice.losses) == (1e-5, (2.0, math.inf, 1.0, 1.0, 3.0))
+    found = choice(require_request(method.needs, history, 1, None))
+    assert (found.regularisation, found.losses) == (1e-5, (2.0, math.inf, 1.0, 1.0, 3.0))
     assert len(selection.seen) == 5
 
 
@@ -142,7 +142,7 @@ def test_anderson_declines_where_no_candidate_has_a_loss() -> None:
     history.selection = Losses(*[math.nan] * 5)
     for _ in range(2):  # asked again, it does not measure again
         with pytest.raises(Declined, match="none of the 5 candidates has a finite held-out loss"):
-            Anderson().predict(history, 1)
+            anderson().predict(history, 1)
 
 
 def test_at_rest_nothing_moves_and_nothing_is_measured() -> None:
@@ -150,7 +150,7 @@ def test_at_rest_nothing_moves_and_nothing_is_measured() -> None:
     for step in range(4):
         history.push(step, [torch.full((4,), 0.3)])
     history.selection = Losses()
-    for method in (ReducedRank(), ReducedRank(0.0), Anderson()):
+    for method in (rre(), rre(0.0), anderson()):
         assert torch.equal(method.predict(history, 9)[0], torch.full((4,), 0.3))
 
 
@@ -159,4 +159,4 @@ def test_a_steady_line_has_no_fixed_point_and_gives_the_mean() -> None:
     history = History([torch.zeros(2)], 5)
     for step in range(5):
         history.push(step, [torch.tensor([1.0, 2.0]) * step])
-    torch.testing.assert_close(ReducedRank().predict(history, 1)[0], torch.tensor([1.5, 3.0]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(rre().predict(history, 1)[0], torch.tensor([1.5, 3.0]), rtol=1e-6, atol=1e-6)

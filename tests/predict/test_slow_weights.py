@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leapverify.predict import predictor
-from leapverify.predict.slow import lookahead, outer_nesterov
+from leapverify.predict.averaging import lookahead, outer_nesterov
 from leapverify.trajectory.history import History
 
 STEPS = (3, 50, 61, 100, 180, 200, 290, 300)

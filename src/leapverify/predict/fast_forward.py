@@ -4,84 +4,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from leapverify.core.weights import Tensors
-from leapverify.predict.acceleration import measured
+from leapverify.errors import Declined
+from leapverify.predict.anderson import measured
+from leapverify.predict.formula import Formula
 from leapverify.predict.gram import combine_each
-from leapverify.predict.predictor import Declined, Needs, Request, require_request
-from leapverify.trajectory.history import History
+from leapverify.predict.predictor import Needs, Request
 
 MOST_STEPS = 256
 """tau at most."""
 
 
-@dataclass(frozen=True)
-class Jump:
-    """What `fast-forward` found."""
+class Jump(NamedTuple):
+    """What the search found."""
 
     tau: float
-    """Repeats of the last step; 0: the first already raised the held-out loss."""
+    """Repeats of the last step; 0: the first already raised the held-out loss; NaN: the loss of w_t is not finite."""
     losses: int
-    """Held-out losses that were asked for."""
+    """Held-out losses that were measured."""
 
 
-@dataclass(frozen=True)
-class FastForward:
+def fast_forward(limit: int = MOST_STEPS) -> Formula:
     """`fast-forward`: w_t + tau (w_t - w_{t-1}), tau = 1, 2, 4, ... while the held-out loss falls; any K.
 
     The last three values tried hold the minimum between them. The vertex of the parabola through their losses is tried
-    as well, and the best of all is taken: exact where the loss is quadratic along the step. Where tau = 1 does not
-    lower the loss, the prediction is w_t, which a verifier refuses: it counts as a failure, not as declined.
+    as well, and the best of all is taken. That is exact where the loss is quadratic along the step. Where tau = 1 does
+    not lower the loss, the prediction is w_t, which a verifier refuses: it counts as a failure, not as declined.
 
     Source: arXiv 2409.04206 (2024), where tau goes up by 1; every 6 steps. Claim: 40 to 81 % less time for LoRA
     fine-tuning; says that it fails at full rank.
     Cost: 2 to 11 held-out losses with the limit of 256; w_t and w_{t-1} are read once for each and for the result.
+
+    Args:
+        limit: tau at most, at least 1.
+
+    Raises:
+        ValueError: a limit below 1.
+
+    Example:
+        >>> search(lambda tau: (tau - 3.0) ** 2, limit=256)
+        Jump(tau=3.0, losses=5)
     """
+    if limit < 1:
+        raise ValueError(f"limit {limit} repeats no step: use at least 1, or hold")
 
-    limit: int = MOST_STEPS
-    """tau at most, at least 1."""
-    name: str = "fast-forward"
-    needs: Needs = field(default=Needs(1, recent=2, selection=True, horizon=False))
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"limit {self.limit} repeats no step: use at least 1, or hold")
-
-    @torch.no_grad()
-    def predict(self, history: History, horizon: int, out: Tensors | None = None) -> Sequence[Tensor]:
-        """See `Predictor.predict`."""
-        request = require_request(self.needs, history, horizon, out)
-        _write(request, self._jump(request).tau)
-        return request.out
-
-    def prepare(self, history: History, out: Tensors) -> None:
-        """See `Prepares.prepare`; candidates are written into `out`."""
-        self.jump(history, out)
-
-    @torch.no_grad()
-    def jump(self, history: History, out: Tensors | None = None) -> Jump:
-        """tau and what it took to find it; searched for once per push.
-
-        Raises:
-            Declined: too little history, or the loss of w_t itself is not finite.
-        """
-        return self._jump(require_request(self.needs, history, 1, out))
-
-    def _jump(self, request: Request) -> Jump:
-        selection = request.history.selection
-
-        def loss(tau: float) -> float:
-            _write(request, tau)
-            return measured(selection, request.out)
-
-        found = request.history.derived((self, request.device), lambda: search(loss, self.limit))
+    def write(request: Request) -> None:
+        found = jump(request, limit)
         if math.isnan(found.tau):
             raise Declined("the held-out loss of the present weights is not finite, no step can be seen to lower it")
-        return found
+        _write(request, found.tau)
+
+    needs = Needs(1, recent=2, selection=True, horizon=False)
+    return Formula("fast-forward", needs, write, lambda request: jump(request, limit))
+
+
+def jump(request: Request, limit: int = MOST_STEPS) -> Jump:
+    """tau and what it took to find it; searched for once per push. Candidates are written into `request.out`."""
+
+    def loss(tau: float) -> float:
+        _write(request, tau)
+        return measured(request)
+
+    return request.history.derived(("fast-forward", limit, request.device), lambda: search(loss, limit))
 
 
 def search(loss: Callable[[float], float], limit: int) -> Jump:
@@ -125,5 +110,5 @@ def vertex(points: Sequence[tuple[float, float]]) -> float | None:
 
 def _write(request: Request, tau: float) -> None:
     recent = request.history.recent
-    assert recent is not None  # `require_request` has seen to it
+    assert recent is not None  # `require_request` has looked
     combine_each(request.out, [request.now, recent[-2].tensors], [[-tau]] * len(request.out))

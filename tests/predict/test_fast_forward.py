@@ -11,7 +11,8 @@ from torch import Tensor
 
 from context_fakes import Bowl
 from leapverify.predict import Declined, predictor
-from leapverify.predict.forward import FastForward, Jump, search, vertex
+from leapverify.predict.fast_forward import Jump, fast_forward, jump, search, vertex
+from leapverify.predict.predictor import require_request
 from leapverify.trajectory.history import History
 
 BEFORE = [torch.tensor([0.0, 1.0]), torch.tensor(3.0)]
@@ -40,17 +41,17 @@ def test_finds_the_minimum_of_a_quadratic_loss_along_the_step(tau: float) -> Non
     predicted = predictor("fast-forward").predict(history, 10)
     for got, wanted in zip(predicted, along(tau), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    jump = FastForward().jump(history)
-    assert jump.tau == pytest.approx(tau, rel=1e-4)
-    assert jump.losses == len(bowl.asked) <= 11
+    found = jump(require_request(fast_forward().needs, history, 1, None))
+    assert found.tau == pytest.approx(tau, rel=1e-4)
+    assert found.losses == len(bowl.asked) <= 11
 
 
 @pytest.mark.parametrize("tau", [0.0, -3.0, 0.4])
 def test_stays_where_the_first_repeat_raises_the_loss(tau: float) -> None:
     """At 0.4 the first repeat lands beyond the minimum, higher than before it."""
     history = history_of(Bowl(along(tau)))
-    assert all(torch.equal(a, b) for a, b in zip(FastForward().predict(history, 1), NOW, strict=True))
-    assert FastForward().jump(history) == Jump(0.0, 2)
+    assert all(torch.equal(a, b) for a, b in zip(fast_forward().predict(history, 1), NOW, strict=True))
+    assert jump(require_request(fast_forward().needs, history, 1, None)) == Jump(0.0, 2)
 
 
 @pytest.mark.parametrize(("limit", "losses"), [(1, 2), (2, 3), (100, 9), (256, 10)])
@@ -83,12 +84,12 @@ def test_a_loss_that_is_not_finite_ends_the_search() -> None:
 def test_declines_where_the_present_loss_is_not_finite() -> None:
     history = history_of(Bowl([torch.full_like(each, math.nan) for each in NOW]))
     with pytest.raises(Declined, match="the held-out loss of the present weights is not finite"):
-        FastForward().predict(history, 1)
+        fast_forward().predict(history, 1)
 
 
 def test_a_step_of_nothing_stays_at_rest() -> None:
     history = history_of(Bowl(along(3.0)), NOW, NOW)
-    assert all(torch.equal(a, b) for a, b in zip(FastForward().predict(history, 1), NOW, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fast_forward().predict(history, 1), NOW, strict=True))
 
 
 def test_declines_without_the_step_before() -> None:
@@ -96,7 +97,7 @@ def test_declines_without_the_step_before() -> None:
     assert history.recent is not None
     history.recent.reset()
     with pytest.raises(Declined, match="needs the weights after the last 2 steps one by one, the history holds 0"):
-        FastForward().predict(history, 1)
+        fast_forward().predict(history, 1)
 
 
 def test_a_limit_below_one_is_refused() -> None:
