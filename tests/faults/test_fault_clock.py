@@ -14,7 +14,6 @@ from leapverify.runs import deadline as moment
 from leapverify.runs.deadline import Deadline
 from leapverify.study.run import deadline_of, minutes_until
 from micro import MICRO, same_numbers
-from small_text import write_documents
 
 pytestmark = pytest.mark.failure(5)
 HOUR_S = 3600.0
@@ -30,10 +29,8 @@ def wall(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("clock-cache")))
-        yield {**SETTINGS, "data.source": f"text:{write_documents(tmp_path_factory.mktemp('clock-text'))}"}
+def settings(text):
+    return {**SETTINGS, "data.source": f"text:{text}"}
 
 
 @pytest.fixture(scope="module")

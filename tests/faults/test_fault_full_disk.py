@@ -20,7 +20,6 @@ from leapverify.report import build_report
 from leapverify.runs import StudyError
 from leapverify.study.folder import keep_only
 from micro import MICRO, same_numbers
-from small_text import write_documents
 
 pytestmark = [pytest.mark.failure(4), pytest.mark.skipif(sys.platform != "linux", reason="mounts and reads /proc")]
 SETTINGS = {**MICRO, "training.steps": 30, "sweep.horizons": [5], "sweep.predictors": ["hold"], "cascade.kinds": []}
@@ -34,10 +33,8 @@ SAID = {
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("full-cache")))
-        yield {**SETTINGS, "data.source": f"text:{write_documents(tmp_path_factory.mktemp('full-text'))}"}
+def settings(text):
+    return {**SETTINGS, "data.source": f"text:{text}"}
 
 
 @pytest.fixture(scope="module")

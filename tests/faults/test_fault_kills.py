@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from killed_study import Victim, small
-from small_text import write_documents
 
 pytestmark = [
     pytest.mark.failure(1, 5),
@@ -18,11 +17,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("kill-cache")))
-        text = write_documents(tmp_path_factory.mktemp("kill-text"))
-        yield Victim(small(text), tmp_path_factory.mktemp("kills"))
+def victim(text, tmp_path_factory):
+    return Victim(small(text), tmp_path_factory.mktemp("kills"))
 
 
 def place(victim: Victim, kind: str, share: float) -> int:

@@ -17,7 +17,6 @@ from leapverify.config.retention import with_stop
 from leapverify.runs import Paused, stopping
 from leapverify.study.record import Recorder
 from micro import MICRO
-from small_text import write_documents
 
 pytestmark = [
     pytest.mark.failure(5),
@@ -32,13 +31,6 @@ SETTINGS = {
     "snapshots.weights": "last",
     "snapshots.optimizer": "last",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def text(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("term-cache")))
-        yield write_documents(tmp_path_factory.mktemp("term-text"))
 
 
 @pytest.fixture(autouse=True)

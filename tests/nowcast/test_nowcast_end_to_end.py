@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [" ".join(chance.choice(("a", "run", "is", "the", "path", "of")) for _ in range(12)) for _ in range(8)]
         (folder / f"{number:03d}.txt").write_text("\n\n".join(lines))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

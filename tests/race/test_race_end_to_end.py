@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ from race_micro import micro, timeless, words
 
 ALL = ("baseline", "lr-x0.5", "wsd", "anneal", "schedule-free", "leap-fixed", "leap-auto", "shadow")
 SOME = "leap-fixed"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import checklist
 import pytest
 from _floors import Floors
 from checklist import JOBS, SCRIPTS, owed, owed_lines, problems, standings, table
 
 from leapverify.capacity.machine import ACCELERATORS
-from leapverify.study import checklist, ladder, run
+from leapverify.study import ladder, run
 from leapverify.study.folder import SeedFolder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,10 +23,9 @@ from micro import MICRO, same_numbers, timeless
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text):
+def whole(micro_run):
     """An undamaged study."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return run_study("tiny", out, device="cpu", settings={**MICRO, "data.source": f"text:{text}"})
+    return micro_run
 
 
 @pytest.fixture

@@ -41,9 +41,8 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def serial(text, tmp_path_factory) -> Study:
-    out = tmp_path_factory.mktemp("serial") / "run"
-    return run_study(two_small_seeds(text), out, device="cpu", execution=execution("in-process"))
+def serial(text, record_once) -> Study:
+    return record_once("two-small-seeds", two_small_seeds(text))
 
 
 def run(folder: Path, tasks: list[Task], watcher: Watcher = ignore) -> dict[int, Failure]:

@@ -28,8 +28,8 @@ def config(text):
 
 
 @pytest.fixture(scope="module")
-def serial(config, tmp_path_factory) -> Study:
-    return run_study(config, tmp_path_factory.mktemp("serial") / "run", device="cpu", execution=SERIAL)
+def serial(config, record_once) -> Study:
+    return record_once("two-small-seeds", config)
 
 
 def test_killed_processes_cost_nothing_but_time(config, serial, tmp_path):

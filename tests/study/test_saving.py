@@ -8,13 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from leapverify import load_study, run_study
-from leapverify.config.overrides import with_settings
-from leapverify.config.presets import preset
 from leapverify.config.retention import has_state, in_a_ring, needed_to_resume
 from leapverify.errors import ConfigError
 from leapverify.runs import Paused
 from leapverify.study import record
-from micro import MICRO, same_numbers
+from micro import same_numbers
 
 
 @pytest.mark.parametrize("length", [1, 3, 5])
@@ -43,10 +41,9 @@ def test_no_state_at_all():
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, text):
+def unbroken(micro_run):
     """A study that ran through."""
-    config = with_settings(preset("tiny"), {**MICRO, "data.source": f"text:{text}"})
-    return run_study(config, tmp_path_factory.mktemp("unbroken") / "run", device="cpu")
+    return micro_run
 
 
 @pytest.mark.failure(5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from leapverify.errors import ConfigError
 from leapverify.runs import StudyError, execution
 from leapverify.runs.progress import Progress
 from leapverify.study.resweep import sweep_study
-from micro import MICRO, same_numbers, timeless
+from micro import same_numbers, timeless
 
 FILES = ("config.yaml", "environment.json", "report.html", "tables/table-01.csv", "tables/table-10.md")
 
@@ -39,10 +40,9 @@ def stop_after(step: int):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text):
+def whole(micro_run):
     """One uninterrupted study that the tests compare with."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return run_study("tiny", out, device="cpu", settings={**MICRO, "data.source": f"text:{text}"})
+    return micro_run
 
 
 def test_a_study_leaves_the_run_folder_of_the_contract(whole):
@@ -146,18 +146,20 @@ def test_with_every_state_damaged_the_study_begins_again(whole, micro, tmp_path)
     same_numbers(run_study(micro(), tmp_path / "run", device="cpu"), whole)
 
 
-def test_a_second_call_does_nothing(whole, micro):
+def test_a_second_call_does_nothing(whole, micro, tmp_path):
     seen: list[Progress] = []
-    before = (whole.path / "report.html").stat().st_mtime_ns
-    run_study(micro(), whole.path, device="cpu", watcher=seen.append)
+    copy = shutil.copytree(whole.path, tmp_path / "run")
+    before = (copy / "report.html").stat().st_mtime_ns
+    run_study(micro(), copy, device="cpu", watcher=seen.append)
     assert seen == []
-    assert (whole.path / "report.html").stat().st_mtime_ns == before
+    assert (copy / "report.html").stat().st_mtime_ns == before
 
 
-def test_another_configuration_is_refused_and_nothing_lost(whole, micro):
+def test_another_configuration_is_refused_and_nothing_lost(whole, micro, tmp_path):
+    copy = shutil.copytree(whole.path, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"training.lr: 0.001 there, 0.002 now.*another --out"):
-        run_study(micro(training__lr=2e-3), whole.path, device="cpu")
-    assert load_study(whole.path).checkpoints
+        run_study(micro(training__lr=2e-3), copy, device="cpu")
+    assert load_study(copy).checkpoints
 
 
 def test_a_folder_with_other_files_is_refused(micro, tmp_path):
@@ -175,14 +177,13 @@ def test_seeds_side_by_side_and_one_after_another_give_the_same(micro, tmp_path)
     assert {row.measure for row in apart.seeds} >= {"cka", "procrustes", "rsa", "agreement_modal", "loss_cv_percent"}
 
 
-def test_sweeping_the_snapshots_gives_the_numbers_of_the_stream(micro, tmp_path):
-    study = run_study(micro(), tmp_path / "run", device="cpu")
-    before = timeless(study.predictions)
-    assert timeless(sweep_study(study.path, device="cpu").predictions) == before
+def test_sweeping_the_snapshots_gives_the_numbers_of_the_stream(whole, tmp_path):
+    copy = shutil.copytree(whole.path, tmp_path / "run")
+    assert timeless(sweep_study(copy, device="cpu").predictions) == timeless(whole.predictions)
 
 
-def test_sweeping_with_other_predictors_replaces_the_rows(micro, tmp_path):
-    study = run_study(micro(), tmp_path / "run", device="cpu")
+def test_sweeping_with_other_predictors_replaces_the_rows(whole, tmp_path):
+    study = load_study(shutil.copytree(whole.path, tmp_path / "run"))
     quadratic = {
         row.step: row.loss_predicted for row in study.predictions if (row.predictor, row.horizon) == ("quadratic", 5)
     }

@@ -25,18 +25,16 @@ from leapverify.study.resweep import sweep_study
 from leapverify.train.adapters import adapter_sizes, with_adapters
 from leapverify.train.models import build_model
 from leapverify.train.state import load_snapshot
-from micro import MICRO, same_numbers, timeless
+from micro import same_numbers, timeless
 
 RANK = 2
 FRESH = {"training__steps": 40, "model__dropout": 0.1, "snapshots__weights": "all", "snapshots__optimizer": "all"}
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory, text):
+def start(record_once, micro):
     """A finished study of two seeds to begin from."""
-    settings = {**MICRO, "seeds": [42, 43], "data.source": f"text:{text}", "training.steps": 20, "sweep.horizons": [5]}
-    folder = tmp_path_factory.mktemp("start") / "run"
-    return run_study(with_settings(preset("tiny"), settings), folder, device="cpu").path
+    return record_once("tuning-start", micro(seeds=[42, 43], training__steps=20, sweep__horizons=[5])).path
 
 
 @pytest.fixture(params=[None, RANK], ids=["whole", "lora"])
