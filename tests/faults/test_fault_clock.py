@@ -13,6 +13,7 @@ from leapverify.runs import StudyError, exclusive
 from leapverify.runs import deadline as moment
 from leapverify.runs.deadline import Deadline
 from leapverify.study.run import deadline_of, minutes_until
+from marks import slow
 from micro import MICRO, same_numbers
 
 pytestmark = pytest.mark.failure(5)
@@ -38,7 +39,7 @@ def unbroken(settings, tmp_path_factory):
     return run_study("tiny", tmp_path_factory.mktemp("clock") / "run", device="cpu", settings=settings)
 
 
-@pytest.mark.parametrize("hours", [-5, 5])
+@pytest.mark.parametrize("hours", [slow(-5), 5])
 def test_a_run_under_a_deadline_does_not_notice(unbroken, settings, tmp_path, wall, hours):
     def step(progress):
         if progress.phase == "checkpoint":

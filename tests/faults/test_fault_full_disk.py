@@ -19,6 +19,7 @@ from leapverify.io.storage import NotWritten
 from leapverify.report import build_report
 from leapverify.runs import StudyError
 from leapverify.study.folder import keep_only
+from marks import slow
 from micro import MICRO, same_numbers
 
 pytestmark = [pytest.mark.failure(4), pytest.mark.skipif(sys.platform != "linux", reason="mounts and reads /proc")]
@@ -50,11 +51,11 @@ def unbroken(settings, tmp_path_factory):
     ("number", "kind", "share"),
     [
         (errno.ENOSPC, "write", 0.3),
-        (errno.EDQUOT, "safetensors", 0.8),
-        (errno.EROFS, "mkdir", 0.5),
+        slow(errno.EDQUOT, "safetensors", 0.8),
+        slow(errno.EROFS, "mkdir", 0.5),
         (errno.EIO, "fsync", 0.2),
-        (errno.EROFS, "rename", 0.5),
-        (errno.EFBIG, "write", 0.95),
+        slow(errno.EROFS, "rename", 0.5),
+        slow(errno.EFBIG, "write", 0.95),
     ],
 )
 def test_one_refusal_anywhere_is_one_sentence_and_costs_nothing(unbroken, settings, tmp_path, number, kind, share):

@@ -39,6 +39,7 @@ def killed_in(out: Path, at: int, work) -> None:
     assert forked(run).killed
 
 
+@pytest.mark.slow
 def test_a_race_that_is_killed_goes_on_to_the_same_rows(tmp_path):
     config = race_micro(tasks=["noise"], arms=["leap-auto"], optimizers=["adamw"])
     whole = tmp_path / "whole"
@@ -60,6 +61,7 @@ def bench_rows(run: Path) -> list[dict]:
     return without_times(every)
 
 
+@pytest.mark.slow
 def test_a_bench_that_is_killed_goes_on_to_the_same_rows(text, tmp_path):
     settings = {**MICRO, "training.steps": 30, "cascade.kinds": [], "sweep.predictors": ["hold"]}
     settings |= {"snapshots.weights": "all", "snapshots.optimizer": "all"}

@@ -16,6 +16,7 @@ from leapverify.cli.main import main
 from leapverify.config.retention import with_stop
 from leapverify.runs import Paused, stopping
 from leapverify.study.record import Recorder
+from marks import slow
 from micro import MICRO
 
 pytestmark = [
@@ -51,7 +52,7 @@ def unbroken(text, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(("every", "step"), [(1, 20), (4, 30), (None, 30)])
+@pytest.mark.parametrize(("every", "step"), [slow(1, 20), (4, 30), slow(None, 30)])
 def test_a_run_that_is_told_to_stop_saves_a_state_wherever_it_is(unbroken, text, tmp_path, every, step):
     settings = {**SETTINGS, "data.source": f"text:{text}", "snapshots.every": every}
     told = []
@@ -96,6 +97,7 @@ def until(process: subprocess.Popen[str], beginning: str) -> None:
     raise AssertionError(f"no line begins with {beginning!r}: {said}")
 
 
+@pytest.mark.slow
 def test_the_command_stops_with_143_and_goes_on(unbroken, text, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
     process = command("study", *words(text, snapshots__every=3), *out)
@@ -113,6 +115,7 @@ def test_the_command_stops_with_143_and_goes_on(unbroken, text, tmp_path, capsys
     assert found is None or found.startswith("files: "), found
 
 
+@pytest.mark.slow
 def test_workers_are_told_and_each_saves(text, tmp_path, monkeypatch):
     out = tmp_path / "run"
     more = words(text, training__steps=4000, sweep__predictors="[hold]", seeds="[1,2,3]")
@@ -126,6 +129,7 @@ def test_workers_are_told_and_each_saves(text, tmp_path, monkeypatch):
     assert list(out.glob("seed-1/optimizer/step-*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_second_one_ends_at_once(text, tmp_path, monkeypatch, capsys):
     step, signals = Recorder._step, []
 

@@ -14,6 +14,7 @@ from stdlib_gpt2 import batches, same_weights, small_gpt2, windows
 trl = pytest.importorskip("trl")
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),

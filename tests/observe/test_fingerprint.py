@@ -229,6 +229,7 @@ def test_autocast_and_half_precision_models_give_float32():
         assert 0 < (result - exact).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_compiled_models_are_looked_into():
     model = family("gpt2").eval()
     wanted = Fingerprinter(model, probes_of())()

@@ -20,6 +20,8 @@ from leapverify.study.run import run_study
 from micro import same_numbers
 from workers import Killer, same_tables, two_small_seeds
 
+pytestmark = pytest.mark.slow
+
 TESTS = os.pathsep.join([str(Path(executor_work.__file__).parent), os.environ.get("PYTHONPATH", "")])
 """Where the workers find what they are to run."""
 

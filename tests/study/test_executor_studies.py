@@ -32,6 +32,7 @@ def serial(config, record_once) -> Study:
     return record_once("two-small-seeds", config)
 
 
+@pytest.mark.slow
 def test_killed_processes_cost_nothing_but_time(config, serial, tmp_path):
     out, killer = tmp_path / "run", Killer(tmp_path / "run", at_step=20)
     study = run_study(config, out, device="cpu", watcher=killer, execution=execution("processes", 2))

@@ -10,6 +10,8 @@ from leapverify.config.study import SWITCH_SETTINGS
 from leapverify.study.ladder import run_ladder, variants
 from leapverify.study.run import run_study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def climbed(tmp_path_factory, text):

@@ -12,6 +12,7 @@ from leapverify.config.retention import has_state, in_a_ring, needed_to_resume
 from leapverify.errors import ConfigError
 from leapverify.runs import Paused
 from leapverify.study import record
+from marks import slow
 from micro import same_numbers
 
 
@@ -47,7 +48,7 @@ def unbroken(micro_run):
 
 
 @pytest.mark.failure(5)
-@pytest.mark.parametrize(("every", "pauses"), [(1, 2), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("every", "pauses"), [slow(1, 2), (2, 2), slow(3, 1)])
 def test_stopped_again_and_again_equals_the_unbroken_run(unbroken, micro, tmp_path, every, pauses):
     config = micro(snapshots__every=every, snapshots__weights="last", snapshots__optimizer="last")
     with pytest.raises(Paused, match="its time is over before seed 42 went on: give the same command again"):
@@ -69,6 +70,7 @@ def pause_at_states() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_study_that_keeps_no_state_begins_again_and_says_so(micro, tmp_path, unbroken):
     config = micro(snapshots__every=None, snapshots__weights="last", snapshots__optimizer="last")
     with pytest.raises(ConfigError, match=r"snapshots\.every is null"):

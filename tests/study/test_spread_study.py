@@ -60,12 +60,14 @@ def test_two_ranks_record_what_one_process_does(whole: Study, spread: Study) -> 
     assert not any((spread.path / "seed-42" / "snapshots").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.failure(11)
 def test_so_do_three_of_which_some_hold_nothing_of_a_tensor(whole: Study, tmp_path: Path) -> None:
     assert spread_study(whole.config, tmp_path / "run", 3) == [None] * 3
     near(whole, load_study(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.failure(11)
 @pytest.mark.parametrize("parallel", ["ddp", "hsdp:2x1"])
 def test_however_they_hold_the_model(micro: Micro, tmp_path: Path, parallel: str) -> None:
@@ -84,6 +86,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, whole: Study) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.failure(5)
 def test_stopped_ranks_go_on_to_the_same_bits(spread: Study, stopped: Path, tmp_path: Path) -> None:
     out = shutil.copytree(stopped, tmp_path / "run")
@@ -93,6 +96,7 @@ def test_stopped_ranks_go_on_to_the_same_bits(spread: Study, stopped: Path, tmp_
         assert tensor.equal(spread.weights(42, 30)[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.failure(5)
 @pytest.mark.parametrize("size", [1, 3])
 def test_another_number_of_ranks_goes_on(whole: Study, stopped: Path, tmp_path: Path, size: int) -> None:
@@ -106,6 +110,7 @@ def test_another_number_of_ranks_goes_on(whole: Study, stopped: Path, tmp_path: 
     assert (about["ranks"], about["continued_on"][0].get("ranks", 1)) == (2, size)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(5)
 def test_two_ranks_go_on_with_a_study_of_one_process(whole: Study, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -116,6 +121,7 @@ def test_two_ranks_go_on_with_a_study_of_one_process(whole: Study, tmp_path: Pat
     near(whole, load_study(out))
 
 
+@pytest.mark.slow
 def test_one_process_sweeps_what_ranks_have_saved(spread: Study, tmp_path: Path) -> None:
     again = sweep_study(shutil.copytree(spread.path, tmp_path / "run"), device="cpu")
     near(spread, again)
