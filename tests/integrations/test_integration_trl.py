@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from lazily import Lazily
 from leapverify.integrations.losses import causal_losses
 from stdlib_gpt2 import batches, same_weights, small_gpt2, windows
 
-trl = pytest.importorskip("trl")
+trl = Lazily("trl")
 
 pytestmark = [
     pytest.mark.slow,

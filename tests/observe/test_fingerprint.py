@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lazily import transformers
 from leapverify.observe.fingerprint import Fingerprinter
 from leapverify.observe.probes import ProbeSet, paper_probes
-
-transformers = pytest.importorskip("transformers")
 
 VOCAB = 40
 LENGTHS = (3, 11, 7, 1, 16, 7, 5, 12, 2, 9, 16, 4)
