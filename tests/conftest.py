@@ -58,7 +58,12 @@ def cache(shared: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def text(shared: Path) -> Path:
     """A folder of small documents, all different."""
-    return made_once(shared / "text", write_documents)
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        write_documents(folder)
+
+    return made_once(shared / "text", make)
 
 
 @pytest.fixture(scope="session")
