@@ -17,6 +17,7 @@ from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.folder import Study
 from leapverify.study.resweep import sweep_study
 from micro import same_numbers
+from shared_runs import made_once
 from spread_micro import SMALL, SMALLEST, near, spread_study
 
 Micro = Callable[..., StudyConfig]
@@ -33,22 +34,19 @@ def stop_at(step: int) -> Callable[[], Watcher]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Study:
+def whole(record_once: Callable[..., Study], micro: Micro) -> Study:
     """The study of one process."""
-    from leapverify.config.overrides import with_settings
-    from leapverify.config.presets import preset
-    from micro import MICRO
-
-    settings = {**MICRO, "data.source": f"text:{text}"} | {key.replace("__", "."): each for key, each in SMALL.items()}
-    return run_study(with_settings(preset("tiny"), settings), tmp_path_factory.mktemp("whole") / "run", device="cpu")
+    return record_once("spread-whole", micro(**SMALL))
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory, whole: Study) -> Study:
+def spread(shared: Path, whole: Study) -> Study:
     """The same on two ranks."""
-    out = tmp_path_factory.mktemp("spread") / "run"
-    assert spread_study(whole.config, out, 2) == [None, None]
-    return load_study(out)
+
+    def make(out: Path) -> None:
+        assert spread_study(whole.config, out, 2) == [None, None]
+
+    return load_study(made_once(shared / "runs" / "spread", make))
 
 
 @pytest.mark.failure(11)
@@ -78,12 +76,15 @@ def test_however_they_hold_the_model(micro: Micro, tmp_path: Path, parallel: str
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, whole: Study) -> Path:
+def stopped(shared: Path, whole: Study) -> Path:
     """A study of two ranks that was told to stop at step 20."""
-    out = tmp_path_factory.mktemp("stopped") / "run"
-    words = spread_study(whole.config, out, 2, stop_at(20))
-    assert words == ["Paused: told to stop at step 20 of seed 42 (SIGTERM): give the same command again to go on"] * 2
-    return out
+
+    def make(out: Path) -> None:
+        words = spread_study(whole.config, out, 2, stop_at(20))
+        said = "Paused: told to stop at step 20 of seed 42 (SIGTERM): give the same command again to go on"
+        assert words == [said] * 2
+
+    return made_once(shared / "runs" / "stopped", make)
 
 
 @pytest.mark.slow
