@@ -18,6 +18,7 @@ from leapverify.io.storage import NotWritten
 from leapverify.runs import Failure, StudyError, Task, exclusive, execution, failure_message, failure_of
 from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.runs.task import RESTARTS
+from marks import slow
 
 
 def task(seed: int, name: str, **arguments: object) -> Task:
