@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import nn
 
+from lazily import Lazily
 from leapverify.bench.results import BenchSeed
 from leapverify.config.overrides import dump_config, load_config, parse_settings
 from leapverify.config.presets import preset as study_preset
