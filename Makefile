@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/tiny
 
-.PHONY: study nowcast test golden soak lint format bench wheel clean
+.PHONY: study nowcast test slow doctest check golden soak lint format bench wheel clean
 
 study: $(VENV)/.core
 	$(BIN)/leapverify study --out $(OUT)
@@ -22,8 +22,19 @@ nowcast: $(VENV)/.core
 	for name in introspection wnn; do $(BIN)/leapverify nowcast train $$name --train runs/nowcast-train \
 		--heldout runs/nowcast-heldout --test runs/nowcast-test --out $(LEARNT)/$$name.safetensors || exit 1; done
 
+# What to run while working: every room, in under five minutes on two cores.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m 'not slow'
+
+# Whole studies over and over, kills, torchrun, Ray, browsers, the wheel, examples that train.
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m slow
+
+# The examples in docstrings.
+doctest: $(VENV)/.dev
+	$(BIN)/python -m pytest --doctest-modules src/leapverify
+
+check: test slow doctest lint
 
 # Writes the golden records anew: only where a number is meant to change.
 golden: $(VENV)/.dev

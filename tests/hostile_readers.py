@@ -22,10 +22,10 @@ import torch
 import yaml
 from torch import nn
 
+from lazily import Lazily
 from leapverify.bench.results import BenchSeed
 from leapverify.config.overrides import dump_config, load_config, parse_settings
 from leapverify.config.presets import preset as study_preset
-from leapverify.integrations.transformers import FILE, read_state
 from leapverify.io import records
 from leapverify.io.records import Checkpoint, LossPoint, Prediction, RacePoint, RaceRun
 from leapverify.io.storage import load_tensors, read_json, save_tensors, write_json
@@ -47,6 +47,7 @@ from leapverify.trajectory.state import unpack
 from nino_checkpoints import write_mlp
 from saved_states import save_state
 
+callback = Lazily("leapverify.integrations.transformers", "accelerate")
 TEXT = "".join(f"A line of training text, number {number}.\n\n" for number in range(60))
 
 
@@ -215,6 +216,12 @@ DRIVER = {
 LIVE = {"version": 1, "driver": DRIVER}
 
 
+def _callback_state(path: Path) -> None:
+    # Imported here, so that the reader is not charged with it.
+    assert path.name == callback.FILE
+    torch.save(LIVE, path)
+
+
 def _safetensors(path: Path) -> None:
     save_tensors(path, TENSORS)
 
@@ -248,8 +255,8 @@ READERS = {
                lambda f: load_learnt("wnn", f / "w.safetensors"), kind="safetensors"),
         Reader("NiNo checkpoint (.pt)", "n.pt", _from(lambda path: write_mlp(path) and None, "n.pt"),
                lambda f: read_nino(f / "n.pt", graph=False)),
-        Reader("state of a callback (.pt)", FILE, _from(lambda path: torch.save(LIVE, path), FILE),
-               lambda f: checked_state(read_state(f)), marked=True),
+        Reader("state of a callback (.pt)", "leapverify.pt", _from(_callback_state, "leapverify.pt"),
+               lambda f: checked_state(callback.read_state(f)), marked=True),
         Reader("live state_dict", "live.json", _json(LIVE), lambda f: checked_state(_plain(f / "live.json")),
                kind="json"),
         Reader("text", "a.txt", TEXT.encode, lambda f: list(load_documents(f"text:{f / 'a.txt'}"))),

@@ -10,6 +10,19 @@ import torch
 from torch import Tensor, nn
 
 LENGTH = 16
+STEPS = 60
+INTERVAL, HORIZON = 4, 5
+
+ALWAYS = {
+    "policy": "fixed",
+    "predictor": "linear",
+    "horizon": HORIZON,
+    "criterion": "always",
+    "interval": INTERVAL,
+    "sequences": 16,
+    "leap_in_decay": True,
+}
+"""A leap at every second checkpoint: whatever it does to the loss, it surely happens."""
 
 
 def small_gpt2(seed: int = 0) -> nn.Module:

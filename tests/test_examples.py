@@ -31,6 +31,7 @@ def test_none_is_forgotten() -> None:
         assert f"{name}.py" in (Path(__file__).resolve().parent / test).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
 def test_the_example_runs_and_leaps(name: str, tmp_path: Path) -> None:
     package = NEEDS[name]

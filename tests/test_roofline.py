@@ -164,6 +164,7 @@ def test_more_of_anything_never_takes_less(name: str, device: Accelerator) -> No
     assert seconds(floors.sweep(), device) >= seconds(floors.sweep_forwards(), device)
 
 
+@pytest.mark.slow
 def test_the_page_holds_what_the_script_prints() -> None:
     command: list[Any] = [sys.executable, ROOT / "benchmarks" / "roofline.py", "--markdown"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

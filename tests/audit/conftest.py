@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from audit_runs import recorded
-from leapverify.config.overrides import with_settings
-from leapverify.config.presets import preset
 from leapverify.config.study import StudyConfig
-from micro import MICRO
-from small_text import write_documents
+from leapverify.study.folder import Study
 
-SMALL = {
-    **MICRO,
+SMALL: Mapping[str, Any] = {
     "seeds": [42, 43],
-    "training.steps": 40,
-    "sweep.predictors": ["hold", "linear"],
-    "sweep.horizons": [5, 10],
-    "cascade.predictors": ["linear"],
-    "cascade.trained_predictors": ["hold"],
+    "training__steps": 40,
+    "sweep__predictors": ["hold", "linear"],
+    "sweep__horizons": [5, 10],
+    "cascade__predictors": ["linear"],
+    "cascade__trained_predictors": ["hold"],
 }
 
 
 @pytest.fixture(scope="session")
-def small_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyConfig]:
-    """The configuration, with text of its own and a cache apart from the user's."""
-    text = write_documents(tmp_path_factory.mktemp("text"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield with_settings(preset("tiny"), {**SMALL, "data.source": f"text:{text}"})
+def small_config(micro: Callable[..., StudyConfig]) -> StudyConfig:
+    """The configuration."""
+    return micro(**SMALL)
 
 
 @pytest.fixture(scope="session")
-def healthy(small_config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def healthy(small_config: StudyConfig, record_once: Callable[..., Study]) -> Path:
     """The undamaged run folder; nobody changes it."""
-    return recorded(small_config, tmp_path_factory.mktemp("healthy") / "run").path
+    return record_once("audit", small_config).path
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from leapverify.errors import ConfigError
 from leapverify.io.manifest import NAME
 from leapverify.io.storage import Damaged, read_json
 from leapverify.report import build_report
+from leapverify.study.folder import Study
 from micro import same_numbers
 
 
@@ -26,8 +27,8 @@ def one_seed(small_config: StudyConfig) -> StudyConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(one_seed: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return recorded(one_seed, tmp_path_factory.mktemp("whole") / "run").path
+def whole(one_seed: StudyConfig, record_once: Callable[..., Study]) -> Path:
+    return record_once("audit-one-seed", one_seed).path
 
 
 @pytest.fixture

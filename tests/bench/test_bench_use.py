@@ -152,6 +152,7 @@ def test_a_bench_whose_time_is_over_pauses_and_goes_on(copy, monkeypatch):
     assert (run / "bench" / "benched.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_seeds_run_side_by_side_in_processes_that_are_told_everything(copy, monkeypatch):
     told = []
 

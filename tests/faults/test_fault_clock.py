@@ -13,8 +13,8 @@ from leapverify.runs import StudyError, exclusive
 from leapverify.runs import deadline as moment
 from leapverify.runs.deadline import Deadline
 from leapverify.study.run import deadline_of, minutes_until
+from marks import slow
 from micro import MICRO, same_numbers
-from small_text import write_documents
 
 pytestmark = pytest.mark.failure(5)
 HOUR_S = 3600.0
@@ -30,10 +30,8 @@ def wall(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("clock-cache")))
-        yield {**SETTINGS, "data.source": f"text:{write_documents(tmp_path_factory.mktemp('clock-text'))}"}
+def settings(text):
+    return {**SETTINGS, "data.source": f"text:{text}"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def unbroken(settings, tmp_path_factory):
     return run_study("tiny", tmp_path_factory.mktemp("clock") / "run", device="cpu", settings=settings)
 
 
-@pytest.mark.parametrize("hours", [-5, 5])
+@pytest.mark.parametrize("hours", [slow(-5), 5])
 def test_a_run_under_a_deadline_does_not_notice(unbroken, settings, tmp_path, wall, hours):
     def step(progress):
         if progress.phase == "checkpoint":

@@ -19,8 +19,8 @@ from leapverify.io.storage import NotWritten
 from leapverify.report import build_report
 from leapverify.runs import StudyError
 from leapverify.study.folder import keep_only
+from marks import slow
 from micro import MICRO, same_numbers
-from small_text import write_documents
 
 pytestmark = [pytest.mark.failure(4), pytest.mark.skipif(sys.platform != "linux", reason="mounts and reads /proc")]
 SETTINGS = {**MICRO, "training.steps": 30, "sweep.horizons": [5], "sweep.predictors": ["hold"], "cascade.kinds": []}
@@ -34,10 +34,8 @@ SAID = {
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("full-cache")))
-        yield {**SETTINGS, "data.source": f"text:{write_documents(tmp_path_factory.mktemp('full-text'))}"}
+def settings(text):
+    return {**SETTINGS, "data.source": f"text:{text}"}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +51,11 @@ def unbroken(settings, tmp_path_factory):
     ("number", "kind", "share"),
     [
         (errno.ENOSPC, "write", 0.3),
-        (errno.EDQUOT, "safetensors", 0.8),
-        (errno.EROFS, "mkdir", 0.5),
+        slow(errno.EDQUOT, "safetensors", 0.8),
+        slow(errno.EROFS, "mkdir", 0.5),
         (errno.EIO, "fsync", 0.2),
-        (errno.EROFS, "rename", 0.5),
-        (errno.EFBIG, "write", 0.95),
+        slow(errno.EROFS, "rename", 0.5),
+        slow(errno.EFBIG, "write", 0.95),
     ],
 )
 def test_one_refusal_anywhere_is_one_sentence_and_costs_nothing(unbroken, settings, tmp_path, number, kind, share):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from killed_study import Victim, small
-from small_text import write_documents
+from marks import slow
 
 pytestmark = [
     pytest.mark.failure(1, 5),
@@ -18,11 +18,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("kill-cache")))
-        text = write_documents(tmp_path_factory.mktemp("kill-text"))
-        yield Victim(small(text), tmp_path_factory.mktemp("kills"))
+def victim(text, tmp_path_factory):
+    return Victim(small(text), tmp_path_factory.mktemp("kills"))
 
 
 def place(victim: Victim, kind: str, share: float) -> int:
@@ -32,14 +29,15 @@ def place(victim: Victim, kind: str, share: float) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "share"), [("safetensors", 0.55), ("fsync", 0.3), ("rename", 0.45), ("write", 0.2), ("unlink", 0.5)]
+    ("kind", "share"),
+    [("safetensors", 0.55), slow("fsync", 0.3), ("rename", 0.45), slow("write", 0.2), slow("unlink", 0.5)],
 )
 def test_killed_in_a_primitive(victim: Victim, kind: str, share: float) -> None:
     outcome = victim.kill_at(place(victim, kind, share))
     assert (outcome.fired, outcome.lost) == (True, None)
 
 
-@pytest.mark.parametrize(("seed", "share"), [(None, 0.35), (0, 0.5)])
+@pytest.mark.parametrize(("seed", "share"), [(None, 0.35), slow(0, 0.5)])
 def test_the_power_fails(victim: Victim, seed: int | None, share: float) -> None:
     chance = None if seed is None else random.Random(seed)
     outcome = victim.cut_power_at(place(victim, "fsync", share), chance)

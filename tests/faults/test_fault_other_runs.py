@@ -24,7 +24,6 @@ from micro import MICRO
 from micro import timeless as without_times
 from race_micro import micro as race_micro
 from race_micro import timeless
-from small_text import write_documents
 
 pytestmark = [
     pytest.mark.failure(1, 5),
@@ -40,6 +39,7 @@ def killed_in(out: Path, at: int, work) -> None:
     assert forked(run).killed
 
 
+@pytest.mark.slow
 def test_a_race_that_is_killed_goes_on_to_the_same_rows(tmp_path):
     config = race_micro(tasks=["noise"], arms=["leap-auto"], optimizers=["adamw"])
     whole = tmp_path / "whole"
@@ -61,12 +61,11 @@ def bench_rows(run: Path) -> list[dict]:
     return without_times(every)
 
 
-def test_a_bench_that_is_killed_goes_on_to_the_same_rows(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAPVERIFY_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "text").mkdir()
+@pytest.mark.slow
+def test_a_bench_that_is_killed_goes_on_to_the_same_rows(text, tmp_path):
     settings = {**MICRO, "training.steps": 30, "cascade.kinds": [], "sweep.predictors": ["hold"]}
     settings |= {"snapshots.weights": "all", "snapshots.optimizer": "all"}
-    settings |= {"data.source": f"text:{write_documents(tmp_path / 'text')}"}
+    settings |= {"data.source": f"text:{text}"}
     study = run_study("tiny", tmp_path / "study", device="cpu", settings=settings).path
     options = {"predictors": ["hold", "linear", "lawa-3"], "horizons": [5], "device": "cpu"}
     shutil.copytree(study, tmp_path / "whole")

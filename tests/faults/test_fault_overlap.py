@@ -21,17 +21,14 @@ from leapverify.study.async_writer import Writer
 from leapverify.study.folder import SeedFolder
 from leapverify.study.record import Recorder
 from micro import MICRO
-from small_text import write_documents
 
 pytestmark = pytest.mark.failure(1, 4)
 SETTINGS = {**MICRO, "training.steps": 40, "sweep.predictors": ["hold", "linear", "lawa-3"], "cascade.kinds": []}
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAPVERIFY_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "text").mkdir()
-    return {**SETTINGS, "data.source": f"text:{write_documents(tmp_path / 'text')}"}
+def settings(text):
+    return {**SETTINGS, "data.source": f"text:{text}"}
 
 
 def run(settings, out: Path, **more):

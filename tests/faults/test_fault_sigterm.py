@@ -16,8 +16,8 @@ from leapverify.cli.main import main
 from leapverify.config.retention import Retention
 from leapverify.runs import Paused, stopping
 from leapverify.study.record import Recorder
+from marks import slow
 from micro import MICRO
-from small_text import write_documents
 
 pytestmark = [
     pytest.mark.failure(5),
@@ -32,13 +32,6 @@ SETTINGS = {
     "snapshots.weights": "last",
     "snapshots.optimizer": "last",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def text(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("term-cache")))
-        yield write_documents(tmp_path_factory.mktemp("term-text"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +52,7 @@ def unbroken(text, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(("every", "step"), [(1, 20), (4, 30), (None, 30)])
+@pytest.mark.parametrize(("every", "step"), [slow(1, 20), (4, 30), slow(None, 30)])
 def test_a_run_that_is_told_to_stop_saves_a_state_wherever_it_is(unbroken, text, tmp_path, every, step):
     settings = {**SETTINGS, "data.source": f"text:{text}", "snapshots.every": every}
     told = []
@@ -104,6 +97,7 @@ def until(process: subprocess.Popen[str], beginning: str) -> None:
     raise AssertionError(f"no line begins with {beginning!r}: {said}")
 
 
+@pytest.mark.slow
 def test_the_command_stops_with_143_and_goes_on(unbroken, text, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
     process = command("study", *words(text, snapshots__every=3), *out)
@@ -121,6 +115,7 @@ def test_the_command_stops_with_143_and_goes_on(unbroken, text, tmp_path, capsys
     assert found is None or found.startswith("files: "), found
 
 
+@pytest.mark.slow
 def test_workers_are_told_and_each_saves(text, tmp_path, monkeypatch):
     out = tmp_path / "run"
     more = words(text, training__steps=4000, sweep__predictors="[hold]", seeds="[1,2,3]")
@@ -134,6 +129,7 @@ def test_workers_are_told_and_each_saves(text, tmp_path, monkeypatch):
     assert list(out.glob("seed-1/optimizer/step-*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_second_one_ends_at_once(text, tmp_path, monkeypatch, capsys):
     step, signals = Recorder._step, []
 

@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from golden_runs import KINDS, here
+from marks import slow
 
 RECORDS = Path(__file__).parent / "records"
 ELSEWHERE = 1e-3
 """Relative; what another processor's rounding may grow to in the short runs behind the records."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = {"study", "race"}
+
+
+@pytest.mark.parametrize("kind", [slow(kind) if kind in SLOW else kind for kind in KINDS])
 def test_the_records_are_made_again(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = RECORDS / f"{kind}.json"
     made = json.loads(json.dumps(KINDS[kind](tmp_path)))

@@ -59,6 +59,7 @@ def test_only_what_was_left_out_is_missed(old: Path) -> None:
     assert [each for each in found if not each.startswith("race/runs.parquet: holds 6 rows more than once")] == []
 
 
+@pytest.mark.slow
 def test_it_is_swept_and_benched_again_and_its_race_goes_on(old: Path) -> None:
     before = timeless(load_study("run").predictions)
     assert len(before) == len(timeless(sweep_study("run", device="cpu").predictions))

@@ -232,6 +232,7 @@ def test_specifications_of_figures_hold_no_markup_of_others(reported: Path) -> N
     assert markup <= {"<b>", "</b>", "<br>", "<sub>", "</sub>", "<i>", "</i>", "<extra></extra>", "<extra>", "</extra>"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome on this machine")
 def test_a_browser_runs_nothing_and_asks_no_network(
     reported: Path, asked: tuple[str, list[str]], tmp_path: Path

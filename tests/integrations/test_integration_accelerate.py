@@ -9,40 +9,28 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'leapverify[accelerate]'")
-
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-
+from lazily import Lazily
 from leapverify import LeapVerify
 from leapverify.integrations.losses import causal_losses
-from stdlib_gpt2 import batches, same_weights, small_gpt2, windows
+from stdlib_gpt2 import ALWAYS, batches, same_weights, small_gpt2, windows
 
+accelerate, state = Lazily("accelerate"), Lazily("accelerate.state", "accelerate")
 TURNS = 40
-ALWAYS: dict[str, Any] = {
-    "policy": "fixed",
-    "predictor": "linear",
-    "horizon": 5,
-    "criterion": "always",
-    "interval": 4,
-    "sequences": 16,
-    "leap_in_decay": True,
-}
 
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """Accelerate keeps its state in the process: each test has its own."""
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
 
 
 class Run:
     """A loop as Accelerate's documentation has it."""
 
     def __init__(self, accumulate: int = 1, **options: Any) -> None:
-        self.accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+        self.accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
         model = small_gpt2()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=200)
@@ -108,8 +96,8 @@ def test_save_state_and_load_state_take_the_engine_with_them(tmp_path: Path) -> 
     assert whole.leap.leapt > 0
     whole.accelerator.save_state(str(tmp_path))
     whole.turns(20, TURNS)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state.GradientState._reset_state()
     again = Run()
     again.accelerator.load_state(str(tmp_path))
     again.turns(20, TURNS)

@@ -12,106 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("accelerate", reason="accelerate is not installed: pip install 'leapverify[accelerate]'")
-
-from transformers import Trainer, TrainerCallback, TrainingArguments
-
+from lazily import Lazily
 from leapverify.integrations.losses import causal_losses
-from leapverify.integrations.transformers import FILE, LeapCallback
 from leapverify.leap.config import LeapConfig
-from stdlib_gpt2 import batches, broken_loss, examples, same_weights, small_gpt2
+from stdlib_gpt2 import ALWAYS, HORIZON, INTERVAL, STEPS, batches, broken_loss, same_weights, small_gpt2
 
-STEPS = 60
-INTERVAL, HORIZON = 4, 5
-
-ALWAYS = {
-    "policy": "fixed",
-    "predictor": "linear",
-    "horizon": HORIZON,
-    "criterion": "always",
-    "interval": INTERVAL,
-    "sequences": 16,
-    "leap_in_decay": True,
-}
-"""A leap at every second checkpoint: whatever it does to the loss, it surely happens."""
-
-
-class Recorder(TrainerCallback):
-    """Notes at which global steps things happened."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.logged: list[dict[str, Any]] = []
-        self.evaluated: list[int] = []
-        self.saved: list[int] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.steps.append(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.logged.append(dict(logs))
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.evaluated.append(state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.saved.append(state.global_step)
-
-
-class Losses(Trainer):
-    """Notes the loss of every batch."""
-
-    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        loss = super().training_step(*arguments, **options)
-        self.__dict__.setdefault("losses", []).append(loss.item())
-        return loss
-
-
-def trainer(out: Path, *callbacks: TrainerCallback, **settings: Any) -> Losses:
-    """A Trainer of the small model, ready to go."""
-    chosen = {
-        "max_steps": STEPS,
-        "logging_steps": 7,
-        "save_strategy": "no",
-        "lr_scheduler_type": "linear",
-        "learning_rate": 3e-3,
-        **settings,
-    }
-    arguments = TrainingArguments(
-        output_dir=str(out),
-        per_device_train_batch_size=4,
-        per_device_eval_batch_size=8,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        disable_tqdm=True,
-        seed=3,
-        **chosen,
-    )
-    made = Losses(small_gpt2(), arguments, train_dataset=examples(0, 64), eval_dataset=examples(64, 8))
-    made.pop_callback(
-        next(each for each in made.callback_handler.callbacks if type(each).__name__ == "PrinterCallback")
-    )
-    for each in callbacks:
-        made.add_callback(each)
-    return made
-
-
-def heldout() -> list[dict[str, torch.Tensor]]:
-    return batches(72, 64)
-
-
-def leaping(**options: Any) -> LeapCallback:
-    return LeapCallback(heldout(), **{**ALWAYS, **options})
+runs = Lazily("trainer_runs", "accelerate")
 
 
 @pytest.mark.failure(7)
 @pytest.mark.parametrize("mode", ["off", "monitor", "shadow"])
 def test_watching_leaves_the_weights_as_they_are(mode: str, tmp_path: Path) -> None:
-    plain = trainer(tmp_path / "a")
+    plain = runs.trainer(tmp_path / "a")
     plain.train()
-    callback = leaping(mode=mode)
-    watched = trainer(tmp_path / "b", callback)  # made now, because making it seeds the random streams
+    callback = runs.leaping(mode=mode)
+    watched = runs.trainer(tmp_path / "b", callback)  # made now, because making it seeds the random streams
     watched.train()
     assert callback.effective_step == STEPS
     assert same_weights(plain.model, watched.model)
@@ -120,8 +35,8 @@ def test_watching_leaves_the_weights_as_they_are(mode: str, tmp_path: Path) -> N
 
 def test_shadow_and_monitor_did_look(tmp_path: Path) -> None:
     for mode in ("monitor", "shadow"):
-        callback = leaping(mode=mode)
-        trainer(tmp_path / mode, callback).train()
+        callback = runs.leaping(mode=mode)
+        runs.trainer(tmp_path / mode, callback).train()
         assert callback.leap is not None
         assert len(callback.leap.events) >= STEPS // INTERVAL
         assert callback.leap.leapt == 0
@@ -129,10 +44,10 @@ def test_shadow_and_monitor_did_look(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> tuple[Losses, LeapCallback, Recorder]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     """One run that leaps."""
-    callback, recorder = leaping(), Recorder()
-    made = trainer(
+    callback, recorder = runs.leaping(), runs.Recorder()
+    made = runs.trainer(
         tmp_path_factory.mktemp("live"),
         recorder,
         callback,
@@ -182,12 +97,12 @@ def test_intervals_that_a_leap_crosses_are_kept(live: Any) -> None:
     assert recorder.evaluated == expected
     assert recorder.saved == expected
     for step in expected:
-        assert (Path(made.args.output_dir) / f"checkpoint-{step}" / FILE).exists()
+        assert (Path(made.args.output_dir) / f"checkpoint-{step}" / runs.FILE).exists()
 
 
 def test_a_leap_over_a_log_interval_logs(tmp_path: Path) -> None:
-    callback = leaping()
-    made = trainer(tmp_path, callback, logging_steps=10)
+    callback = runs.leaping()
+    made = runs.trainer(tmp_path, callback, logging_steps=10)
     made.train()
     leaps = [event for event in callback.leap.events if event.status == "accepted"]
     crossing = {e.step for e in leaps if e.effective_step // 10 > (e.effective_step - HORIZON) // 10}
@@ -198,21 +113,21 @@ def test_a_leap_over_a_log_interval_logs(tmp_path: Path) -> None:
 
 def test_the_best_model_can_be_loaded_after_leaps(tmp_path: Path) -> None:
     evaluated = {"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps", "save_steps": 20}
-    made = trainer(tmp_path, leaping(), load_best_model_at_end=True, **evaluated)
+    made = runs.trainer(tmp_path, runs.leaping(), load_best_model_at_end=True, **evaluated)
     made.train()
     best = min((entry for entry in made.state.log_history if "eval_loss" in entry), key=lambda each: each["eval_loss"])
     assert made.state.best_global_step == best["step"]
     assert made.evaluate()["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
 
 
-def trainer_logs(recorder: Recorder) -> list[dict[str, Any]]:
+def trainer_logs(recorder: Any) -> list[dict[str, Any]]:
     return [entry for entry in recorder.logged if "leap/effective_step" in entry]
 
 
 def test_attached_first_its_numbers_reach_the_other_callbacks(tmp_path: Path) -> None:
-    recorder = Recorder()
-    made = trainer(tmp_path, recorder, max_steps=30)
-    callback = leaping().attach(made)
+    recorder = runs.Recorder()
+    made = runs.trainer(tmp_path, recorder, max_steps=30)
+    callback = runs.leaping().attach(made)
     made.train()
     assert trainer_logs(recorder)
     assert trainer_logs(recorder)[-1]["leap/leapt_steps"] == callback.leap.leapt > 0
@@ -237,8 +152,8 @@ def test_resuming_after_a_leap_ends_with_the_same_weights(how: str, live: Any, t
     if how == "moved":
         folder = Path(shutil.move(folder, tmp_path / "elsewhere"))
         options = {"resume_from": folder}
-    again, notes = leaping(**options), Recorder()
-    made = trainer(out, notes, again, eval_strategy="steps", eval_steps=10, save_strategy="steps", save_steps=10)
+    again, notes = runs.leaping(**options), runs.Recorder()
+    made = runs.trainer(out, notes, again, eval_strategy="steps", eval_steps=10, save_strategy="steps", save_steps=10)
     made.train(resume_from_checkpoint=str(folder))
     assert notes.steps[0] == at + 1
     assert again.leap.leapt == callback.leap.leapt
@@ -252,8 +167,8 @@ def test_a_state_that_is_not_found_is_said(live: Any, tmp_path: Path, caplog: py
     at = recorder.saved[0]
     folder = tmp_path / "elsewhere"
     shutil.copytree(Path(whole.args.output_dir) / f"checkpoint-{at}", folder)
-    callback = leaping()
-    trainer(tmp_path / "out", callback).train(resume_from_checkpoint=str(folder))
+    callback = runs.leaping()
+    runs.trainer(tmp_path / "out", callback).train(resume_from_checkpoint=str(folder))
     assert "without the state of LeapCallback" in caplog.text
     assert "resume_from=FOLDER" in caplog.text
 
@@ -268,7 +183,7 @@ def test_the_state_of_another_run_is_not_taken(live: Any, tmp_path: Path, caplog
     saved = json.loads((other / "trainer_state.json").read_text())
     saved["log_history"] = []
     (other / "trainer_state.json").write_text(json.dumps(saved))
-    trainer(tmp_path / "out", leaping()).train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
+    runs.trainer(tmp_path / "out", runs.leaping()).train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
     assert "without the state of LeapCallback" in caplog.text
 
 
@@ -277,17 +192,17 @@ def test_a_damaged_state_is_refused_by_name(live: Any, tmp_path: Path) -> None:
     whole, _, recorder = live
     folder = tmp_path / f"checkpoint-{recorder.saved[0]}"
     shutil.copytree(Path(whole.args.output_dir) / folder.name, folder)
-    content = bytearray((folder / FILE).read_bytes())
+    content = bytearray((folder / runs.FILE).read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / FILE).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{FILE} is damaged.*resume from another checkpoint"):
-        trainer(tmp_path, leaping()).train(resume_from_checkpoint=str(folder))
+    (folder / runs.FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{runs.FILE} is damaged.*resume from another checkpoint"):
+        runs.trainer(tmp_path, runs.leaping()).train(resume_from_checkpoint=str(folder))
 
 
 @pytest.mark.failure(9)
 def test_a_loss_function_that_fails_leaves_training_running(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    callback = LeapCallback(heldout(), broken_loss(after=12), **ALWAYS)
-    trainer(tmp_path, callback).train()
+    callback = runs.LeapCallback(runs.heldout(), broken_loss(after=12), **ALWAYS)
+    runs.trainer(tmp_path, callback).train()
     assert "training goes on: RuntimeError: the disk of the held-out data is gone" in caplog.text
     assert callback.effective_step >= STEPS
     assert callback.leap.disabled is not None
@@ -296,13 +211,13 @@ def test_a_loss_function_that_fails_leaves_training_running(tmp_path: Path, capl
 
 @pytest.mark.failure(5, 9)
 def test_leapt_steps_outlive_a_failure_and_a_resume(tmp_path: Path) -> None:
-    callback = LeapCallback(heldout(), broken_loss(after=12), **ALWAYS)
-    made = trainer(tmp_path, callback, save_strategy="steps", save_steps=20)
+    callback = runs.LeapCallback(runs.heldout(), broken_loss(after=12), **ALWAYS)
+    made = runs.trainer(tmp_path, callback, save_strategy="steps", save_steps=20)
     made.train()
     assert callback.leap.disabled is not None
     assert callback.leap.leapt > 0
-    again = LeapCallback(heldout(), broken_loss(after=12), **ALWAYS)
-    resumed = trainer(tmp_path, again, save_strategy="steps", save_steps=20)
+    again = runs.LeapCallback(runs.heldout(), broken_loss(after=12), **ALWAYS)
+    resumed = runs.trainer(tmp_path, again, save_strategy="steps", save_steps=20)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-40"))
     assert again.leap.leapt == callback.leap.leapt
     assert again.leap.disabled == callback.leap.disabled
@@ -312,23 +227,23 @@ def test_leapt_steps_outlive_a_failure_and_a_resume(tmp_path: Path) -> None:
 
 @pytest.mark.failure(12)
 def test_accumulated_batches_count_as_one_step(tmp_path: Path) -> None:
-    callback = leaping(mode="monitor")
-    made = trainer(tmp_path, callback, gradient_accumulation_steps=4, max_steps=12)
+    callback = runs.leaping(mode="monitor")
+    made = runs.trainer(tmp_path, callback, gradient_accumulation_steps=4, max_steps=12)
     made.train()
     assert len(made.losses) == 48
     assert [event.step for event in callback.leap.events] == [4, 8, 12]
 
 
 def test_monitoring_needs_probes_alone(tmp_path: Path) -> None:
-    callback = LeapCallback(mode="monitor", probes=batches(72, 8)[0]["input_ids"], interval=5)
-    trainer(tmp_path, callback, max_steps=20).train()
+    callback = runs.LeapCallback(mode="monitor", probes=batches(72, 8)[0]["input_ids"], interval=5)
+    runs.trainer(tmp_path, callback, max_steps=20).train()
     assert [event.step for event in callback.leap.events] == [5, 10, 15, 20]
     assert all(event.similarity is not None for event in callback.leap.events[1:])
 
 
 def test_a_second_run_begins_anew(tmp_path: Path) -> None:
-    callback = leaping()
-    made = trainer(tmp_path, callback, max_steps=20)
+    callback = runs.leaping()
+    made = runs.trainer(tmp_path, callback, max_steps=20)
     made.train()
     first = callback.leap
     made.train()
@@ -337,8 +252,8 @@ def test_a_second_run_begins_anew(tmp_path: Path) -> None:
 
 
 def test_a_plain_loop_over_epochs_leaps_too(tmp_path: Path) -> None:
-    callback = leaping()
-    made = trainer(tmp_path, callback, max_steps=-1, num_train_epochs=3, eval_strategy="epoch")
+    callback = runs.leaping()
+    made = runs.trainer(tmp_path, callback, max_steps=-1, num_train_epochs=3, eval_strategy="epoch")
     made.train()
     assert made.state.max_steps == 48
     assert callback.effective_step >= 48 > made.state.global_step
@@ -377,12 +292,12 @@ def test_padding_and_ignored_labels_do_not_count() -> None:
 )
 def test_wrong_options_are_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LeapCallback(**{"heldout": heldout(), **options})
+        runs.LeapCallback(**{"heldout": runs.heldout(), **options})
 
 
 @pytest.mark.parametrize(("setting", "words"), [("deepspeed", "DeepSpeed rewrites"), ("fsdp", "FSDP shards")])
 def test_plugins_that_own_the_weights_are_refused(setting: str, words: str, tmp_path: Path) -> None:
-    made = trainer(tmp_path, leaping())
+    made = runs.trainer(tmp_path, runs.leaping())
     setattr(made.args, setting, "on")
     callback = made.callback_handler.callbacks[-1]
     with pytest.raises(ValueError, match=words):
@@ -390,7 +305,7 @@ def test_plugins_that_own_the_weights_are_refused(setting: str, words: str, tmp_
 
 
 def test_an_optimizer_with_master_copies_is_refused(tmp_path: Path) -> None:
-    made = trainer(tmp_path, leaping())
+    made = runs.trainer(tmp_path, runs.leaping())
     made.create_optimizer()
     made.optimizer.fp32_from_fp16_groups = []
     with pytest.raises(ValueError, match="rewrites the weights from master copies"):
@@ -411,8 +326,8 @@ def test_tensorboard_shows_the_numbers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'leapverify[tensorboard]'")
     from transformers.integrations import TensorBoardCallback
 
-    made = trainer(tmp_path, TensorBoardCallback(), max_steps=20)
-    leaping().attach(made)
+    made = runs.trainer(tmp_path, TensorBoardCallback(), max_steps=20)
+    runs.leaping().attach(made)
     made.train()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -422,8 +337,8 @@ def test_tensorboard_shows_the_numbers(tmp_path: Path) -> None:
 
 
 def test_options_may_come_as_a_config() -> None:
-    callback = LeapCallback(heldout(), config=LeapConfig(mode="monitor", interval=3))
+    callback = runs.LeapCallback(runs.heldout(), config=LeapConfig(mode="monitor", interval=3))
     assert callback.mode == "monitor"
-    assert LeapCallback(heldout(), config=LeapConfig(mode="monitor"), mode="off").mode == "off"
+    assert runs.LeapCallback(runs.heldout(), config=LeapConfig(mode="monitor"), mode="off").mode == "off"
     with pytest.raises(ValueError, match="no held-out data, which mode 'shadow' needs"):
-        LeapCallback(config=LeapConfig(mode="shadow"))
+        runs.LeapCallback(config=LeapConfig(mode="shadow"))

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from lazily import Lazily
 from leapverify.integrations.losses import causal_losses
 from stdlib_gpt2 import batches, same_weights, small_gpt2, windows
 
-trl = pytest.importorskip("trl")
+trl = Lazily("trl")
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),

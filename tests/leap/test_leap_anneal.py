@@ -18,6 +18,7 @@ from leapverify.core import weights
 from leapverify.leap.anneal.averages import AnnealMemory, AnnealStore
 from leapverify.leap.anneal.search import SELECTION_BATCHES, Annealed, anneal
 from leapverify.verify import FreshBatches, mean_loss_of
+from marks import slow
 
 Batch = tuple[Tensor, Tensor]
 WIDTH, ROWS = 12, 16
@@ -369,7 +370,7 @@ def test_a_set_of_unknown_size_that_ends_while_picking_leaves_it_open() -> None:
     assert again.reason.startswith("too few held-out batches are left")
 
 
-@pytest.mark.parametrize("count", [2, 4, 8, 16])
+@pytest.mark.parametrize("count", [2, 4, slow(8), slow(16)])
 def test_averages_that_gain_nothing_are_accepted_at_most_at_the_stated_rate(count: int) -> None:
     """Every weight has the mean loss 0, and the best of seven averages is picked."""
     generator, runs, alpha, accepted = torch.Generator().manual_seed(count), 200, 0.05, 0

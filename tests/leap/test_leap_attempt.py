@@ -17,6 +17,7 @@ from leapverify.leap.policy.base import Proposal, Situation
 from leapverify.leap.policy.line_search import LineSearch
 from leapverify.verify import FreshBatches
 from leapverify.verify.distributed import SharedLoss
+from marks import slow
 
 WIDTH, ROWS = 20, 16
 SIZE = BatchSize(ROWS, ROWS)
@@ -102,7 +103,7 @@ def situation() -> Situation:
 # --- no batch twice ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [2, 4, 8, 16])
+@pytest.mark.parametrize("count", [2, 4, slow(8), slow(16)])
 def test_a_line_search_that_gains_nothing_is_accepted_at_most_at_the_stated_rate(count: int) -> None:
     generator, runs, alpha, accepted, attempts = torch.Generator().manual_seed(count), 300, 0.05, 0, 0
     for _ in range(runs):

@@ -86,6 +86,7 @@ def test_steps_are_counted_once_per_real_step_under_accumulation_and_skipping() 
     assert leap.effective_step == STEPS - 2
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_not_compiled_again_by_leaps() -> None:
     counter = torch._dynamo.testing.CompileCounter()
     loop = make("home-made")

@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_wsd_schedule
 
+from lazily import transformers
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.observer import Observer
 from leapverify.leap.schedule.advance import decaying, steps_left
@@ -324,8 +324,8 @@ SCHEDULERS: dict[str, tuple[Callable[[Any], Any], int]] = {
     "restarts": (lambda o: CosineAnnealingWarmRestarts(o, 300, eta_min=0.25), 299),
     "cyclic": (lambda o: CyclicLR(o, 0.1, 0.5, step_size_up=100), 125),
     "steps": (lambda o: StepLR(o, 200, gamma=0.5), 190),
-    "hf-cosine": (lambda o: get_cosine_schedule_with_warmup(o, 50, 650), 429),
-    "hf-wsd": (lambda o: get_wsd_schedule(o, 50, 100, num_training_steps=400), 316),
+    "hf-cosine": (lambda o: transformers.get_cosine_schedule_with_warmup(o, 50, 650), 429),
+    "hf-wsd": (lambda o: transformers.get_wsd_schedule(o, 50, 100, num_training_steps=400), 316),
     "sequential": (
         lambda o: SequentialLR(o, [LinearLR(o, 0.1, total_iters=50), CosineAnnealingLR(o, 600)], milestones=[50]),
         429,
@@ -390,7 +390,7 @@ def test_a_constant_schedule_costs_nothing() -> None:
 
 def test_a_scheduler_that_moves_though_its_rate_does_not_is_looked_at_a_little() -> None:
     optimizer = sgd()
-    scheduler = get_constant_schedule_with_warmup(optimizer, 5)
+    scheduler = transformers.get_constant_schedule_with_warmup(optimizer, 5)
     observer = observer_of(optimizer, [scheduler])
     turn(optimizer, scheduler, 10)
     observer.step_rate.look(10)

@@ -182,6 +182,7 @@ def test_the_budget_is_held_where_nothing_is_to_be_gained() -> None:
     assert report["overhead"] <= 0.0125
 
 
+@pytest.mark.slow
 def test_gpt2_names_stay_plain_under_compile() -> None:
     model = gpt2()
     compiled = torch.compile(model, backend="eager")

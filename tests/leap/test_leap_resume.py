@@ -15,11 +15,12 @@ from leap_resume import KINDS, resumed, saved, told, whole
 from leapverify.leap import shadow
 from leapverify.leap.anneal.averages import AnnealMemory
 from leapverify.leap.shadow import KEPT, PendingPrediction, PendingPredictions
+from marks import slow
 
 
 @pytest.mark.failure(5)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stops", [[7], [12], [18], [1, 2, 13]])
+@pytest.mark.parametrize("stops", [[7], slow([12]), slow([18]), [1, 2, 13]])
 def test_a_resumed_run_is_the_uninterrupted_one(kind: str, stops: list[int]) -> None:
     wanted, found = whole(kind), resumed(kind, stops)
     assert found.told == wanted.told

@@ -29,8 +29,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule
 
+from lazily import transformers
 from leapverify.leap.schedule.advance import (
     advance,
     check_scheduler,
@@ -89,8 +89,8 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "sequential": sequential,
     "chained": chained,
     "nested": nested,
-    "hf-cosine": lambda o: get_cosine_schedule_with_warmup(o, 5, STEPS),
-    "hf-wsd": lambda o: get_wsd_schedule(o, 5, 20, num_training_steps=STEPS),
+    "hf-cosine": lambda o: transformers.get_cosine_schedule_with_warmup(o, 5, STEPS),
+    "hf-wsd": lambda o: transformers.get_wsd_schedule(o, 5, 20, num_training_steps=STEPS),
 }
 
 
@@ -186,7 +186,8 @@ def test_lists_and_objects_stay_the_same_objects() -> None:
 
 def test_two_optimizers_with_two_schedulers() -> None:
     first, second = optimizer_of("sgd"), optimizer_of("adamw")
-    schedulers = [OneCycleLR(first, 0.3, total_steps=STEPS), get_cosine_schedule_with_warmup(second, 5, STEPS)]
+    cosine = transformers.get_cosine_schedule_with_warmup(second, 5, STEPS)
+    schedulers = [OneCycleLR(first, 0.3, total_steps=STEPS), cosine]
     for optimizer, scheduler in zip((first, second), schedulers, strict=True):
         turn(optimizer, scheduler, 4)
     before = [state_of(first, schedulers), state_of(second, schedulers)]
@@ -416,7 +417,7 @@ def test_accelerate_wrappers_are_seen_through() -> None:
     from accelerate.scheduler import AcceleratedScheduler
 
     optimizer = optimizer_of("adamw")
-    inner = get_cosine_schedule_with_warmup(optimizer, 5, STEPS)
+    inner = transformers.get_cosine_schedule_with_warmup(optimizer, 5, STEPS)
     scheduler, outer = AcceleratedScheduler(inner, optimizer), AcceleratedOptimizer(optimizer)
     assert unwrapped(scheduler) is inner
     check_scheduler(scheduler, [outer])
@@ -480,7 +481,7 @@ def test_decaying(now: float, ahead: float, highest: float, expected: bool) -> N
 
 def test_a_wsd_schedule_decays_at_its_end_only() -> None:
     optimizer = optimizer_of()
-    scheduler = get_wsd_schedule(optimizer, 5, 10, num_training_steps=30)
+    scheduler = transformers.get_wsd_schedule(optimizer, 5, 10, num_training_steps=30)
     highest, found = 0.0, []
     for _ in range(30):
         coming = rates_of([scheduler], [optimizer], 4)[0][0]

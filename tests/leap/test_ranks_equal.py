@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from leap_ranks import Run, Way, said, way
+from marks import slow
 from processes import run_ranks
 
 STEPS = 16
@@ -15,12 +16,12 @@ CLOSE = 1e-6
 PREDICTORS = ("linear", "dmd-2", "adam", "momentum")
 WAYS = [
     ("ddp", 2, PREDICTORS),
-    ("ddp", 3, PREDICTORS[:1]),
+    slow("ddp", 3, PREDICTORS[:1]),
     ("fsdp", 2, PREDICTORS),
-    ("fsdp", 3, PREDICTORS[:2]),
-    ("hsdp", 4, PREDICTORS[1:2]),
+    slow("fsdp", 3, PREDICTORS[:2]),
+    slow("hsdp", 4, PREDICTORS[1:2]),
     ("tp", 2, PREDICTORS[1:3]),
-    ("fsdp+tp", 4, PREDICTORS[1:2]),
+    slow("fsdp+tp", 4, PREDICTORS[1:2]),
 ]
 
 

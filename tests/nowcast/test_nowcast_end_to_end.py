@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from leapverify.nowcast.histories import initial_weights, open_studies, require_
 from leapverify.predict import predictor
 from leapverify.predict.learnt import NETWORKS, load_learnt
 from leapverify.study.folder import Study
-from leapverify.study.run import run_study
 from micro import MICRO
+from shared_runs import made_once
 
 CHEAP = {
     "sweep.predictors": ["hold"],
@@ -36,19 +36,16 @@ CHEAP = {
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, chance = tmp_path_factory.mktemp("text"), random.Random(0)
-    for number in range(120):
-        lines = [" ".join(chance.choice(("a", "run", "is", "the", "path", "of")) for _ in range(12)) for _ in range(8)]
-        (folder / f"{number:03d}.txt").write_text("\n\n".join(lines))
-    return folder
+def text(shared: Path) -> Path:
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        chance = random.Random(0)
+        for number in range(120):
+            words = ("a", "run", "is", "the", "path", "of")
+            lines = [" ".join(chance.choice(words) for _ in range(12)) for _ in range(8)]
+            (folder / f"{number:03d}.txt").write_text("\n\n".join(lines))
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+    return made_once(shared / "nowcast-text", make)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +59,10 @@ def config(text: Path) -> Callable[..., StudyConfig]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, config: Callable[..., StudyConfig]) -> dict[str, Path]:
+def runs(record_once: Callable[..., Study], config: Callable[..., StudyConfig]) -> dict[str, Path]:
     """Three finished studies, and one on the text and seed of the first."""
-    folder = tmp_path_factory.mktemp("runs")
     made = {"train": config(1, "1/3"), "heldout": config(2, "2/3"), "test": config(3, "3/3", model__hidden=8)}
-    for role, each in made.items():
-        run_study(each, folder / role, device="cpu")
-    return {role: folder / role for role in made}
+    return {role: record_once(f"nowcast-{role}", each).path for role, each in made.items()}
 
 
 def words(name: str, runs: dict[str, Path], out: Path, **instead: Path) -> list[str]:

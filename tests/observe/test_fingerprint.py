@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lazily import transformers
 from leapverify.observe.fingerprint import Fingerprinter
 from leapverify.observe.probes import ProbeSet, paper_probes
-
-transformers = pytest.importorskip("transformers")
 
 VOCAB = 40
 LENGTHS = (3, 11, 7, 1, 16, 7, 5, 12, 2, 9, 16, 4)
@@ -229,6 +228,7 @@ def test_autocast_and_half_precision_models_give_float32():
         assert 0 < (result - exact).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_compiled_models_are_looked_into():
     model = family("gpt2").eval()
     wanted = Fingerprinter(model, probes_of())()

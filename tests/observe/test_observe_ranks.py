@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
-from transformers import GPT2Config, GPT2LMHeadModel
 
+from lazily import transformers
 from leapverify.core.ranks import ranks_of_world
 from leapverify.core.shards import Shards, local, reshard
 from leapverify.observe import Fingerprinter
@@ -28,7 +28,9 @@ PROBES = [torch.tensor(ids) for ids in ([1, 2, 3], [4, 5], [6, 7, 8, 9], [10])]
 
 def gpt2() -> nn.Module:
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=13, n_positions=8, n_embd=6, n_layer=2, n_head=2))
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=13, n_positions=8, n_embd=6, n_layer=2, n_head=2)
+    )
 
 
 class Small(nn.Module):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from lazily import transformers
 from leapverify.predict.nino import layerwise as stream
 from leapverify.predict.nino import nino, nino_mlp
 from leapverify.predict.nino.eigenvectors import laplacian_eigenvectors

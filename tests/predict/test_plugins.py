@@ -40,6 +40,7 @@ print(with_settings(preset("tiny"), {"sweep.predictors": ["hold", "damped"]}).sw
 """
 
 
+@pytest.mark.slow
 def test_the_example_package_is_installed_and_known_by_name(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling is not installed: pip install -e '.[dev]'")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ from race_micro import micro, timeless, words
 
 ALL = ("baseline", "lr-x0.5", "wsd", "anneal", "schedule-free", "leap-fixed", "leap-auto", "shadow")
 SOME = "leap-fixed"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -127,6 +119,7 @@ def test_a_damaged_unit_is_named_and_made_again(whole, tmp_path, capsys):
     assert rows(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_give_the_numbers_of_one_after_another(tmp_path):
     config = micro(tasks=["noise"], optimizers=["sgd"], arms=[SOME], seeds=[0, 1], tuning_seeds=[1000, 1001])
     one, two = tmp_path / "one", tmp_path / "two"
@@ -136,6 +129,7 @@ def test_seeds_side_by_side_give_the_numbers_of_one_after_another(tmp_path):
     assert timeless(beside.points) == timeless(alone.points)
 
 
+@pytest.mark.slow
 def test_more_seeds_and_arms_go_on_in_the_same_folder_and_fewer_are_refused(whole, tmp_path, capsys):
     small = words(tasks="[noise]", optimizers="[sgd]")
     assert run(capsys, *small, "--arms", "shadow", "--out", str(tmp_path))[0] == 0
@@ -175,6 +169,7 @@ def test_the_report_command_builds_the_page_of_a_race_alone(whole, capsys):
     assert (whole / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_language_tasks_race_from_a_base_model_of_their_own(tmp_path, capsys):
     pytest.importorskip("peft")
     texts = [written(tmp_path / name, seed) for seed, name in enumerate(("base", "other"))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ from race_records import race_run
 
 CASE = RaceCase("noise", "adamw", "usual")
 CHOICES = {("noise", "adamw", "baseline"): TunedChoice(1e-3)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def test_a_predictor_has_two_arms_each_with_its_control():

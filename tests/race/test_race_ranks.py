@@ -30,6 +30,7 @@ from leapverify.race.unit import run_unit
 from leapverify.runs import on_ranks, stopping
 from leapverify.runs.on_ranks import over_ranks
 from leapverify.runs.world import among
+from marks import slow
 from processes import run_ranks
 from race_micro import micro, trained, unit_of, words
 
@@ -119,6 +120,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.failure(10)
 @pytest.mark.parametrize(("size", "arms"), [(2, tuple(ARMS)), (3, ("leap-auto", "anneal", "lookahead"))])
 def test_every_arm_gives_what_one_process_gives(
@@ -134,7 +136,7 @@ def test_every_arm_gives_what_one_process_gives(
             near(a, b, 1e-12)
 
 
-@pytest.mark.parametrize(("task", "optimizer"), [("pretrain", "muon"), ("lora", "adamw")])
+@pytest.mark.parametrize(("task", "optimizer"), [slow("pretrain", "muon"), ("lora", "adamw")])
 def test_text_whose_rows_do_not_divide_gives_what_one_process_gives(
     task: str, optimizer: str, text: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +175,7 @@ def raced(config: RaceConfig, out: Path, size: int, **named: Any) -> list[str | 
     return run_ranks(size, work)
 
 
+@pytest.mark.slow
 def test_a_race_on_ranks_is_the_race_of_one_process_and_goes_on_in_one(tmp_path: Path) -> None:
     config = micro(**SHORT)
     one = run_race(config, tmp_path / "one")
@@ -186,6 +189,7 @@ def test_a_race_on_ranks_is_the_race_of_one_process_and_goes_on_in_one(tmp_path:
     near(Result(one.runs, one.points), Result(two.runs, two.points))
 
 
+@pytest.mark.slow
 def test_a_race_that_was_told_to_stop_goes_on_on_ranks(tmp_path: Path) -> None:
     config = micro(**SHORT)
 
@@ -246,6 +250,7 @@ def test_a_full_disk_under_a_unit_is_one_sentence_on_all(tmp_path: Path, monkeyp
     assert "the disk is full: free some space" in str(words[0])
 
 
+@pytest.mark.slow
 def test_torchrun_races_with_one_voice(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "leapverify", "race"]

@@ -1,7 +1,7 @@
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,6 @@ from leapverify.train.documents import load_documents
 
 Make = Callable[[str, int], Material]
 NAMES = ("pretrain", "finetune", "lora", "convex", "noise")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPVERIFY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def written(folder: Path, seed: int) -> str:

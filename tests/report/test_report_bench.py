@@ -179,6 +179,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path, rows):
         load_bench(run, {"training": {"batch_size": 8, "sequence_length": 64}})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome on this machine")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_the_section_draws_and_fits_the_screen(study, tmp_path, width):

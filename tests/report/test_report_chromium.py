@@ -15,7 +15,10 @@ from leapverify.report import build_report
 from leapverify.report.study.page import SHORT
 
 BROWSER = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome on this machine"),
+]
 
 FLAGS = [
     "--headless",

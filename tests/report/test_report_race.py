@@ -343,6 +343,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--enable-logging=stderr", "--virtual-time-budget=15000", "--window-size=1280,1600"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome on this machine")
 @pytest.mark.parametrize(("width", "scheme"), [(1280, 1), (390, 0)])
 def test_the_page_draws_switches_and_fits(tmp_path, race_page, width, scheme):

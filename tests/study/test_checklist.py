@@ -12,12 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import checklist
 import pytest
 from _floors import Floors
 from checklist import JOBS, SCRIPTS, owed, owed_lines, problems, standings, table
 
 from leapverify.capacity.machine import ACCELERATORS
-from leapverify.study import checklist, ladder, run
+from leapverify.study import ladder, run
 from leapverify.study.folder import SeedFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +152,7 @@ def test_what_a_result_lacks_is_named(changes: dict[str, Any], problem: str) -> 
     assert "commit is missing" in list(problems({key: value for key, value in _result().items() if key != "commit"}))
 
 
+@pytest.mark.slow
 def test_kernels_go_on_with_the_parts_that_are_left(job: Job, without_pages: None) -> None:
     code, first = job(1, among=("machine", "predictors", "sweep", "fingerprint", "leap", "resume"))
     assert code == 0
@@ -168,6 +170,7 @@ def test_kernels_go_on_with_the_parts_that_are_left(job: Job, without_pages: Non
     assert second["parts"] == first["parts"]
 
 
+@pytest.mark.slow
 def test_a_study_stops_and_goes_on(job: Job, without_pages: None, tmp_path: Path, text: Path) -> None:
     code, result = job(2, "--minutes", "0.0001")
     assert (code, result["left"], result["parts"]) == (3, ["study"], {})
@@ -185,6 +188,7 @@ def test_a_study_stops_and_goes_on(job: Job, without_pages: None, tmp_path: Path
         job(2, "--set", "training.lr=0.1")
 
 
+@pytest.mark.slow
 def test_the_bench_reads_what_the_study_kept_and_gives_the_disk_back(job: Job, tmp_path: Path) -> None:
     small = ["--set", "training.steps=30", "--set", "sweep.horizons=[10]"]
     code, result = job(11, *small)
@@ -196,6 +200,7 @@ def test_the_bench_reads_what_the_study_kept_and_gives_the_disk_back(job: Job, t
     assert not list(folder.glob("seed-*/snapshots"))
 
 
+@pytest.mark.slow
 def test_the_ladder_stops_between_its_rungs_and_goes_on(job: Job, without_pages: None, tmp_path: Path) -> None:
     small = ("--set", "sweep.predictors=[linear,adam]")
     code, result = job(3, *small, among=("base",))
@@ -209,6 +214,7 @@ def test_the_ladder_stops_between_its_rungs_and_goes_on(job: Job, without_pages:
     assert not any("cannot" in row["reason"] for row in rungs)
 
 
+@pytest.mark.slow
 def test_the_largest_model_runs_with_either_rounding_and_its_cascades(job: Job, without_pages: None) -> None:
     code, result = job(5, among=("nearest",))
     assert (code, list(result["parts"])) == (0, ["nearest"])
@@ -267,6 +273,7 @@ def test_a_part_that_fails_does_not_keep_the_others_from_being_done(job: Job, tm
     assert (result["failed"], result["left"], result["calls"][1]["parts"]) == ({}, [], ["a"])
 
 
+@pytest.mark.slow
 def test_a_job_is_one_command(tmp_path: Path, text: Path) -> None:
     folders = ["--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), "--data", f"text:{text}"]
     options = ["--reduced", "--device", "cpu", "--minutes", "0.0001"]

@@ -153,6 +153,7 @@ def test_ranges_and_lists_of_seeds():
         parse_seeds("42-")
 
 
+@pytest.mark.slow
 def test_the_installed_command_works_without_a_terminal(tmp_path):
     command = [Path(sys.executable).parent / "leapverify", "study", "--set", "training.lr=-1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
@@ -164,6 +165,7 @@ def test_the_installed_command_works_without_a_terminal(tmp_path):
 PAPER = {"gpt2-124m": {}, "qwen2.5-1.5b": {"model.kv_heads": 1}, "qwen2.5-7b": {"model.kv_heads": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
 def test_the_paper_presets_run_at_reduced_width(capsys, tmp_path, text, name):
     small = {

@@ -19,14 +19,14 @@ from leapverify.errors import ConfigError
 from leapverify.runs import StudyError
 from leapverify.runs.progress import Progress
 from leapverify.study.resweep import sweep_study
+from marks import slow
 from micro import MICRO, same_numbers, timeless
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text):
+def whole(micro_run):
     """An undamaged study."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return run_study("tiny", out, device="cpu", settings={**MICRO, "data.source": f"text:{text}"})
+    return micro_run
 
 
 @pytest.fixture
@@ -58,8 +58,14 @@ def notes_of(config, out: Path) -> list[str]:
     return notes
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "curve", "predictions", "cascades"])
-@pytest.mark.parametrize("how", ["flipped", "deleted"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("predictions", "flipped"),
+        slow("predictions", "deleted"),
+        *(slow(name, how) for name in ("checkpoints", "curve", "cascades") for how in ("flipped", "deleted")),
+    ],
+)
 def test_damaged_rows_in_mid_study_are_named_and_made_again(whole, copy, micro, name, how):
     reopened(copy)
     path = copy / "seed-42" / "records" / f"{name}.parquet"
@@ -70,13 +76,14 @@ def test_damaged_rows_in_mid_study_are_named_and_made_again(whole, copy, micro, 
     same_numbers(load_study(copy), whole)
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "predictions", "seeds"])
+@pytest.mark.parametrize("name", [slow("checkpoints"), "predictions", slow("seeds")])
 def test_a_damaged_joined_record_is_made_again_from_the_seeds(whole, copy, micro, name):
     spoil(copy / f"{name}.parquet")
     assert not any("begins again" in note for note in notes_of(micro(), copy))
     same_numbers(load_study(copy), whole)
 
 
+@pytest.mark.slow
 def test_a_finished_seed_with_damaged_rows_is_trained_again(whole, copy, micro):
     (copy / "done.json").unlink()
     spoil(copy / "seed-42" / "records" / "predictions.parquet")
@@ -176,6 +183,7 @@ def test_the_seconds_of_all_parts_are_close_to_all_seconds(whole):
     assert 0.7 * last.elapsed_s < spent <= last.elapsed_s
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_exit_code_1(micro, tmp_path):
     path = tmp_path / "settings"
     words = [f"{key}={value}" for key, value in {**MICRO, "training.steps": 100_000}.items()]
@@ -201,6 +209,7 @@ def test_an_interrupt_is_one_line_and_exit_code_1(micro, tmp_path):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_seeds_that_are_done_say_so_when_a_study_goes_on(whole, copy, micro):
     (copy / "report.html").unlink()
     seen: list[Progress] = []

@@ -18,6 +18,7 @@ from leapverify.io.storage import NotWritten
 from leapverify.runs import Failure, StudyError, Task, exclusive, execution, failure_message, failure_of
 from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.runs.task import RESTARTS
+from marks import slow
 
 
 def task(seed: int, name: str, **arguments: object) -> Task:
@@ -62,6 +63,7 @@ def test_a_failure_is_the_same_in_this_process_and_in_another(workers):
     assert failures == {seed: failure_of(error) for seed, error in enumerate(FAILURES.values())}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported_and_the_others_finish():
     seen: list[Progress] = []
     tasks = [
@@ -79,6 +81,7 @@ def test_a_process_that_dies_is_reported_and_the_others_finish():
     assert any(progress.seed == 2 and progress.phase == "done" for progress in seen)
 
 
+@pytest.mark.slow
 def test_a_death_is_noticed_while_another_seed_talks_and_its_place_is_taken(tmp_path: Path):
     when: dict[int, float] = {}
     until = tmp_path / "until"
@@ -111,6 +114,7 @@ def _holds(pid: int, path: Path) -> bool:
     return any(link.resolve() == path.resolve() for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
+@pytest.mark.slow
 def test_a_death_is_noticed_though_a_grandchild_holds_the_pipes(tmp_path: Path):
     failures = run([task(1, "die", grandchild=str(tmp_path / "enough")), task(2, "succeed")], 2)
     assert not (tmp_path / "enough-never-came").exists()
@@ -118,6 +122,7 @@ def test_a_death_is_noticed_though_a_grandchild_holds_the_pipes(tmp_path: Path):
     assert "signal 9" in str(failures[1])
 
 
+@pytest.mark.slow
 def test_an_error_of_the_watcher_ends_the_workers(tmp_path: Path):
     def watch(progress: Progress) -> None:
         raise RuntimeError("the terminal is gone")
@@ -129,6 +134,7 @@ def test_an_error_of_the_watcher_ends_the_workers(tmp_path: Path):
         pass
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_for_the_parent_alone():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     tasks = [task(seed, "interrupt_itself") for seed in (1, 2)]
@@ -174,6 +180,7 @@ def wait_for(folders: list[Path]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_workers_that_never_speak_end_with_their_parent(tmp_path: Path):
     folders = [tmp_path / "1", tmp_path / "2"]
     process = start_parent(folders)
@@ -187,7 +194,7 @@ def test_workers_that_never_speak_end_with_their_parent(tmp_path: Path):
     assert process.communicate(timeout=5)[1] == ""
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03, 0.06, 0.1, 0.2, None])
+@pytest.mark.parametrize("delay_s", [0.0, *map(slow, (0.01, 0.03, 0.06, 0.1, 0.2, None))])
 def test_an_interrupt_ends_parent_and_workers_without_a_traceback(tmp_path: Path, delay_s: float | None):
     folders = [tmp_path / "1", tmp_path / "2", tmp_path / "3"]
     process = start_parent(folders)
@@ -211,6 +218,7 @@ def test_two_studies_cannot_write_one_folder(tmp_path: Path):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.failure(17)
 def test_killed_workers_are_replaced_and_go_on_from_the_last_state(tmp_path: Path):
     seen: list[Progress] = []
@@ -228,6 +236,7 @@ def test_killed_workers_are_replaced_and_go_on_from_the_last_state(tmp_path: Pat
     assert notes == ["its worker ended without a word (signal 9): begun again from its last state, 1 of 3 times"]
 
 
+@pytest.mark.slow
 @pytest.mark.failure(17)
 def test_a_task_that_dies_always_at_the_same_place_is_given_up(tmp_path: Path):
     seen: list[Progress] = []

@@ -20,6 +20,8 @@ from leapverify.study.run import run_study
 from micro import same_numbers
 from workers import Killer, same_tables, two_small_seeds
 
+pytestmark = pytest.mark.slow
+
 TESTS = os.pathsep.join([str(Path(executor_work.__file__).parent), os.environ.get("PYTHONPATH", "")])
 """Where the workers find what they are to run."""
 
@@ -41,9 +43,8 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def serial(text, tmp_path_factory) -> Study:
-    out = tmp_path_factory.mktemp("serial") / "run"
-    return run_study(two_small_seeds(text), out, device="cpu", execution=execution("in-process"))
+def serial(text, record_once) -> Study:
+    return record_once("two-small-seeds", two_small_seeds(text))
 
 
 def run(folder: Path, tasks: list[Task], watcher: Watcher = ignore) -> dict[int, Failure]:

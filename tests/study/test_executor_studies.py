@@ -27,10 +27,11 @@ def config(text):
 
 
 @pytest.fixture(scope="module")
-def serial(config, tmp_path_factory) -> Study:
-    return run_study(config, tmp_path_factory.mktemp("serial") / "run", device="cpu", execution=SERIAL)
+def serial(config, record_once) -> Study:
+    return record_once("two-small-seeds", config)
 
 
+@pytest.mark.slow
 def test_killed_processes_cost_nothing_but_time(config, serial, tmp_path):
     out, killer = tmp_path / "run", Killer(tmp_path / "run", at_step=20)
     study = run_study(config, out, device="cpu", watcher=killer, execution=execution("processes", 2))

@@ -21,6 +21,7 @@ from leapverify.study.resweep import sweep_study
 from leapverify.train.batches import Windows
 from leapverify.trajectory.averages import AVERAGED
 from leapverify.trajectory.milestones import MILESTONES
+from marks import slow
 from micro import same_numbers, timeless
 
 INTERVAL = 10
@@ -164,7 +165,7 @@ def streamed(equipped, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", ["all-needs", "all-needs-long"])
+@pytest.mark.parametrize("name", ["all-needs", slow("all-needs-long")])
 def test_swept_again_everything_comes_out_to_the_bit(streamed, name):
     study = streamed(sweep__predictors=["hold", name])
     assert ok_steps(study, name) == {20, 30, 40}
@@ -174,6 +175,7 @@ def test_swept_again_everything_comes_out_to_the_bit(streamed, name):
     assert only == [row for row in before if row["predictor"] == name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["all-needs", "all-needs-long"])
 def test_stopped_again_and_again_equals_the_unbroken_run(streamed, equipped, tmp_path, name):
     unbroken = streamed(sweep__predictors=["hold", name])
@@ -189,6 +191,7 @@ def test_stopped_again_and_again_equals_the_unbroken_run(streamed, equipped, tmp
     assert len(list((study.path / "seed-42" / "remembered").glob("*.safetensors"))) < 4
 
 
+@pytest.mark.slow
 def test_a_damaged_memory_goes_back_to_an_earlier_checkpoint(streamed, equipped, tmp_path):
     unbroken = streamed()
     real = record.require_time
@@ -205,6 +208,7 @@ def test_a_damaged_memory_goes_back_to_an_earlier_checkpoint(streamed, equipped,
     same_numbers(study, unbroken)
 
 
+@pytest.mark.slow
 def test_where_states_were_not_kept_the_earlier_rows_stay_and_new_ones_decline(streamed):
     study = streamed(snapshots__optimizer="last", sweep__predictors=["all-needs", "hold"])
     before = timeless(study.predictions)
@@ -219,6 +223,7 @@ def test_where_states_were_not_kept_the_earlier_rows_stay_and_new_ones_decline(s
     assert "needs the weights after the last 3 steps one by one" in told[20]
 
 
+@pytest.mark.slow
 def test_steps_that_come_out_otherwise_are_said_and_not_used(streamed):
     study = streamed()
     before = timeless(study.predictions)
@@ -230,6 +235,7 @@ def test_steps_that_come_out_otherwise_are_said_and_not_used(streamed):
     assert timeless(again.predictions) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_spoils_all_that_averages_have_seen(streamed):
     study = streamed()
     before = timeless(study.predictions)

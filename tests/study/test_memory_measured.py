@@ -14,6 +14,7 @@ from leapverify import run_study
 from leapverify.capacity.memory import CASCADE, CHECKPOINT, TRAINING
 from leapverify.predict import CATALOGUE
 from leapverify.predict.catalogue import Entry
+from marks import slow
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 TOLERANCE = 0.05
@@ -56,7 +57,7 @@ def compare(benchmark: Any, config: Any, folder: Path, device: str) -> None:
         assert abs(planned / peaks[phase] - 1) < TOLERANCE, (phase, planned, peaks[phase])
 
 
-@pytest.mark.parametrize(("name", "precision", "size"), CASES)
+@pytest.mark.parametrize(("name", "precision", "size"), [CASES[0], *(slow(*case) for case in CASES[1:])])
 def test_the_plan_is_what_is_allocated_on_a_cpu(benchmark, tmp_path, name, precision, size):
     compare(benchmark, benchmark.case(name, precision, size), tmp_path, "cpu")
 

@@ -13,6 +13,8 @@ from leapverify.config.presets import preset
 from leapverify.predict import CATALOGUE
 from leapverify.study.folder import Study
 
+pytestmark = pytest.mark.slow
+
 REDUCED = {
     "seeds": [42, 43],
     "data.tokenizer": "bytes",

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from leapverify import load_study, run_study
-from leapverify.config.overrides import with_settings
-from leapverify.config.presets import preset
 from leapverify.config.retention import Retention
 from leapverify.errors import ConfigError
 from leapverify.runs import Paused
 from leapverify.study import record
-from micro import MICRO, same_numbers
+from marks import slow
+from micro import same_numbers
 
 
 @pytest.mark.parametrize("length", [1, 3, 5])
@@ -45,14 +44,13 @@ def test_no_state_at_all():
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, text):
+def unbroken(micro_run):
     """A study that ran through."""
-    config = with_settings(preset("tiny"), {**MICRO, "data.source": f"text:{text}"})
-    return run_study(config, tmp_path_factory.mktemp("unbroken") / "run", device="cpu")
+    return micro_run
 
 
 @pytest.mark.failure(5)
-@pytest.mark.parametrize(("every", "pauses"), [(1, 2), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("every", "pauses"), [slow(1, 2), (2, 2), slow(3, 1)])
 def test_stopped_again_and_again_equals_the_unbroken_run(unbroken, micro, tmp_path, every, pauses):
     config = micro(snapshots__every=every, snapshots__weights="last", snapshots__optimizer="last")
     with pytest.raises(Paused, match="its time is over before seed 42 went on: give the same command again"):
@@ -74,6 +72,7 @@ def pause_at_states() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_study_that_keeps_no_state_begins_again_and_says_so(micro, tmp_path, unbroken):
     config = micro(snapshots__every=None, snapshots__weights="last", snapshots__optimizer="last")
     with pytest.raises(ConfigError, match=r"snapshots\.every is null"):

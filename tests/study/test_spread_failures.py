@@ -49,6 +49,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_the_seed_on_all(
     assert str(words[0]).startswith("StudyError: seed 42: the training loss is nan between steps 0 and 10")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(9)
 def test_an_exception_on_one_rank_within_a_step_reaches_all(
     micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -67,6 +68,7 @@ def test_an_exception_on_one_rank_within_a_step_reaches_all(
     assert words == ["RanksDivergedError: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.failure(9)
 def test_an_exception_on_one_rank_before_a_meeting_reaches_all(
     micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,6 +86,7 @@ def _full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(4)
 def test_a_full_disk_under_the_rows_is_one_sentence_on_all(
     micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +97,7 @@ def test_a_full_disk_under_the_rows_is_one_sentence_on_all(
     assert str(words[0]).startswith("StudyError: seed 42: the disk is full: free some space")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(4)
 def test_a_full_disk_under_one_rank_s_shard_is_one_sentence_on_all(
     micro: Micro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +113,7 @@ def test_a_full_disk_under_one_rank_s_shard_is_one_sentence_on_all(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.failure(2)
 def test_a_damaged_shard_is_named_and_the_state_before_is_used(micro: Micro, tmp_path: Path) -> None:
     config, out = micro(**{**SMALLEST, "training__steps": 30}), tmp_path / "run"

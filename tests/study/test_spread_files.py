@@ -24,6 +24,7 @@ from leapverify.train.sharded_checkpoint import load_parts, save_parts
 from leapverify.train.sharded_folder import MARK, read_tensors, sweep_parts
 from leapverify.train.state import load_snapshot, snapshot_path, snapshot_steps
 from processes import run_ranks
+from shared_runs import made_once
 
 WHOLE = {"wide": torch.arange(21.0).view(7, 3), "one": torch.tensor([[4.0]]), "narrow": torch.arange(2).to(torch.int64)}
 PLAIN = {"count": torch.tensor(5.0), "buffer": torch.arange(4)}
@@ -38,11 +39,10 @@ def _write(path: Path) -> None:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """What three ranks wrote of step 10."""
-    found = snapshot_path(tmp_path / "snapshots", 10)
-    run_ranks(3, _write, found)
-    return found
+def path(shared: Path, tmp_path: Path) -> Path:
+    """What three ranks wrote of step 10, copied."""
+    made = made_once(shared / "three-ranks", lambda folder: run_ranks(3, _write, snapshot_path(folder, 10)))
+    return snapshot_path(shutil.copytree(made, tmp_path / "snapshots"), 10)
 
 
 def test_one_process_reads_whole_what_three_ranks_wrote(path: Path) -> None:

@@ -17,6 +17,7 @@ from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.folder import Study
 from leapverify.study.resweep import sweep_study
 from micro import same_numbers
+from shared_runs import made_once
 from spread_micro import SMALL, SMALLEST, near, spread_study
 
 Micro = Callable[..., StudyConfig]
@@ -33,22 +34,19 @@ def stop_at(step: int) -> Callable[[], Watcher]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Study:
+def whole(record_once: Callable[..., Study], micro: Micro) -> Study:
     """The study of one process."""
-    from leapverify.config.overrides import with_settings
-    from leapverify.config.presets import preset
-    from micro import MICRO
-
-    settings = {**MICRO, "data.source": f"text:{text}"} | {key.replace("__", "."): each for key, each in SMALL.items()}
-    return run_study(with_settings(preset("tiny"), settings), tmp_path_factory.mktemp("whole") / "run", device="cpu")
+    return record_once("spread-whole", micro(**SMALL))
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory, whole: Study) -> Study:
+def spread(shared: Path, whole: Study) -> Study:
     """The same on two ranks."""
-    out = tmp_path_factory.mktemp("spread") / "run"
-    assert spread_study(whole.config, out, 2) == [None, None]
-    return load_study(out)
+
+    def make(out: Path) -> None:
+        assert spread_study(whole.config, out, 2) == [None, None]
+
+    return load_study(made_once(shared / "runs" / "spread", make))
 
 
 @pytest.mark.failure(11)
@@ -60,12 +58,14 @@ def test_two_ranks_record_what_one_process_does(whole: Study, spread: Study) -> 
     assert not any((spread.path / "seed-42" / "snapshots").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.failure(11)
 def test_so_do_three_of_which_some_hold_nothing_of_a_tensor(whole: Study, tmp_path: Path) -> None:
     assert spread_study(whole.config, tmp_path / "run", 3) == [None] * 3
     near(whole, load_study(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.failure(11)
 @pytest.mark.parametrize("parallel", ["ddp", "hsdp:2x1"])
 def test_however_they_hold_the_model(micro: Micro, tmp_path: Path, parallel: str) -> None:
@@ -76,14 +76,18 @@ def test_however_they_hold_the_model(micro: Micro, tmp_path: Path, parallel: str
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, whole: Study) -> Path:
+def stopped(shared: Path, whole: Study) -> Path:
     """A study of two ranks that was told to stop at step 20."""
-    out = tmp_path_factory.mktemp("stopped") / "run"
-    words = spread_study(whole.config, out, 2, stop_at(20))
-    assert words == ["Paused: told to stop at step 20 of seed 42 (SIGTERM): give the same command again to go on"] * 2
-    return out
+
+    def make(out: Path) -> None:
+        words = spread_study(whole.config, out, 2, stop_at(20))
+        said = "Paused: told to stop at step 20 of seed 42 (SIGTERM): give the same command again to go on"
+        assert words == [said] * 2
+
+    return made_once(shared / "runs" / "stopped", make)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(5)
 def test_stopped_ranks_go_on_to_the_same_bits(spread: Study, stopped: Path, tmp_path: Path) -> None:
     out = shutil.copytree(stopped, tmp_path / "run")
@@ -93,6 +97,7 @@ def test_stopped_ranks_go_on_to_the_same_bits(spread: Study, stopped: Path, tmp_
         assert tensor.equal(spread.weights(42, 30)[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.failure(5)
 @pytest.mark.parametrize("size", [1, 3])
 def test_another_number_of_ranks_goes_on(whole: Study, stopped: Path, tmp_path: Path, size: int) -> None:
@@ -106,6 +111,7 @@ def test_another_number_of_ranks_goes_on(whole: Study, stopped: Path, tmp_path: 
     assert (about["ranks"], about["continued_on"][0].get("ranks", 1)) == (2, size)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(5)
 def test_two_ranks_go_on_with_a_study_of_one_process(whole: Study, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -116,6 +122,7 @@ def test_two_ranks_go_on_with_a_study_of_one_process(whole: Study, tmp_path: Pat
     near(whole, load_study(out))
 
 
+@pytest.mark.slow
 def test_one_process_sweeps_what_ranks_have_saved(spread: Study, tmp_path: Path) -> None:
     again = sweep_study(shutil.copytree(spread.path, tmp_path / "run"), device="cpu")
     near(spread, again)

@@ -12,6 +12,8 @@ import pytest
 from leapverify import load_study, run_study
 from spread_micro import near
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "torchrun_study.sh"
 SETTINGS = [
     *("training.steps=20", "training.warmup_steps=3", "training.lr=1e-3", "observe.interval_steps=10"),

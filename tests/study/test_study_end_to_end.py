@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from leapverify.errors import ConfigError
 from leapverify.runs import StudyError, execution
 from leapverify.runs.progress import Progress
 from leapverify.study.resweep import sweep_study
-from micro import MICRO, same_numbers, timeless
+from marks import slow
+from micro import same_numbers, timeless
 
 FILES = ("config.yaml", "environment.json", "report.html", "tables/table-01.csv", "tables/table-10.md")
 
@@ -40,10 +42,9 @@ def stop_after(step: int):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text):
+def whole(micro_run):
     """One uninterrupted study that the tests compare with."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return run_study("tiny", out, device="cpu", settings={**MICRO, "data.source": f"text:{text}"})
+    return micro_run
 
 
 def test_a_study_leaves_the_run_folder_of_the_contract(whole):
@@ -94,7 +95,7 @@ def test_what_is_measured_does_not_change_what_is_trained(whole, micro, tmp_path
 
 
 @pytest.mark.failure(5)
-@pytest.mark.parametrize("step", [10, 30, 50])
+@pytest.mark.parametrize("step", [slow(10), 30, slow(50)])
 def test_a_stopped_study_goes_on_to_the_same_records(whole, micro, tmp_path, step):
     config = micro()
     with pytest.raises(StudyError, match="seed 42"):
@@ -102,6 +103,7 @@ def test_a_stopped_study_goes_on_to_the_same_records(whole, micro, tmp_path, ste
     same_numbers(run_study(config, tmp_path / "run", device="cpu"), whole)
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_to_the_same_tables(whole, micro, tmp_path):
     out, config = tmp_path / "run", tmp_path / "config.yaml"
     config.write_text(dump_config(micro()))
@@ -125,6 +127,7 @@ def test_a_killed_study_goes_on_to_the_same_tables(whole, micro, tmp_path):
         assert (out / "tables" / table.name).read_text() == table.read_text(), table.name
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_is_named_and_an_earlier_one_used(whole, micro, tmp_path):
     notes: list[str] = []
     with pytest.raises(StudyError):
@@ -139,6 +142,7 @@ def test_a_damaged_snapshot_is_named_and_an_earlier_one_used(whole, micro, tmp_p
     same_numbers(study, whole)
 
 
+@pytest.mark.slow
 def test_with_every_state_damaged_the_study_begins_again(whole, micro, tmp_path):
     with pytest.raises(StudyError):
         run_study(micro(), tmp_path / "run", device="cpu", watcher=stop_after(20))
@@ -147,18 +151,20 @@ def test_with_every_state_damaged_the_study_begins_again(whole, micro, tmp_path)
     same_numbers(run_study(micro(), tmp_path / "run", device="cpu"), whole)
 
 
-def test_a_second_call_does_nothing(whole, micro):
+def test_a_second_call_does_nothing(whole, micro, tmp_path):
     seen: list[Progress] = []
-    before = (whole.path / "report.html").stat().st_mtime_ns
-    run_study(micro(), whole.path, device="cpu", watcher=seen.append)
+    copy = shutil.copytree(whole.path, tmp_path / "run")
+    before = (copy / "report.html").stat().st_mtime_ns
+    run_study(micro(), copy, device="cpu", watcher=seen.append)
     assert seen == []
-    assert (whole.path / "report.html").stat().st_mtime_ns == before
+    assert (copy / "report.html").stat().st_mtime_ns == before
 
 
-def test_another_configuration_is_refused_and_nothing_lost(whole, micro):
+def test_another_configuration_is_refused_and_nothing_lost(whole, micro, tmp_path):
+    copy = shutil.copytree(whole.path, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"training.lr: 0.001 there, 0.002 now.*another --out"):
-        run_study(micro(training__lr=2e-3), whole.path, device="cpu")
-    assert load_study(whole.path).checkpoints
+        run_study(micro(training__lr=2e-3), copy, device="cpu")
+    assert load_study(copy).checkpoints
 
 
 def test_a_folder_with_other_files_is_refused(micro, tmp_path):
@@ -168,6 +174,7 @@ def test_a_folder_with_other_files_is_refused(micro, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_and_one_after_another_give_the_same(micro, tmp_path):
     config = micro(seeds=[42, 43])
     apart = run_study(config, tmp_path / "apart", device="cpu", execution=execution("processes", 2))
@@ -176,14 +183,13 @@ def test_seeds_side_by_side_and_one_after_another_give_the_same(micro, tmp_path)
     assert {row.measure for row in apart.seeds} >= {"cka", "procrustes", "rsa", "agreement_modal", "loss_cv_percent"}
 
 
-def test_sweeping_the_snapshots_gives_the_numbers_of_the_stream(micro, tmp_path):
-    study = run_study(micro(), tmp_path / "run", device="cpu")
-    before = timeless(study.predictions)
-    assert timeless(sweep_study(study.path, device="cpu").predictions) == before
+def test_sweeping_the_snapshots_gives_the_numbers_of_the_stream(whole, tmp_path):
+    copy = shutil.copytree(whole.path, tmp_path / "run")
+    assert timeless(sweep_study(copy, device="cpu").predictions) == timeless(whole.predictions)
 
 
-def test_sweeping_with_other_predictors_replaces_the_rows(micro, tmp_path):
-    study = run_study(micro(), tmp_path / "run", device="cpu")
+def test_sweeping_with_other_predictors_replaces_the_rows(whole, tmp_path):
+    study = load_study(shutil.copytree(whole.path, tmp_path / "run"))
     quadratic = {
         row.step: row.loss_predicted for row in study.predictions if (row.predictor, row.horizon) == ("quadratic", 5)
     }
@@ -210,6 +216,7 @@ def test_a_loss_that_is_no_number_ends_the_seed_in_one_sentence(micro, tmp_path)
         run_study(micro(training__lr=1e30, training__grad_clip=None), tmp_path / "run", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_saved(whole, micro, tmp_path, monkeypatch):
     import leapverify.io.storage as storage
 
@@ -228,6 +235,7 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_saved(whole, micro,
     same_numbers(run_study(micro(), tmp_path / "run", device="cpu"), whole)
 
 
+@pytest.mark.slow
 def test_the_lyapunov_exponent_is_recorded_when_asked_for_and_survives_a_stop(micro, tmp_path):
     config = micro(observe__lyapunov=True, model__dropout=0.1)
     one = run_study(config, tmp_path / "one", device="cpu")
@@ -237,7 +245,7 @@ def test_the_lyapunov_exponent_is_recorded_when_asked_for_and_survives_a_stop(mi
     same_numbers(run_study(config, tmp_path / "two", device="cpu"), one)
 
 
-@pytest.mark.parametrize("kind", ["percentile", "rate"])
+@pytest.mark.parametrize("kind", ["percentile", slow("rate")])
 def test_thresholds_come_from_a_calibration_run(whole, micro, tmp_path, kind):
     config = micro(regimes__thresholds=kind, regimes__calibration=str(whole.path), regimes__low=40, regimes__high=60)
     study = run_study(config, tmp_path / "run", device="cpu")
@@ -254,6 +262,7 @@ def test_online_thresholds_need_no_calibration(micro, tmp_path):
     assert [row.regime for row in study.checkpoints][:5] == ["unknown"] * 5
 
 
+@pytest.mark.slow
 def test_a_filter_says_which_parameters_predictions_move(micro, tmp_path):
     from leapverify.study.apparatus import build, open_corpus
 

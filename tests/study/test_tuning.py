@@ -26,21 +26,20 @@ from leapverify.study.resweep import sweep_study
 from leapverify.train.adapters import adapter_sizes, with_adapters
 from leapverify.train.models import build_model
 from leapverify.train.state import load_snapshot
-from micro import MICRO, same_numbers, timeless
+from marks import slow
+from micro import same_numbers, timeless
 
 RANK = 2
 FRESH = {"training__steps": 40, "model__dropout": 0.1, "snapshots__weights": "all", "snapshots__optimizer": "all"}
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory, text):
+def start(record_once, micro):
     """A finished study of two seeds to begin from."""
-    settings = {**MICRO, "seeds": [42, 43], "data.source": f"text:{text}", "training.steps": 20, "sweep.horizons": [5]}
-    folder = tmp_path_factory.mktemp("start") / "run"
-    return run_study(with_settings(preset("tiny"), settings), folder, device="cpu").path
+    return record_once("tuning-start", micro(seeds=[42, 43], training__steps=20, sweep__horizons=[5])).path
 
 
-@pytest.fixture(params=[None, RANK], ids=["whole", "lora"])
+@pytest.fixture(params=[slow(None), RANK], ids=["whole", "lora"])
 def tuned(request, micro, start):
     """A configuration that begins there."""
     if request.param:
@@ -71,6 +70,7 @@ def test_a_tuned_run_begins_where_its_start_ended(tuned, start, tmp_path):
     assert timeless(sweep_study(study.path, device="cpu").predictions) == again
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again_equals_the_unbroken_run(tuned, tmp_path):
     unbroken = run_study(tuned(), tmp_path / "run", device="cpu")
     real = record.require_time
@@ -94,6 +94,7 @@ def test_a_lora_run_trains_and_keeps_adapters_alone(lora, tmp_path):
     assert load_snapshot(study.seed(42).snapshots, 10).keys() == apparatus.parameters.keys()
 
 
+@pytest.mark.slow
 def test_a_perturbed_copy_of_a_lora_run_resumes_too(lora, tmp_path):
     config = lora(observe__lyapunov=True)
     unbroken = run_study(config, tmp_path / "run", device="cpu")

@@ -158,6 +158,7 @@ def test_numbers_come_from_the_studies(ran):
     assert momentum.bars[0].quantity.found.n == len(rows)
 
 
+@pytest.mark.slow
 def test_a_later_call_adds_a_variation_and_reads_the_others(ran):
     run, out, _ = ran
     before = (out / "base" / "report.html").stat().st_mtime_ns

@@ -230,6 +230,7 @@ def test_torch_computes_a_bfloat16_step_in_float32_and_rounds_once_where_it_is_f
     assert different[False] > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
 def test_the_compiled_block_is_the_eager_one() -> None:
@@ -249,6 +250,7 @@ def test_the_compiled_block_is_the_eager_one() -> None:
         assert not torch.equal(b, before)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
 def test_the_kernel_is_compiled_for_no_form_of_tensor_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond a limit of variants (8) torch would run all further ones as they are written."""

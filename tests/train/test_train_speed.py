@@ -106,6 +106,7 @@ def test_attention_without_a_mask_gives_the_same_numbers(family: str) -> None:
         assert torch.equal(found(), wanted())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compiled_attention_gets_no_mask_either(family: str) -> None:
     masks = []

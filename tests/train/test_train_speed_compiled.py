@@ -64,6 +64,7 @@ ROUNDING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("autocast", "mode"), [(None, "reduce-overhead"), (torch.bfloat16, "default")])
 def test_compiled_losses_and_gradients_are_the_eager_ones(autocast: torch.dtype | None, mode: Mode) -> None:
     compiled, eager = Losses(autocast=autocast, mode=mode), Losses(autocast=autocast)
@@ -83,6 +84,7 @@ def test_compiled_losses_and_gradients_are_the_eager_ones(autocast: torch.dtype 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_training_compiles_once_and_follows_the_eager_run(device: str) -> None:
     model, other = language_model().to(device), language_model().to(device)
