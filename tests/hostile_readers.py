@@ -42,8 +42,8 @@ from leapverify.study.folder import SeedFolder
 from leapverify.train.documents import load_documents
 from leapverify.train.model_folder import check_folder
 from leapverify.train.state import load_state, save_state
-from leapverify.trajectory import state as remembered
 from leapverify.trajectory.history import History
+from leapverify.trajectory.state import unpack
 from nino_checkpoints import write_mlp
 
 TEXT = "".join(f"A line of training text, number {number}.\n\n" for number in range(60))
@@ -160,7 +160,7 @@ def _remembered() -> bytes:
 
 def _take_up(folder: Path) -> None:
     about = read_json(folder / "told.json")
-    remembered.load(lambda: ({"x": torch.zeros(2, 3)}, about), _history(), 1)
+    unpack(lambda: ({"x": torch.zeros(2, 3)}, about), _history(), 1)
 
 
 UNIT = RaceUnit(RaceCase("convex", "adamw", "tuned"), arm="baseline", seed=0, stage="race", lr=0.1, steps=10)

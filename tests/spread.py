@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from context_fakes import with_context
 from leapverify.core import weights
 from leapverify.core.ranks import ranks_of_world
 from leapverify.core.shards import Shards, local
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
-from surroundings_fakes import surrounded
 
 KINDS: dict[str, tuple[tuple[int, ...], str]] = {
     "wte.weight": ((7, 6), "rows"),
@@ -101,7 +101,7 @@ def trajectory(cut: Cut = list, shards: Shards | None = None, spoilt: int | None
     history, fine = History(start, 16), History(start, FINE)
     history.shards = fine.shards = shards
     bowl: Any = SpreadBowl(cut(draw(1.0)), shards)
-    surrounded(history, fine, start, bowl)
+    with_context(history, fine, start, bowl)
     history.layout = Layout(tuple(KINDS), "gpt2", 2, 2)
     drift = draw(0.02)
     for step in STEPS:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from leapverify.predict import predictor
     from leapverify.study.folder import load_study
     from leapverify.study.run import run_study
+    from leapverify.study.source import open_trajectory
     from leapverify.trajectory.history import History
     from leapverify.verify import Verifier
 
@@ -28,6 +29,7 @@ __all__ = [
     "Verifier",
     "classify_regimes",
     "load_study",
+    "open_trajectory",
     "predictor",
     "run_study",
     "similarity",
@@ -43,6 +45,7 @@ _HOMES = {
     "Verifier": "leapverify.verify",
     "classify_regimes": "leapverify.observe",
     "load_study": "leapverify.study.folder",
+    "open_trajectory": "leapverify.study.source",
     "predictor": "leapverify.predict",
     "run_study": "leapverify.study.run",
     "similarity": "leapverify.observe",

@@ -106,7 +106,7 @@ def test_training_on_from_the_present_state_is_the_run_itself_and_leaves_no_trac
     apparatus.train(1, 1, 20)
     apparatus.history.push(20, tensors)
     persistence = Persistence(apparatus, WeightRestorer(tensors, apparatus.history))
-    persistence.keep()
+    persistence.save()
     before = [each.clone() for each in tensors], [s["exp_avg_sq"].clone() for s in apparatus.optimizer.state.values()]
     leapt = [persistence.loss_after(CATALOGUE["hold"](), 5, 20, 10) for _ in range(2)]
     after = tensors, [state["exp_avg_sq"] for state in apparatus.optimizer.state.values()]

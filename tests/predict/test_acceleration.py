@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from context_fakes import Bowl
 from leapverify.predict import Declined
 from leapverify.predict.acceleration import Anderson, ReducedRank, fixed_point
 from leapverify.trajectory.history import History
-from surroundings_fakes import Bowl
 
 MODES = (0.15, 0.45, 0.7, 0.9)
 """How much of its distance to the optimum each mode keeps in one interval."""

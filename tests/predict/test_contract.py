@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from context_fakes import Bowl, with_context
 from leapverify.core import weights
 from leapverify.predict import CATALOGUE, Declined, Predictor, predictor
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 from nino_checkpoints import write_graph, write_mlp
-from surroundings_fakes import Bowl, surrounded
 
 SHAPES = [(), (0,), (2, 0, 3), (1,), (7,), (6, 5), (3, 4, 2), (300,)]
 UNEVEN = (10, 60, 100, 150, 200, 275)
@@ -66,7 +66,7 @@ def history_of(name: str, dtype: torch.dtype = torch.float32, length: int | None
     steps = steps_of(name)[-(length or 100) :]
     point = random_point(generator)
     history, fine = History(point, 16, dtype=dtype), History(point, FINE, dtype=dtype)
-    surrounded(history, fine, point, Bowl(random_point(generator)))
+    with_context(history, fine, point, Bowl(random_point(generator)))
     for step in steps:
         for before in range(FINE - 1, -1, -1):
             fine.push(step - before, point)
@@ -306,7 +306,7 @@ def test_out_that_does_not_fit_is_refused_before_anything_is_written(name: str) 
 def test_a_trajectory_at_rest_stays_there(name: str) -> None:
     rest = [torch.zeros(3, 2)]
     history, fine = History(rest, 16), History(rest, FINE)
-    surrounded(history, fine, rest, Bowl(rest))
+    with_context(history, fine, rest, Bowl(rest))
     for step in steps_of(name):
         for before in range(FINE - 1, -1, -1):
             fine.push(step - before, rest)

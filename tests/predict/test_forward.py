@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from context_fakes import Bowl
 from leapverify.predict import Declined, predictor
 from leapverify.predict.forward import FastForward, Jump, search, vertex
 from leapverify.trajectory.history import History
-from surroundings_fakes import Bowl
 
 BEFORE = [torch.tensor([0.0, 1.0]), torch.tensor(3.0)]
 NOW = [torch.tensor([1.0, 1.5]), torch.tensor(2.0)]

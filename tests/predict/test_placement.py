@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from context_fakes import Bowl, with_context
 from leapverify.core import weights
 from leapverify.predict import CATALOGUE, Declined, Prepares, predictor, prepare
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
-from surroundings_fakes import Bowl, surrounded
 
 SHAPES = [(17, 9), (), (0, 4), (300,), (5, 3, 2)]
 STEPS = (20, 70, 120, 170, 220)
@@ -49,7 +49,7 @@ def history_of(dtype: torch.dtype = torch.float32, moments: torch.dtype = torch.
     history = History(point, len(STEPS), dtype=dtype, **places)
     fine = History(point, FINE, dtype=dtype, **places)
     if "meta" not in str(places):
-        surrounded(history, fine, point, Bowl(point))
+        with_context(history, fine, point, Bowl(point))
     history.recent = fine
     for step in STEPS:
         for before in range(FINE - 1, -1, -1):

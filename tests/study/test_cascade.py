@@ -1,4 +1,4 @@
-"""Cascades put aside what they change and nothing else, and everything comes back bit for bit."""
+"""Cascades offload what they change and nothing else, and everything comes back bit for bit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.config.study import CascadeConfig
-from leapverify.study import restore as aside
-from leapverify.study import restore as branch
+from leapverify.study import restore
 from leapverify.study.cascade import Cascader, Start
 from leapverify.study.restore import OffloadBuffer, RestorePoint, WeightRestorer
 from leapverify.trajectory.history import History, OptimizerState
@@ -115,7 +114,7 @@ def assert_unchanged(before: list[Any], after: list[Any]) -> None:
 
 
 class Late(OffloadBuffer):
-    """An Aside whose copies run as late as they may: not before somebody waits for them."""
+    """An offload buffer whose copies run as late as they may: not before somebody waits for them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,8 +133,7 @@ class Late(OffloadBuffer):
 def any_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies that run beside other work may run at any time between their start and the next wait."""
     if request.param != "at once":
-        monkeypatch.setattr(aside, "Aside", Late)
-        monkeypatch.setattr(branch, "Aside", Late)
+        monkeypatch.setattr(restore, "OffloadBuffer", Late)
 
 
 KINDS = [("chained",), ("trained",), ("chained", "trained"), ("trained", "chained")]
@@ -156,8 +154,7 @@ def test_everything_comes_back(any_time: None, kinds: tuple[Any, ...], dtype: to
 
 def test_when_the_copies_run_does_not_change_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = timeless(Run().cascader().run(Start(1, 30, 1.0)))
-    monkeypatch.setattr(aside, "Aside", Late)
-    monkeypatch.setattr(branch, "Aside", Late)
+    monkeypatch.setattr(restore, "OffloadBuffer", Late)
     assert timeless(Run().cascader().run(Start(1, 30, 1.0))) == plain
     assert len({link["loss"] for link in plain}) > len(plain) // 2
 
@@ -223,7 +220,7 @@ def large(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [torch.randn(300, 100).to(dtype), torch.randn(70_000), torch.tensor(3.0)]
 
 
-def test_an_aside_holds_what_it_says_and_only_once() -> None:
+def test_an_offload_buffer_holds_what_it_says_and_only_once() -> None:
     tensors, keeper = large(), OffloadBuffer()
     size = sum(tensor.nbytes for tensor in tensors)
     assert keeper.nbytes == 0
@@ -240,7 +237,7 @@ def test_an_aside_holds_what_it_says_and_only_once() -> None:
     assert allocated(again) == 0
 
 
-def test_an_aside_brings_back_what_was_saved_last_any_number_of_times() -> None:
+def test_an_offload_buffer_restores_what_was_saved_last_any_number_of_times() -> None:
     tensors, keeper = large(torch.bfloat16), OffloadBuffer()
     keeper.save([tensor.clone() for tensor in tensors])
     keeper.save(tensors)
@@ -263,7 +260,7 @@ def test_an_aside_brings_back_what_was_saved_last_any_number_of_times() -> None:
 
 @pytest.mark.parametrize("kinds", [("chained",), ("trained",)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_cascade_puts_aside_what_it_changes_and_the_history_lacks(kinds: Any, dtype: torch.dtype) -> None:
+def test_a_cascade_offloads_what_it_changes_and_the_history_lacks(kinds: Any, dtype: torch.dtype) -> None:
     run = Run(dtype)
     cascader = run.cascader(BOTH.model_copy(update={"kinds": kinds}))
     cascader.run(Start(1, 30, 1.0))
@@ -307,14 +304,14 @@ def no_state(_: int) -> OptimizerState:
     raise AssertionError("chained links ask for no state")
 
 
-def test_way_back_shares_one_copy_between_sweep_and_cascades() -> None:
+def test_a_restorer_shares_one_copy_between_sweep_and_cascades() -> None:
     run = Run(torch.float16)
     shared = WeightRestorer(run.moved, run.history)
     cascader = Cascader(
-        run.model, run.optimizer, run.moved, run.history, run.verifier, run.train, run.state, BOTH, way_back=shared
+        run.model, run.optimizer, run.moved, run.history, run.verifier, run.train, run.state, BOTH, restorer=shared
     )
     before = run.picture()
-    shared.keep()
+    shared.save()
     held = shared.nbytes
     cascader.run(Start(1, 30, 1.0))
     assert shared.nbytes == held > 0
@@ -323,11 +320,11 @@ def test_way_back_shares_one_copy_between_sweep_and_cascades() -> None:
 
 def test_going_back_without_having_left_touches_nothing() -> None:
     run = Run()
-    standing = RestorePoint(run.model, run.optimizer)
-    standing.keep()
+    point = RestorePoint(run.model, run.optimizer)
+    point.save()
     versions = [tensor._version for tensor in every_tensor(run)]
-    standing.go_back()
-    standing.settle()
+    point.restore()
+    point.wait()
     assert versions == [tensor._version for tensor in every_tensor(run)]
 
 

@@ -1,4 +1,4 @@
-"""The parts of a study by themselves: its standing, cascade, Lyapunov shadow, cost, curve."""
+"""The parts of a study by themselves: restore point, cascade, Lyapunov shadow, cost, curve."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def a_run(steps: int = 3):
 def test_going_back_leaves_no_trace_of_steps_rates_and_modes():
     model, optimizer, step = a_run()
     before = everything(model, optimizer)
-    standing = RestorePoint(model, optimizer)
-    standing.keep()
-    standing.leave()
+    point = RestorePoint(model, optimizer)
+    point.save()
+    point.leave()
     optimizer.param_groups[0]["lr"] = 7.0
     model.eval()
     step()
-    standing.go_back()
-    standing.settle()
+    point.restore()
+    point.wait()
     assert all(torch.equal(a, b) for a, b in zip(before, everything(model, optimizer), strict=True))
     assert optimizer.param_groups[0]["lr"] == 1e-2
     assert model.training

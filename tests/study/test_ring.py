@@ -51,7 +51,7 @@ def swept(dtype: torch.dtype, **ring: Any) -> tuple[list[Prediction], list[Casca
     links: list[CascadeLink] = []
     sweeper = Sweeper(parameters, history, verifier, SWEEP)
     cascader = Cascader(
-        model, optimizer, parameters, history, verifier, train, state, CASCADE, way_back=sweeper.way_back
+        model, optimizer, parameters, history, verifier, train, state, CASCADE, restorer=sweeper.restorer
     )
     for step in (4, 8, 12, 16):
         train(step, step, 4)

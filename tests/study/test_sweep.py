@@ -332,8 +332,8 @@ def test_a_backup_is_held_only_where_the_history_rounds(
         sweeper.sweep(tiny.point())
         assert all(map(torch.equal, before, weights_of(tiny)))
         kept = bytes_kept * sum(each.numel() for each in tiny.parameters)
-        assert kept <= sweeper.way_back.nbytes <= kept + (256 * len(before) if kept else 0)
-    assert sweeper.way_back.exact == (bytes_kept == 0)
+        assert kept <= sweeper.restorer.nbytes <= kept + (256 * len(before) if kept else 0)
+    assert sweeper.restorer.exact == (bytes_kept == 0)
 
 
 @pytest.mark.failure(9)

@@ -59,8 +59,8 @@ class Bench:
         apparatus.verifier.loss = self._counted
         self._parameters = sum(each.numel() for each in apparatus.model.parameters())
         tensors = list(apparatus.moved.values())
-        self._way_back = WeightRestorer(tensors, apparatus.history)
-        self._persistence = Persistence(apparatus, self._way_back)
+        self._restorer = WeightRestorer(tensors, apparatus.history)
+        self._persistence = Persistence(apparatus, self._restorer)
         self._entries = [self._entry(label, name) for label, name in options.labels.items()]
 
     def run(self, point: SweepPoint, wanted: Collection[tuple[str, int]], persist_steps: int | None) -> list[Tried]:
@@ -72,7 +72,7 @@ class Bench:
             persist_steps: R; None: persistence is not measured here.
         """
         if persist_steps is not None:
-            self._persistence.keep()
+            self._persistence.save()
         return [
             tried
             for entry in self._entries
@@ -88,7 +88,7 @@ class Bench:
     def _sweeper(self, name: str, horizon: int) -> Sweeper:
         a = self._a
         settings = a.config.sweep.model_copy(update={"predictors": (name,), "horizons": (horizon,)})
-        return Sweeper(list(a.moved.values()), a.history, a.verifier, settings, self._way_back)
+        return Sweeper(list(a.moved.values()), a.history, a.verifier, settings, self._restorer)
 
     def _tried(
         self, entry: _Entry, point: SweepPoint, horizons: Iterable[int], persist_steps: int | None

@@ -50,17 +50,17 @@ class Persistence:
 
     Args:
         apparatus: stands at the checkpoint whenever a method is called.
-        way_back: theta_t's.
+        restorer: of theta_t.
     """
 
-    def __init__(self, apparatus: Apparatus, way_back: WeightRestorer) -> None:
-        self._a, self._way_back = apparatus, way_back
+    def __init__(self, apparatus: Apparatus, restorer: WeightRestorer) -> None:
+        self._a, self._restorer = apparatus, restorer
         self._tensors = list(apparatus.moved.values())
-        self._standing = RestorePoint(apparatus.model, apparatus.optimizer, apart=self._tensors)
+        self._restore_point = RestorePoint(apparatus.model, apparatus.optimizer, apart=self._tensors)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Take note of where the run stands."""
-        self._standing.keep()
+        self._restore_point.save()
 
     def loss_after(self, method: Predictor, horizon: int, step: int, steps: int) -> float | None:
         """The held-out loss after real steps from a prediction; None if it is not finite.
@@ -71,16 +71,16 @@ class Persistence:
             step: t.
             steps: R.
         """
-        self._way_back.keep()
-        self._standing.leave()
+        self._restorer.save()
+        self._restore_point.leave()
         try:
             method.predict(self._a.history, horizon, out=self._tensors)
             self._a.train(step + 1, step + 1, steps)
             loss = self._a.verifier.loss_of()
         finally:
-            self._way_back.back()
-            self._standing.go_back()
-            self._standing.settle()
+            self._restorer.restore()
+            self._restore_point.restore()
+            self._restore_point.wait()
         return loss if math.isfinite(loss) else None
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from leapverify.bench.checkpoint import Bench, Tried
@@ -22,40 +21,41 @@ from leapverify.runs.progress import Progress, Watcher
 from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.folder import SeedFolder
 from leapverify.study.record import require_time
+from leapverify.study.replay import Replay
+from leapverify.study.source import SeedTrajectory
 from leapverify.study.sweep import SweepPoint
-from leapverify.train.state import load_snapshot, load_state, snapshot_path
 from leapverify.verify import recent_sigma
 
 
 class Walk:
-    """Brings model, optimizer and history from checkpoint to checkpoint of one seed, oldest first.
+    """Goes along one seed's run so that every checkpoint is benched from the state that was recorded.
 
     Between checkpoints the run's own steps are trained, so that predictors find the single steps before each of them.
-    At a checkpoint the model then holds what was recorded: where another machine has led elsewhere, what was kept is
-    put in (the single steps before it are then this machine's).
+    Where another machine has led elsewhere, the recorded state is put in (the single steps before it are then this
+    machine's); where a snapshot is damaged, the state that the same steps have led to stands in for it.
 
     Args:
         apparatus: the seed's, untrained.
-        folder: where its snapshots and optimizer states lie, one for each checkpoint.
+        source: what it recorded, with a state for each checkpoint.
         note: is told what the user should know.
     """
 
-    def __init__(self, apparatus: Apparatus, folder: SeedFolder, note: Callable[[str], None]) -> None:
-        self._a, self._folder, self._note = apparatus, folder, note
-        self.at = 0
-        """The step at which the model stands."""
+    def __init__(self, apparatus: Apparatus, source: SeedTrajectory, note: Callable[[str], None]) -> None:
+        self._a, self._source, self._note = apparatus, source, note
+        self._replay = Replay(apparatus, source)
         self.repeated: set[int] = set()
         """Checkpoints reached bit by bit."""
         self.loaded: set[int] = set()
         """Checkpoints whose recorded state was put in."""
-        apparatus.after_step(0)
+
+    @property
+    def at(self) -> int:
+        """The step at which the run stands."""
+        return self._replay.at or 0
 
     def go_on(self, steps: int) -> None:
         """So many real steps."""
-        for step in range(self.at + 1, self.at + steps + 1):
-            self._a.train(step, step, 1)
-            self._a.after_step(step)
-        self.at += steps
+        self._replay.go_on(self.at + steps)
 
     def arrive(self, step: int) -> None:
         """Stand at a checkpoint as it was recorded, with it in the history; trains up to it what is still to be.
@@ -63,48 +63,37 @@ class Walk:
         Raises:
             StudyError: another state was reached than was recorded, and what was recorded is damaged.
         """
-        self.go_on(step - self.at)
+        self._replay.go_on(step)
         try:
-            weights = load_snapshot(self._folder.snapshots, step, self._a.parameters)
+            self._compare(step, self._source.weights(step))
         except Damaged as error:
             if self.loaded:
                 raise StudyError(
                     f"{error}; this machine does not repeat the run, so that it cannot stand in"
                 ) from error
             self._note(f"{error}; the state that the same steps have led to stands in for it")
-        else:
-            self._compare(step, weights)
         self._push(step)
 
     def jump(self, step: int) -> None:
         """Stand at a checkpoint without training up to it; where its files are damaged, train after all."""
         try:
-            weights = load_snapshot(self._folder.snapshots, step, self._a.parameters)
-            self._load(step, weights)
+            self._replay.put_in(step, self._source.weights(step))
         except Damaged:
             self.arrive(step)
-            return
-        self.at = step
-        self._push(step)
+        else:
+            self._push(step)
 
     def _compare(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        parameters = self._a.parameters
-        if all(torch.equal(parameter.detach().cpu(), weights[name]) for name, parameter in parameters.items()):
+        if self._replay.stands_at(weights):
             self.repeated.add(step)
             return
         if not self.loaded:
             self._note(f"the same steps lead elsewhere here than when they were recorded: step {step} is loaded")
         self.loaded.add(step)
-        try:
-            self._load(step, weights)
-        except Damaged as error:
-            raise StudyError(f"{error}; this machine does not repeat the run, so that it cannot stand in") from error
-
-    def _load(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        load_state(snapshot_path(self._folder.states, step), self._a.model, self._a.optimizer, weights=weights)
+        self._replay.put_in(step, weights)
 
     def _push(self, step: int) -> None:
-        self._a.history.push(step, list(self._a.moved.values()))
+        self._replay.push(step)
         self._a.history.optimizer = self._a.optimizer_state(step)
 
 
@@ -134,7 +123,8 @@ def bench_seed(
         if any(options.keys - rows.done(each.step) for each in checkpoints):
             require_time(deadline, seed)
             apparatus = build(config, seed, device, open_corpus(config))
-            SeedBench(apparatus, options, SeedFolder(run, seed), part, rows, watcher, deadline).run(checkpoints)
+            source = SeedTrajectory(SeedFolder(run, seed), apparatus.parameters)
+            SeedBench(apparatus, options, source, part, rows, watcher, deadline).run(checkpoints)
         watcher(Progress(seed, steps, steps, "done"))
 
 
@@ -144,7 +134,7 @@ class SeedBench:
     Args:
         apparatus: the seed's, untrained.
         options: what is benched.
-        folder: of the study's seed.
+        source: what the study's seed recorded.
         part: takes the rows.
         rows: those that are there already.
         watcher: is told how it gets on.
@@ -155,7 +145,7 @@ class SeedBench:
         self,
         apparatus: Apparatus,
         options: BenchOptions,
-        folder: SeedFolder,
+        source: SeedTrajectory,
         part: BenchSeed,
         rows: BenchRows,
         watcher: Watcher,
@@ -164,7 +154,7 @@ class SeedBench:
         self._a, self._options, self._part, self._rows = apparatus, options, part, rows
         self._watcher, self._deadline = watcher, deadline
         self._interval = apparatus.config.observe.interval_steps
-        self._walk = Walk(apparatus, folder, self._note)
+        self._walk = Walk(apparatus, source, self._note)
         self._bench = Bench(apparatus, options)
         self._clock = time.perf_counter()
 

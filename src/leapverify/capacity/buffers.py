@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from leapverify.capacity.activations import ModelShapes
-from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
+from leapverify.config.resolved import Resolved
 from leapverify.predict import predictor
+from leapverify.trajectory.averages import AVERAGED
+from leapverify.trajectory.milestones import MILESTONES
 
 FLOAT = 4
 

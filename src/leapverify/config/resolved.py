@@ -31,15 +31,11 @@ from leapverify.config.study import (
     VerifyConfig,
 )
 from leapverify.observe import ProbeSet, paper_probes
-from leapverify.predict import Needs, predictor
+from leapverify.predict import STRAIGHTNESS, Needs, predictor
 from leapverify.train.models import ModelSpec
 
 SAMPLED = 1 << 18
 """Elements by which the survival of updates is judged: a share then errs by 0.1 % at most."""
-MILESTONES = 12
-"""Early states that a history keeps where a predictor asks for some."""
-AVERAGED = 8
-"""Checkpoints at which copies of its running averages are kept where one asks for those."""
 
 
 @dataclass(frozen=True)
@@ -183,26 +179,11 @@ def with_switches(config: StudyConfig) -> StudyConfig:
 
 
 def _needs(config: StudyConfig) -> Needs:
-    """What the predictors of sweep and cascades need, all together.
-
-    Cascades do not count for single steps, averages and early states: these follow from real steps alone, and a
-    prediction on a prediction has none.
-    """
+    """What straightness and the predictors of sweep and cascades need, all together."""
     swept = [predictor(name).needs for name in config.sweep.predictors]
     cascade = config.cascade
-    linked = [predictor(name).needs for name in {*cascade.predictors, *cascade.trained_predictors}]
-    every = [*swept, *linked]
-    return Needs(
-        snapshots=max([3, *(each.reach for each in every)]),
-        optimizer_state=any(each.optimizer_state for each in every),
-        recent=max((each.recent for each in swept), default=0),
-        averages=any(each.averages for each in swept),
-        milestones=tuple(sorted({share for each in swept for share in each.milestones})),
-        layout=any(each.layout for each in every),
-        selection=any(each.selection for each in every),
-        gradients=any(each.gradients for each in every),
-        whole=any(each.whole for each in every),
-    )
+    linked = [predictor(name).needs.on_predictions for name in {*cascade.predictors, *cascade.trained_predictors}]
+    return Needs.union([STRAIGHTNESS, *swept, *linked])
 
 
 def _curve_steps(config: StudyConfig) -> frozenset[int]:

@@ -29,12 +29,13 @@ from leapverify.leap.parallel import inner, resharding, same_probes
 from leapverify.leap.parameters import Storage, Trajectory
 from leapverify.leap.policy.base import Policy
 from leapverify.leap.policy.registry import make_policy
-from leapverify.leap.predictor_context import AVERAGES, MILESTONES, Wanted
 from leapverify.leap.recognizer import Recognizer, probes_of, tried
 from leapverify.leap.schedule.advance import check_scheduler
 from leapverify.leap.transaction import exact_in
 from leapverify.observe import Thresholds
-from leapverify.predict import predictor
+from leapverify.predict import STRAIGHTNESS, Needs, predictor
+from leapverify.trajectory.averages import AVERAGED
+from leapverify.trajectory.milestones import MILESTONES
 from leapverify.verify.comparison import losses_of, positions_of
 from leapverify.verify.distributed import DealtBatches, SharedLoss
 from leapverify.verify.heldout import LossFunction, LossOutput
@@ -74,7 +75,8 @@ def build_engine(
     schedulers = _schedulers(scheduler, optimizers)
     chosen = make_policy(policy, **wishes) if options.tries else None
     _require_heldout(options, heldout, loss, probes, anneal)
-    wanted = Wanted.by(predictor(name).needs for name in (chosen.predictors if chosen else ()))
+    asked = [predictor(name).needs for name in chosen.predictors] if chosen else []
+    wanted = Needs.union([STRAIGHTNESS, *asked])
     storage = Storage(wanted.snapshots, options.history_dtype, options.history_device, wanted)
     trajectory = Trajectory(model, optimizers, options.include, storage, ranks)
     trajectory.start(0)
@@ -107,7 +109,7 @@ def build_engine(
     if first is not None:
         engine.drew(first)
     if unit is not None and fresh is not None and (options.tries or anneal is not None):
-        fresh.require(unit.sequences, MINIMUM + (1 + wanted.batches) * unit.sequences)
+        fresh.require(unit.sequences, MINIMUM + (1 + wanted.selection + wanted.gradients) * unit.sequences)
     if unit is not None and loss is not None:
         _equip(engine, loss, unit, chosen, anneal)
     return engine
@@ -190,11 +192,11 @@ def memory_sentence(engine: Engine) -> str:
 def _beside(engine: Engine, one: int, place: str) -> list[str]:
     """What is kept beside snapshots because a predictor asks for it."""
     wanted = engine.trajectory.storage.wanted
-    averages = (2 + 2 * AVERAGES) * 4 * engine.trajectory.elements * wanted.averages
+    averages = (2 + 2 * AVERAGED) * 4 * engine.trajectory.elements * wanted.averages
     kept = {
         f"the last {wanted.recent} steps before a checkpoint": wanted.recent * one,
         "running averages": averages,
-        "early states": MILESTONES * one * wanted.milestones,
+        "early states": MILESTONES * one * bool(wanted.milestones),
     }
     return [f"{_bytes(size)} for {what} in {place}" for what, size in kept.items() if size]
 

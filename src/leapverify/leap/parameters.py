@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,9 @@ from leapverify.core.weights import trainable
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.optimizers import held_by
 from leapverify.leap.parallel import before_writes, layout_of, require_same_parameters, writable
-from leapverify.leap.predictor_context import AVERAGES, MILESTONES, Wanted
-from leapverify.trajectory.averages import PowerAverages
+from leapverify.predict import STRAIGHTNESS, Needs
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
-from leapverify.trajectory.milestones import Milestones
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Types of parameters that can be moved by a prediction."""
@@ -39,7 +37,7 @@ class Storage:
     dtype: torch.dtype = torch.float32
     device: str | None = None
     """None: beside the weights; `cpu`: host memory, pinned where an accelerator is in use."""
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: Needs = STRAIGHTNESS
     """What is kept beside the snapshots."""
 
     @property
@@ -49,14 +47,10 @@ class Storage:
 
     def history(self, parameters: Sequence[Tensor]) -> History:
         """An empty history of such snapshots, and of all that is to be kept beside them."""
-        wanted, history = self.wanted, self._ring(parameters, self.snapshots)
-        history.recent = self._ring(parameters, wanted.recent) if wanted.recent else None
-        history.averages = PowerAverages(AVERAGES) if wanted.averages else None
-        history.milestones = Milestones(MILESTONES) if wanted.milestones else None
+        history = History(parameters, self.snapshots, dtype=self.dtype, device=self.device, pinned=self.pinned)
+        wanted = self.wanted
+        history.keep(recent=wanted.recent, averages=wanted.averages, milestones=bool(wanted.milestones))
         return history
-
-    def _ring(self, parameters: Sequence[Tensor], length: int) -> History:
-        return History(parameters, length, dtype=self.dtype, device=self.device, pinned=self.pinned)
 
 
 class Trajectory:
@@ -142,13 +136,7 @@ class Trajectory:
 
     def start(self, step: int) -> None:
         """Keep the present weights as the state that the run began with, where early states are kept at all."""
-        if self.history.milestones is not None:
-            # Of the size of the weights, but without their memory: it only says in which type the copy is kept.
-            like = [
-                torch.empty((), dtype=self.storage.dtype, device=self.storage.device or each.device).expand(each.shape)
-                for each in self.tensors
-            ]
-            self.history.milestones.push(step, self.tensors, like)
+        self.history.start(step, self.tensors)
 
     def push(self, step: int, ledger: Ledger) -> None:
         """Take the weights of a checkpoint into the history, and into what is kept beside it."""

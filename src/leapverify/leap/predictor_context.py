@@ -1,60 +1,18 @@
-"""What predictors read beside snapshots: kept and drawn only where one of the policy's predictors asks for it."""
+"""Held-out losses and gradients for the policy's predictors, on batches drawn only where one of them asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leapverify.core.weights import Tensors
-from leapverify.predict import Declined, Needs
+from leapverify.predict import Declined
 from leapverify.verify.distributed import SharedLoss
 from leapverify.verify.sampling import Exhausted
 from leapverify.verify.selection import BatchGradients, HeldoutSelection
-
-STRAIGHT = 3
-"""Snapshots that straightness needs."""
-AVERAGES = 8
-"""Checkpoints of which both running averages are kept."""
-MILESTONES = 12
-"""Early states that are kept."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The needs of several predictors together."""
-
-    snapshots: int = STRAIGHT
-    """What the history holds."""
-    recent: int = 0
-    """Weights after the last steps before a checkpoint, one by one, that of the checkpoint included."""
-    averages: bool = False
-    milestones: bool = False
-    layout: bool = False
-    selection: bool = False
-    gradients: bool = False
-
-    @classmethod
-    def by(cls, needs: Iterable[Needs]) -> Wanted:
-        """What all of them read."""
-        every = list(needs)
-        return cls(
-            max([STRAIGHT, *(each.reach for each in every)]),
-            max([0, *(each.recent for each in every)]),
-            any(each.averages for each in every),
-            any(each.milestones for each in every),
-            any(each.layout for each in every),
-            any(each.selection for each in every),
-            any(each.gradients for each in every),
-        )
-
-    @property
-    def batches(self) -> int:
-        """Held-out batches that a decision takes at least beside those of its verdict."""
-        return int(self.selection) + int(self.gradients)
 
 
 class HeldoutSampler:

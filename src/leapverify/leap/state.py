@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from leapverify.core.batch_tree import mapped
 from leapverify.core.ranks import Ranks
 from leapverify.core.state_hash import sum_of
 from leapverify.leap.commit import Trial
 from leapverify.leap.engine import Engine
-from leapverify.trajectory.state import beside_state, restore_beside, restore_snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +46,15 @@ class _Part(Protocol):
 
 def engine_state(engine: Engine) -> dict[str, Any]:
     """Counts, snapshots, the last fingerprint, averages, and what policy, ledger, alerts and held-out data remember."""
-    history, trial = engine.trajectory.history, engine.trial
+    history, trial = mapped(engine.trajectory.history.state_dict(), Tensor.clone), engine.trial
     return {
         "counts": {name: getattr(engine, name) for name in _COUNTS},
         "names": list(engine.trajectory.parameters),
         "layout": engine.trajectory.layout,
         "share": [engine.ranks.share, engine.ranks.shares],
-        "steps": list(history.steps),
-        "snapshots": [[each.clone() for each in snapshot.tensors] for snapshot in history],
-        "beside": beside_state(history),
+        "steps": history.pop("steps"),
+        "snapshots": history.pop("states"),
+        "beside": history,
         "observer": engine.observer.state_dict(),
         "annealing": engine.annealing.state_dict() if engine.annealing else None,
         "policy": {"name": trial.policy.name, "state": trial.policy.state_dict()} if trial else None,
@@ -154,10 +154,10 @@ def restore_engine(engine: Engine, state: Mapping[str, Any]) -> None:
 
 def _restore_weights(engine: Engine, state: Mapping[str, Any]) -> None:
     history = engine.trajectory.history
-    restore_snapshots(history, state["steps"], state["snapshots"])
+    history.load_state_dict({"steps": state["steps"], "states": state["snapshots"]})
     ranks, what = engine.ranks, "what is kept beside the snapshots"
-    if not _done(lambda: restore_beside(history, state.get("beside") or {}), what, ranks):
-        restore_beside(history, {})
+    if not _done(lambda: history.load_state_dict(state.get("beside") or {}), what, ranks):
+        history.load_state_dict({})
     if engine.annealing is not None and state["annealing"] is not None:
         _take_up(engine.annealing, state["annealing"], "the averages for annealing", ranks)
 

@@ -18,8 +18,9 @@ from leapverify.errors import ConfigError
 from leapverify.runs.environment import threads_of
 from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import Study
+from leapverify.study.source import SeedTrajectory
 from leapverify.train.documents import share_text
-from leapverify.train.state import load_snapshot
+from leapverify.trajectory.source import TrajectorySource
 
 PER_TENSOR = 1021
 """Weights sampled from a tensor. A prime: a stride that divides the rows would take the same columns of each."""
@@ -104,7 +105,7 @@ def read_histories(studies: Sequence[Study], per_tensor: int = PER_TENSOR) -> Hi
     """
     found, about = [], []
     for study in studies:
-        seeds = [_trajectory(study, seed, per_tensor) for seed in study.config.seeds]
+        seeds = [_of_seed(study, seed, per_tensor) for seed in study.config.seeds]
         found += seeds
         about.append(_about(study, seeds))
     return Histories(tuple(found), tuple(about))
@@ -118,15 +119,15 @@ def sampled(tensor: Tensor, count: int) -> Tensor:
     return flat.float()
 
 
-def _trajectory(study: Study, seed: int, per_tensor: int) -> Trajectory:
-    whole = initial_weights(study, seed)
-    first = {name: sampled(each, per_tensor) for name, each in whole.items()}
-    states = [first]
-    for step in study.config.checkpoint_steps:
-        weights = load_snapshot(study.seed(seed).snapshots, step, whole)
-        states.append({name: sampled(weights[name], per_tensor) for name in first})
+def _of_seed(study: Study, seed: int, per_tensor: int) -> Trajectory:
+    first, steps = initial_weights(study, seed), study.config.checkpoint_steps
+    source: TrajectorySource = SeedTrajectory(study.seed(seed), first)
+    states = [
+        {name: sampled(weights[name], per_tensor) for name in first}
+        for weights in itertools.chain([first], map(source.weights, steps))
+    ]
     columns = tuple(torch.stack([state[name] for state in states]) for name in first)
-    return Trajectory(seed, (0, *study.config.checkpoint_steps), columns)
+    return Trajectory(seed, (0, *steps), columns)
 
 
 def initial_weights(study: Study, seed: int) -> dict[str, Tensor]:

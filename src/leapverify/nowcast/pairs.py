@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from leapverify.config.resolved import MILESTONES
 from leapverify.nowcast.histories import Trajectory
 from leapverify.predict import Declined
 from leapverify.predict.learnt.introspection import milestones
 from leapverify.predict.learnt.networks import introspection_features, inverse, wnn_features
 from leapverify.trajectory.history import History
-from leapverify.trajectory.milestones import Milestones
+from leapverify.trajectory.milestones import MILESTONES, Milestones
 
 
 @dataclass(frozen=True)

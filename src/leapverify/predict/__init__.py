@@ -3,6 +3,7 @@
 from leapverify.predict.blockwise import Workspace, apply, reduce
 from leapverify.predict.catalogue import CATALOGUE, names, predictor
 from leapverify.predict.predictor import (
+    STRAIGHTNESS,
     Declined,
     Needs,
     Predictor,
@@ -15,6 +16,7 @@ from leapverify.predict.predictor import (
 
 __all__ = [
     "CATALOGUE",
+    "STRAIGHTNESS",
     "Declined",
     "Needs",
     "Predictor",

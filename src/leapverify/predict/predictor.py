@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -58,6 +58,38 @@ class Needs:
     def reach(self) -> int:
         """Snapshots that are read at most: what a history is to hold."""
         return max(self.snapshots, self.upto)
+
+    @property
+    def on_predictions(self) -> Needs:
+        """What is left on a history of predictions: single steps, averages and early states come from real steps."""
+        return replace(self, recent=0, averages=False, milestones=())
+
+    @classmethod
+    def union(cls, needs: Iterable[Needs]) -> Needs:
+        """What all of them read together; `snapshots` is what the history is to hold.
+
+        >>> both = Needs.union([Needs(2, upto=9), Needs(5, recent=3, milestones=(0.0, 0.5))])
+        >>> both.snapshots, both.recent, both.milestones
+        (9, 3, (0.0, 0.5))
+        """
+        every = list(needs)
+        return cls(
+            snapshots=max((each.reach for each in every), default=0),
+            optimizer_state=any(each.optimizer_state for each in every),
+            even=any(each.even for each in every),
+            recent=max((each.recent for each in every), default=0),
+            averages=any(each.averages for each in every),
+            milestones=tuple(sorted({share for each in every for share in each.milestones})),
+            layout=any(each.layout for each in every),
+            selection=any(each.selection for each in every),
+            gradients=any(each.gradients for each in every),
+            whole=any(each.whole for each in every),
+            horizon=any(each.horizon for each in every),
+        )
+
+
+STRAIGHTNESS = Needs(snapshots=3)
+"""What the straightness of the path reads, which every run records."""
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from leapverify.core.ranks import Ranks
 from leapverify.core.shards import Shards, local
 from leapverify.core.weights import trainable
 from leapverify.observe import Fingerprinter
-from leapverify.study.history_context import copies, equip, make_history
+from leapverify.study.history_context import add_losses, make_history
 from leapverify.study.initial_weights import check_start, first_model
 from leapverify.study.parallel import ParallelFingerprinter, ParallelModel, shards_of
 from leapverify.train.batches import Batch, Batches, Windows
@@ -93,9 +93,7 @@ class Apparatus:
     validator: Verifier
     """Measures on the reported set, which no decision reads."""
     history: History
-    """Equipped with all that the configured predictors ask for; see `after_step` for what a walker owes it."""
-    ring: list[torch.device] | None = None
-    """Where the snapshots of each moved tensor lie; None: beside the tensor."""
+    """With all that the configured predictors read; see `after_step` for what to tell it of real steps."""
     spread: ParallelModel | None = None
     """How the model lies on several ranks; None in one process."""
 
@@ -139,11 +137,11 @@ class Apparatus:
         `history.push`. It puts the steps that lead to a checkpoint one by one into `history.recent` and the first
         state into `history.milestones`, where predictors ask for them, and does nothing where none does.
         """
-        recent, milestones = self.history.recent, self.history.milestones
+        recent = self.history.recent
         if recent is not None and -step % self.config.observe.interval_steps < recent.length:
             recent.push(step, self.tensors)
-        if milestones is not None and step == 0:
-            milestones.push(step, copies(self.history, self.tensors, self.ring))
+        if step == 0:
+            self.history.start(step, self.tensors)
 
     def optimizer_state(self, step: int) -> OptimizerState:
         """Adam's present state, in the precision in which predictors are to see it."""
@@ -198,7 +196,7 @@ def build(config: Resolved, seed: int, device: str, corpus: Corpus, ranks: Ranks
     history = make_history(config, model, dict(zip(moved, tensors, strict=True)), ring)
     history.shards = None if spread is None else shards_of(list(moved.values()), spread.ranks)
     batches = Batches(windows, t.batch_size, seed, place)
-    equip(history, config, model, _heldout(corpus, config), windows, batches, spread)
+    add_losses(history, config, model, _heldout(corpus, config), windows, batches, spread)
     losses = Losses(count_padding=config.data.count_padding, autocast=autocast, mode=t.compile)
     sequences = losses.sequences if spread is None else spread.sequences(losses)
     fingerprinter = Fingerprinter(
@@ -229,7 +227,6 @@ def build(config: Resolved, seed: int, device: str, corpus: Corpus, ranks: Ranks
         ),
         validator=Verifier(model, val, sequences, sequences=v.val_sequences, budget=v.val_sequences),
         history=history,
-        ring=ring,
         spread=spread,
     )
 

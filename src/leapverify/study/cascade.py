@@ -44,7 +44,7 @@ class Cascader:
         train: does real steps on the model (for `trained`).
         state: the optimizer's present state at an effective step.
         settings: kinds, shapes and predictors.
-        way_back: theta_t's, where the sweep has one already.
+        restorer: of theta_t, where the sweep has one already.
     """
 
     def __init__(
@@ -57,31 +57,31 @@ class Cascader:
         train: TrainSteps,
         state: Callable[[int], OptimizerState],
         settings: CascadeConfig,
-        way_back: WeightRestorer | None = None,
+        restorer: WeightRestorer | None = None,
     ) -> None:
         self._parameters, self._history, self._verifier = parameters, history, verifier
         self._train, self._state, self._settings = train, state, settings
-        self._way_back = way_back or WeightRestorer(parameters, history)
-        self._standing = RestorePoint(model, optimizer, apart=parameters)
+        self._restorer = restorer or WeightRestorer(parameters, history)
+        self._restore_point = RestorePoint(model, optimizer, apart=parameters)
         self._size = 1.0
         """norm(theta_t)."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is put aside while cascades run, once some have been."""
-        return self._way_back.nbytes + self._standing.nbytes
+        """Bytes of host memory that cascades hold, once some have run."""
+        return self._restorer.nbytes + self._restore_point.nbytes
 
     def run(self, start: Start) -> list[CascadeLink]:
         """All cascades of the settings from here."""
-        self._way_back.keep()
+        self._restorer.save()
         if "trained" in self._settings.kinds:
-            self._standing.keep()  # runs beside the first prediction and its verification
-        exact = self._way_back.exact
+            self._restore_point.save()  # runs beside the first prediction and its verification
+        exact = self._restorer.exact
         self._size = norm(self._parameters if exact else self._history[-1].tensors, self._history.shards)
         try:
             return list(self._links(start))
         finally:
-            self._standing.settle()
+            self._restore_point.wait()
 
     def _links(self, start: Start) -> Iterator[CascadeLink]:
         names = {"chained": self._settings.predictors, "trained": self._settings.trained_predictors}
@@ -91,8 +91,8 @@ class Cascader:
                     try:
                         yield from self._cascade(start, kind, name, depth, horizon)
                     finally:
-                        self._way_back.back()
-                        self._standing.go_back()
+                        self._restorer.restore()
+                        self._restore_point.restore()
 
     def _cascade(self, start: Start, kind: str, name: str, depth: int, horizon: int) -> Iterator[CascadeLink]:
         method = predictor(name)
@@ -130,7 +130,7 @@ class Cascader:
     def _predict(self, method: Predictor, ring: History, horizon: int) -> tuple[str, float | None]:
         """Put the prediction into the model: its status and, where it has one, its held-out loss."""
         if method.needs.optimizer_state:
-            self._standing.settle()
+            self._restore_point.wait()
         try:
             method.predict(ring, horizon, out=self._parameters)
         except Declined:
@@ -155,7 +155,7 @@ class Cascader:
         gaps = min(ring.length - 1, horizon)
         marks = [round(horizon * index / gaps) for index in range(gaps + 1)] if gaps else [horizon]
         ring.reset()
-        self._standing.leave()
+        self._restore_point.leave()
         done = 0
         for mark in marks:
             self._train(real_step + done + 1, landed + done + 1, mark - done)

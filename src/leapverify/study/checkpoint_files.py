@@ -48,7 +48,7 @@ class CheckpointFiles(Protocol):
         """All that the next step depends on but the weights."""
 
     def remembered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `remembered.taken` gave, as it is to be written."""
+        """What `trajectory.state.packed` gave, as it is to be written."""
 
     def read_remembered(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What this process holds of it, and what was told about it (Damaged)."""

@@ -27,7 +27,7 @@ from leapverify.train.state import (
     snapshot_steps,
     state_tensors,
 )
-from leapverify.trajectory import state as remembered
+from leapverify.trajectory.state import packed, unpack
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ class Saver:
         self._a, self._folder, self._shadow, self._note = apparatus, folder, shadow, note
         self._kept, self._retention = apparatus.config.snapshots, apparatus.config.retention
         self._interval = apparatus.config.observe.interval_steps
-        self._remembered = remembered.folder_of(folder.path)
         self._writer, self._files = Writer(overlap), files_of(apparatus)
         self._work: list[Callable[[], object]] = []
         """What is to be written of the checkpoint before its rows."""
@@ -109,9 +108,9 @@ class Saver:
             self._work.append(partial(self._files.write, path, weights, step=step))
         if not (stop or holds):
             return
-        if (rest := remembered.taken(a.history, self._interval)) is not None:
+        if (rest := packed(a.history, self._interval)) is not None:
             kept = self._writer.taken("remembered", self._files.remembered(rest[0]))
-            path = snapshot_path(self._remembered, step)
+            path = snapshot_path(self._folder.remembered, step)
             self._work.append(partial(self._files.write, path, kept, state=rest[1], step=step))
         # Last of all, since it is what a resume looks for.
         state = self._writer.taken("state", self._files.state())
@@ -158,7 +157,7 @@ class Saver:
         if self._kept.optimizer == "last":
             keep_only(self._folder.states, states)
         keep_only(self._folder.path / "shadow", states)
-        keep_only(self._remembered, states)
+        keep_only(self._folder.remembered, states)
 
     def resume(self) -> Resumed | None:
         """Put back the newest whole state and everything that led to it.
@@ -206,8 +205,8 @@ class Saver:
         for earlier in steps[-a.history.length :]:
             weights = self._files.read_snapshot(self._folder.snapshots, earlier)
             a.history.push(earlier, [weights[name] for name in a.moved])
-        path = snapshot_path(self._remembered, step)
-        remembered.load(partial(self._files.read_remembered, path), a.history, self._interval)
+        path = snapshot_path(self._folder.remembered, step)
+        unpack(partial(self._files.read_remembered, path), a.history, self._interval)
         fingerprints = self._read_fingerprints(steps)
         if self._shadow is not None:
             path = snapshot_path(self._folder.path / "shadow", step)

@@ -72,6 +72,11 @@ class SeedFolder:
         return self.path / "optimizer"
 
     @property
+    def remembered(self) -> Path:
+        """Folder of what the history keeps beside its snapshots."""
+        return self.path / "remembered"
+
+    @property
     def done(self) -> bool:
         """Whether this seed has finished."""
         return (self.path / DONE).is_file()

@@ -1,22 +1,19 @@
-"""What a history of a study knows beside snapshots, as far as its predictors ask for it."""
+"""The history of a seed, and its context: what a study's predictors read beside snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
+from leapverify.config.resolved import Resolved
 from leapverify.core.shards import local
 from leapverify.study.parallel import ParallelModel
 from leapverify.train.batches import Batch, Windows
 from leapverify.train.losses_compiled import Losses
-from leapverify.trajectory.averages import PowerAverages
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History
-from leapverify.trajectory.milestones import Milestones
 from leapverify.verify.selection import BatchGradients, HeldoutSelection
 
 DRAWS = 64
@@ -28,7 +25,7 @@ FEWEST = 16
 def make_history(
     config: Resolved, model: nn.Module, moved: Mapping[str, Tensor], ring: Sequence[torch.device] | None
 ) -> History:
-    """The history of a seed, with whatever keeps weights beside its snapshots.
+    """The history of a seed, with single steps, averages and early states where predictors read them.
 
     Args:
         config: the study.
@@ -36,24 +33,15 @@ def make_history(
         moved: those that predictions move.
         ring: where the snapshots of each of them lie; None: beside the tensor.
     """
-    needs, like = config.needs, list(moved.values())
+    needs = config.needs
     pinned = ring is not None and any(each.type == "cpu" for each in ring)
-
-    def kept(length: int) -> History:
-        return History(like, length, dtype=config.history_dtype, device=ring, pinned=pinned)
-
-    history = kept(needs.snapshots)
+    history = History(list(moved.values()), needs.snapshots, dtype=config.history_dtype, device=ring, pinned=pinned)
     history.layout = Layout.of(model, list(moved))
-    if needs.recent:
-        history.recent = kept(needs.recent)
-    if needs.averages:
-        history.averages = PowerAverages(AVERAGED)
-    if needs.milestones:
-        history.milestones = Milestones(MILESTONES)
+    history.keep(recent=needs.recent, averages=needs.averages, milestones=bool(needs.milestones))
     return history
 
 
-def equip(
+def add_losses(
     history: History,
     config: Resolved,
     model: nn.Module,
@@ -62,41 +50,35 @@ def equip(
     batch: Callable[[int], Batch],
     spread: ParallelModel | None = None,
 ) -> None:
-    """Give a history the losses and gradients that its predictors ask for.
+    """Give a history the held-out losses and the gradients that its predictors read.
 
     Args:
-        history: of the model's moved parameters.
+        history: from `make_history`.
         config: the study.
         model: as it is trained.
         heldout: the set that the verifier reads a part of.
         train: the sequences that are trained on.
         batch: what step number n trains on, on the device.
         spread: how the model lies on several ranks; None in one process. Where a rank holds parts there are no
-            gradients, for the predictors that ask for them want whole tensors.
+            gradients, for the predictors that read them want whole tensors.
     """
-    needs = config.needs
-    place = next(model.parameters()).device
+    needs, place = config.needs, next(model.parameters()).device
     # Few batches, of shapes of their own: compiling would take longer than running them.
     losses = Losses(count_padding=config.data.count_padding, autocast=config.autocast(place))
-    parameters = _moved(model, history)
-    sequences = losses.sequences if spread is None else spread.sequences(losses)
+    assert history.layout is not None
+    named = dict(model.named_parameters())
+    parameters: list[Tensor] = [named[name] for name in history.layout.names]
     if needs.selection:
         size, indices = config.verify.batch_sequences, selection_indices(heldout, config)
-        cuts = [indices[start : start + size] for start in range(0, len(indices), size)]
-        batches = [heldout.batch(cut).to(place) for cut in cuts]
+        batches = [heldout.batch(indices[at : at + size]).to(place) for at in range(0, len(indices), size)]
         held = parameters if spread is None else [local(each) for each in parameters]
+        sequences = losses.sequences if spread is None else spread.sequences(losses)
         history.selection = HeldoutSelection(model, held, sequences, batches)
     if needs.gradients and not (spread is not None and spread.parts):
-        number = FreshNumbers(config, len(train))
+        number = fresh_numbers(config, len(train))
         history.gradients = BatchGradients(
             model, parameters, losses.mean, lambda draw: batch(number(history.steps[-1], draw))
         )
-
-
-def _moved(model: nn.Module, history: History) -> list[Tensor]:
-    assert history.layout is not None
-    named = dict(model.named_parameters())
-    return [named[name] for name in history.layout.names]
 
 
 def selection_indices(windows: Windows, config: Resolved) -> list[int]:
@@ -116,29 +98,21 @@ def selection_indices(windows: Windows, config: Resolved) -> list[int]:
     return [left[number * len(left) // v.selection_sequences] for number in range(v.selection_sequences)]
 
 
-class FreshNumbers:
-    """Numbers of batches that no step of the plan trains on, by the step and the draw that ask for one.
+def fresh_numbers(config: Resolved, windows: int) -> Callable[[int, int], int]:
+    """Numbers of batches that no step of the plan trains on, by step and draw.
 
-    They lie behind the planned steps in the first pass over the text, whose sequences the run never sees, going round
-    as often as it takes; where the plan leaves fewer than `FEWEST` of them, in the passes that would follow.
+    They lie behind the planned steps in the first pass over the text, whose sequences the run never sees, and repeat
+    as often as it takes. Where the plan leaves fewer than `FEWEST` of them, they lie in the passes that would follow.
 
     Args:
         config: the study.
         windows: sequences that are trained on.
     """
+    planned = config.training.steps
+    unseen = windows // config.training.batch_size - planned
 
-    def __init__(self, config: Resolved, windows: int) -> None:
-        self._planned = config.training.steps
-        unseen = windows // config.training.batch_size - self._planned
-        self._unseen = unseen if unseen >= FEWEST else None
+    def number(step: int, draw: int) -> int:
+        count = step * DRAWS + draw
+        return planned + 1 + (count if unseen < FEWEST else count % unseen)
 
-    def __call__(self, step: int, draw: int) -> int:
-        """The batch's number."""
-        number = step * DRAWS + draw
-        return self._planned + 1 + (number if self._unseen is None else number % self._unseen)
-
-
-def copies(history: History, tensors: Sequence[Tensor], ring: Sequence[torch.device] | None) -> tuple[Any, ...]:
-    """Tensors as the history would keep them: in its type, where its snapshots lie."""
-    places = ring or [each.device for each in tensors]
-    return tuple(each.detach().to(place, history.dtype) for each, place in zip(tensors, places, strict=True))
+    return number

@@ -12,9 +12,9 @@ from leapverify.config.overrides import flat, load_config
 from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.study.folder import DONE, SeedFolder
+from leapverify.study.source import SeedTrajectory
 from leapverify.train.adapters import require_peft, with_adapters
 from leapverify.train.models import build_model
-from leapverify.train.state import load_snapshot, snapshot_steps
 
 MAKE_ONE = "leapverify study tiny --set data.source=stdlib-code --out"
 """What makes the start of the presets `tiny-finetune` and `tiny-lora`."""
@@ -60,13 +60,13 @@ def start_weights(config: Resolved, seed: int) -> dict[str, Tensor]:
         Damaged: the file is incomplete or altered.
     """
     folder = SeedFolder(Path(str(config.tuning.start)), _seed_of_start(config, seed))
-    steps = snapshot_steps(folder.snapshots)
-    if not steps:
+    source = SeedTrajectory(folder)
+    if not source.steps:
         raise ConfigError(
             f"tuning.start {config.tuning.start} kept no weights of seed {folder.seed}: run it anew with "
             "--set snapshots.weights=all"
         )
-    return load_snapshot(folder.snapshots, steps[-1])
+    return source.weights(source.steps[-1])
 
 
 def check_start(config: Resolved) -> None:

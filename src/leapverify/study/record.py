@@ -131,7 +131,7 @@ class Recorder:
             apparatus.train,
             apparatus.optimizer_state,
             self._config.cascade,
-            way_back=self._sweeper.way_back,
+            restorer=self._sweeper.restorer,
         )
         self._curve_at = self._config.curve_steps
         trained = list(apparatus.parameters.values())

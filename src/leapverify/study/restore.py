@@ -1,4 +1,4 @@
-"""Tensors put aside and brought back, beside whatever the device does meanwhile."""
+"""Weights and whole runs that come back bit for bit after predictions and steps were tried on them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from leapverify.trajectory.history import History
 class OffloadBuffer:
     """Copies of tensors in host memory, allocated once.
 
-    Of tensors on a GPU the memory is page-locked and the copies run on a stream of their own: `save` and `restore` only
-    start them, what is asked of the GPU next runs beside them, and whoever is about to write a tensor that is being
-    saved, or to use one that is being brought back, calls `wait` first. On a CPU nothing is left to wait for.
+    For tensors on a GPU the memory is page-locked and copies run on a stream of their own: `save` and `restore` only
+    start them. Call `wait` before you write a tensor that is being saved, or use one that is being restored.
     """
 
     def __init__(self) -> None:
@@ -47,11 +46,11 @@ class OffloadBuffer:
         self._copy(self._memory, self._tensors)
 
     def restore(self) -> None:
-        """Start bringing back what was saved last."""
+        """Start writing back what was saved last."""
         self._copy(self._tensors, self._memory)
 
     def wait(self) -> None:
-        """Let what is asked of the GPU from here on come after the copies; the host goes on."""
+        """Have the GPU do what it is asked from here on after the copies; the host does not wait."""
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
@@ -70,44 +69,44 @@ class OffloadBuffer:
 class WeightRestorer:
     """Brings theta_t back to parameters that predictions were written into.
 
-    The newest snapshot of the history is theta_t itself where it holds every bit of it; only parameters that the
-    history rounds have to be put aside.
+    The newest snapshot of the history serves where it holds every bit of theta_t. Only parameters that the history
+    rounds are offloaded.
 
     Args:
         parameters: in the order of the history's tensors.
-        history: its newest snapshot is of theta_t whenever `keep` or `back` is called.
+        history: its newest snapshot is of theta_t whenever `save` or `restore` is called.
     """
 
     def __init__(self, parameters: Sequence[Tensor], history: History) -> None:
         self._parameters, self._history = parameters, history
         self._rounded = [each for each in parameters if not _holds(history.dtype, each.dtype)]
-        self._aside = OffloadBuffer()
+        self._buffer = OffloadBuffer()
 
     @property
     def exact(self) -> bool:
-        """Whether the history holds every bit of theta_t, so that nothing is put aside."""
+        """Whether the history holds every bit of theta_t."""
         return not self._rounded
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is put aside, once it has been."""
-        return self._aside.nbytes
+        """Bytes of host memory in use."""
+        return self._buffer.nbytes
 
-    def keep(self) -> None:
-        """Take note of theta_t, which the parameters hold; they may be written at once."""
+    def save(self) -> None:
+        """Note theta_t, which the parameters hold; they may be written at once."""
         if self._rounded:
-            self._aside.save(self._rounded)
-            self._aside.wait()
+            self._buffer.save(self._rounded)
+            self._buffer.wait()
 
-    def back(self) -> None:
+    def restore(self) -> None:
         """Write theta_t into the parameters, bit for bit."""
         dtype = self._history.dtype
         pairs = zip(self._parameters, self._history[-1].tensors, strict=True)
         exact = [(parameter, kept) for parameter, kept in pairs if _holds(dtype, parameter.dtype)]
         copy_ahead([parameter for parameter, _ in exact], [kept for _, kept in exact])
         if self._rounded:
-            self._aside.restore()
-            self._aside.wait()
+            self._buffer.restore()
+            self._buffer.wait()
 
 
 def _holds(kept: torch.dtype, dtype: torch.dtype) -> bool:
@@ -116,14 +115,14 @@ def _holds(kept: torch.dtype, dtype: torch.dtype) -> bool:
 
 
 class RestorePoint:
-    """Where a run stands, put aside once and gone back to as often as wanted.
+    """Where a run stands: saved once, restored any number of times.
 
     That is weights, buffers, moments, step counts, rates, training modes and random streams. On a GPU the moments are
-    copied beside whatever else it does: say `leave` before anything of this changes, `settle` before they are read.
+    copied while it does other work: call `leave` before anything of this changes, and `wait` before they are read.
 
     Args:
         model, optimizer: the run.
-        apart: weights that the caller brings back itself, or what this rank holds of them.
+        apart: weights that the caller restores, or what this rank holds of them.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, apart: Sequence[Tensor] = ()) -> None:
@@ -134,11 +133,11 @@ class RestorePoint:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of host memory that hold the tensors."""
+        """Bytes of host memory in use."""
         return self._moments.nbytes + self._rest.nbytes
 
-    def keep(self) -> None:
-        """Put aside where the run stands now."""
+    def save(self) -> None:
+        """Note where the run stands now."""
         trained = [local(each) for each in self._model.parameters() if each.requires_grad]
         weights = [each for each in trained if _place(each) not in self._apart]
         groups = self._optimizer.param_groups
@@ -156,15 +155,15 @@ class RestorePoint:
 
     def leave(self) -> None:
         """Something of it is about to change."""
-        self.settle()
+        self.wait()
         self._left = True
 
-    def settle(self) -> None:
-        """What is asked of the device from here on finds everything in its place."""
+    def wait(self) -> None:
+        """Have the device find everything in its place from here on."""
         self._moments.wait()
 
-    def go_back(self) -> None:
-        """Start going back to where the run stood, if it has been left; any number of times."""
+    def restore(self) -> None:
+        """Start going back to where the run stood, if it has been left."""
         if not self._left:
             return
         self._left = False

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from leapverify.config.overrides import load_config, with_settings
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
-from leapverify.core.weights import copy_
 from leapverify.io.records import Checkpoint, Prediction
 from leapverify.io.storage import Damaged
 from leapverify.report import build_report
@@ -22,10 +20,10 @@ from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.folder import Rows, SeedFolder, Study
 from leapverify.study.preflight import threads_of_seeds
+from leapverify.study.replay import Replay
 from leapverify.study.run_many import write_predictions
+from leapverify.study.source import SeedTrajectory
 from leapverify.study.sweep import Sweeper, SweepPoint
-from leapverify.train.sharded_folder import holds
-from leapverify.train.state import load_snapshot, load_state, snapshot_path
 from leapverify.trajectory.history import OptimizerState
 from leapverify.verify import recent_sigma
 
@@ -108,7 +106,7 @@ def sweep_seed(watcher: Watcher, *, config: Resolved, run: Path, seed: int, devi
         )
     with exclusive(folder.path), threads_of(threads):
         apparatus = build(config, seed, device, open_corpus(config))
-        again = Resweep(apparatus, folder, rows, watcher)
+        again = Resweep(apparatus, SeedTrajectory(folder, apparatus.parameters), rows, watcher)
         rows.predictions = [row for checkpoint in rows.checkpoints for row in again.checkpoint(checkpoint)]
         folder.write_rows(rows)
         watcher(Progress(seed, config.training.steps, config.training.steps, "done"))
@@ -121,8 +119,9 @@ class Resweep:
     before, where a predictor asks for them and that state was kept; and they count only if they lead to the snapshot.
     """
 
-    def __init__(self, apparatus: Apparatus, folder: SeedFolder, rows: Rows, watcher: Watcher) -> None:
-        self._a, self._folder, self._watcher = apparatus, folder, watcher
+    def __init__(self, apparatus: Apparatus, source: SeedTrajectory, rows: Rows, watcher: Watcher) -> None:
+        self._a, self._source, self._watcher = apparatus, source, watcher
+        self._replay = Replay(apparatus, source)
         self._sweeper = Sweeper(
             list(apparatus.moved.values()), apparatus.history, apparatus.verifier, apparatus.config.sweep
         )
@@ -130,37 +129,39 @@ class Resweep:
         self._heldout: list[float] = []
         self._spoilt = 0
         """Checkpoints to come whose history would lack a damaged snapshot."""
-        self._stands: int | None = 0
-        """The step at which the whole run stands, optimizer and random streams too; None: weights alone."""
-        apparatus.after_step(0)
 
     def checkpoint(self, row: Checkpoint) -> list[Prediction]:
         """The rows of one checkpoint."""
         require_leave(f"at step {row.step} of seed {row.seed}, whose earlier rows stay")
         a, steps = self._a, self._a.config.training.steps
         self._heldout.append(row.heldout_loss)
-        weights: Mapping[str, Tensor] = {}
-        try:
-            weights = load_snapshot(self._folder.snapshots, row.step, a.parameters)
-        except Damaged as error:
-            self._note(row.step, f"{error}; the earlier rows of the checkpoints that need it stay")
-            self._spoilt = self._reach_of_damage()
-            self._stands = None
-        else:
-            self._replay(row.step, weights)
-            copy_(list(a.parameters.values()), [weights[name] for name in a.parameters])
-            a.history.push(row.step, list(a.moved.values()))
+        weights = self._arrive(row.step)
         self._watcher(Progress(a.seed, row.step, steps, "checkpoint", row.heldout_loss, row.similarity, row.regime))
         spoilt, self._spoilt = self._spoilt > 0, max(0, self._spoilt - 1)
         swept = row.regime in a.config.sweep.regimes
-        if weights and (a.history.recent is not None or (swept and not spoilt)):
+        if weights is not None and (a.history.recent is not None or (swept and not spoilt)):
             a.history.optimizer = self._optimizer_state(row.step, weights)
-            self._stands = row.step if a.history.optimizer is not None else None
         if not swept:
             return []
         if spoilt:
             return [found for key, found in self._earlier.items() if key[0] == row.step]
-        return self._swept(row)
+        sigma = recent_sigma(self._heldout, a.config.verify.sigma_window)
+        found = self._sweeper.sweep(SweepPoint(a.seed, row.step, row.regime, a.verifier.measure(), sigma))
+        return [self._better(one) for one in found]
+
+    def _arrive(self, step: int) -> Mapping[str, Tensor] | None:
+        """Put the snapshot of a step into model and history, and give it; None where it is damaged."""
+        try:
+            weights = self._source.weights(step)
+        except Damaged as error:
+            self._note(step, f"{error}; the earlier rows of the checkpoints that need it stay")
+            self._spoilt = self._reach_of_damage()
+            self._replay.at = None
+            return None
+        self._single_steps(step, weights)
+        self._replay.put_in_weights(weights)
+        self._replay.push(step)
+        return weights
 
     def _reach_of_damage(self) -> int:
         """Checkpoints whose predictions read a missing snapshot: all that follow where averages or early states do."""
@@ -168,25 +169,17 @@ class Resweep:
         remembers = history.averages is not None or history.milestones is not None
         return len(self._a.config.checkpoint_steps) if remembers else history.length
 
-    def _replay(self, step: int, weights: Mapping[str, Tensor]) -> None:
+    def _single_steps(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Take the steps from the checkpoint before to this one once more, if anyone asks for them one by one."""
-        a = self._a
-        if a.history.recent is None:
+        recent = self._a.history.recent
+        if recent is None:
             return
-        if self._stands is not None:
-            for number in range(self._stands + 1, step + 1):
-                a.train(number, number, 1)
-                a.after_step(number)
-            if all(torch.equal(each, weights[name].to(each)) for name, each in a.parameters.items()):
+        if self._replay.at is not None:
+            self._replay.go_on(step)
+            if self._replay.stands_at(weights):
                 return
             self._note(step, f"the steps that lead to step {step} come out otherwise than they did: earlier rows stay")
-        a.history.recent.reset()
-
-    def _swept(self, row: Checkpoint) -> list[Prediction]:
-        a = self._a
-        sigma = recent_sigma(self._heldout, a.config.verify.sigma_window)
-        found = self._sweeper.sweep(SweepPoint(a.seed, row.step, row.regime, a.verifier.measure(), sigma))
-        return [self._better(one) for one in found]
+        recent.reset()
 
     def _better(self, row: Prediction) -> Prediction:
         """The earlier row where this one declined only because moments or single steps were not kept."""
@@ -197,11 +190,10 @@ class Resweep:
 
     def _optimizer_state(self, step: int, weights: Mapping[str, Tensor]) -> OptimizerState | None:
         """Adam's state at a step; None where it was not kept, and the predictors that need it decline."""
-        path = snapshot_path(self._folder.states, step)
-        if not holds(path):
+        if not self._source.holds_state(step):
             return None
         try:
-            load_state(path, self._a.model, self._a.optimizer, weights=weights)
+            self._replay.put_in(step, weights)
         except Damaged as error:
             self._note(step, f"{error}; the earlier rows that need its moments stay")
             return None

@@ -83,7 +83,7 @@ class Sweeper:
         history: its newest snapshot is of theta_t when `sweep` is called.
         verifier: measures the model that holds `parameters`.
         settings: predictors, horizons and precisions.
-        way_back: theta_t's, to be shared with cascades; None makes one.
+        restorer: of theta_t, to be shared with cascades; None makes one.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class Sweeper:
         history: History,
         verifier: Verifier,
         settings: SweepConfig,
-        way_back: WeightRestorer | None = None,
+        restorer: WeightRestorer | None = None,
     ) -> None:
         self._parameters, self._history, self._verifier = parameters, history, verifier
         self._settings = settings
         self._variants = {name: self._scales(name) for name in settings.predictors}
-        self.way_back = way_back or WeightRestorer(parameters, history)
+        self.restorer = restorer or WeightRestorer(parameters, history)
 
     def sweep(self, point: SweepPoint) -> list[Prediction]:
         """Every predictor at every horizon; the parameters are bit-identical afterwards.
@@ -106,7 +106,7 @@ class Sweeper:
         forward passes and tests. In neither are the norms that two predictors read once a checkpoint, and the second
         prediction where the paired test goes on.
         """
-        self.way_back.keep()
+        self.restorer.save()
         try:
             rows = [
                 [_Attempt(name, method, horizon) for method in methods]
@@ -116,7 +116,7 @@ class Sweeper:
             self._run_ahead(point, [attempt for row in rows for attempt in row])
             return [self._row(point, row) for row in rows]
         finally:
-            self.way_back.back()
+            self.restorer.restore()
 
     def _scales(self, name: str) -> list[Predictor]:
         if name == "momentum":

@@ -22,6 +22,8 @@ from torch import Tensor
 from leapverify.core.weights import Tensors, copy_
 from leapverify.trajectory.milestones import Milestones
 
+AVERAGED = 8
+"""States at which copies of the averages are kept."""
 WIDEST = 1 / math.sqrt(12)
 """Width of the plain mean of all states, gamma = 0."""
 RIDGE = 1e-9
@@ -112,7 +114,7 @@ class PowerAverages:
         ValueError: fewer than 3.
     """
 
-    def __init__(self, kept: int = 8) -> None:
+    def __init__(self, kept: int = AVERAGED) -> None:
         self._copies = Milestones(kept)
         self._running: list[tuple[Tensor, ...]] = []
         self.step: int | None = None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,6 +17,7 @@ from leapverify.trajectory.averages import PowerAverages
 from leapverify.trajectory.context import Gradients, Layout, Selection
 from leapverify.trajectory.milestones import Milestones
 from leapverify.trajectory.optimizer_state import GroupHyper, OptimizerState
+from leapverify.trajectory.snapshot import Buffers, Snapshot, as_state
 
 __all__ = ["GroupHyper", "History", "OptimizerState", "Snapshot"]
 
@@ -27,16 +27,15 @@ Place: TypeAlias = torch.device | str
 STORAGE = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The weights after one step; the tensors belong to the history and must not be written."""
-
-    step: int
-    tensors: tuple[Tensor, ...]
-
-
 class History:
     """The newest snapshots of a list of tensors, oldest first; buffers are allocated once and used again.
+
+    >>> weights = [torch.zeros(2)]
+    >>> history = History(weights, length=2)
+    >>> for step in (10, 20, 30):
+    ...     history.push(step, [weights[0] + step])
+    >>> history.steps, history[-1].tensors
+    ((20, 30), (tensor([30., 30.]),))
 
     Args:
         like: tensors whose shapes and devices the snapshots take.
@@ -63,12 +62,11 @@ class History:
     gradients: Gradients | None = None
     """Gradients on fresh training batches."""
     recent: History | None = None
-    """The weights after the newest steps one by one; the caller pushes to it too."""
+    """The weights after the newest steps one by one; the caller pushes to it too. This and what follows: see `keep`."""
     averages: PowerAverages | None = None
-    """Running averages, fed by `push`; the caller sets empty ones where a predictor needs them."""
+    """Running averages, fed by `push`."""
     milestones: Milestones | None = None
-    """Early states, fed by `push`; the caller sets an empty archive where a predictor needs it, and pushes the state
-    that the run began with."""
+    """Early states, fed by `push` and `start`."""
 
     def __init__(
         self,
@@ -91,11 +89,9 @@ class History:
         self._dtype, self._places = dtype, _places(like, device)
         self._shapes = tuple(torch.empty(each.shape, device="meta") for each in like)
         self._ring: deque[Snapshot] = deque()
-        self._spare: list[tuple[Tensor, ...]] = []
-        self._storages: set[int] = set()
-        self._nbytes = 0
+        self._buffers = Buffers()
         self._borrowed = 0
-        self._pool: History | None = None
+        self._parent: History | None = None
         self._derived: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
@@ -125,7 +121,30 @@ class History:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers allocated so far, those of branches included."""
-        return self._nbytes
+        return self._buffers.nbytes
+
+    def keep(self, *, recent: int = 0, averages: bool = False, milestones: bool = False) -> None:
+        """Keep more than snapshots, empty so far, for the predictors that read it.
+
+        Args:
+            recent: newest steps one by one; 0: none.
+            averages: running averages.
+            milestones: early states.
+        """
+        if recent:
+            self.recent = History(self._shapes, recent, dtype=self._dtype, device=self._places, pinned=self._pinned)
+        self.averages = PowerAverages() if averages else None
+        self.milestones = Milestones() if milestones else None
+
+    def start(self, step: int, tensors: Tensors) -> None:
+        """Take in the state that the run begins with, where early states are kept; it is no snapshot."""
+        if self.milestones is not None:
+            # They say in which type and where the copy is kept, and take no memory.
+            like = [
+                torch.empty((), dtype=self._dtype, device=place).expand(each.shape)
+                for place, each in zip(self._places, self._shapes, strict=True)
+            ]
+            self.milestones.push(step, tensors, like)
 
     def push(self, step: int, tensors: Tensors) -> None:
         """Copy the weights after `step` in; the oldest snapshot makes room when the ring is full.
@@ -146,7 +165,7 @@ class History:
         if len(self._ring) == self._length:
             self._drop_oldest()
         self.forget()
-        buffers = self._take()
+        buffers = self._buffers.take(self._allocate)
         self._fill(buffers, tensors)
         self._ring.append(Snapshot(step, buffers))
         for each in (self.averages, self.milestones):
@@ -159,9 +178,44 @@ class History:
             self._drop_oldest()
         self.forget()
         self.optimizer = None
-        for each in (self.averages, self.milestones, self.recent):
-            if each is not None:
-                each.reset()
+        self._reset_companions()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Snapshots and what else is kept, for a file; the tensors are the history's own: copy them before a push.
+
+        Returns:
+            `steps` and `states` of the snapshots; `recent` and `milestones`, likewise, and `averages`: None for what is
+            not kept.
+        """
+        recent, averages, milestones = self.recent, self.averages, self.milestones
+        return {
+            **as_state(self),
+            "recent": None if recent is None else as_state(recent),
+            "averages": None if averages is None else averages.state_dict(),
+            "milestones": None if milestones is None else as_state(milestones),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, on whatever device its tensors lie.
+
+        Without `steps` the snapshots stay as they are. What is kept here and missing there begins anew.
+
+        Raises:
+            ValueError: steps that do not increase, or tensors of other shapes.
+        """
+        if "steps" in state:
+            self.reset()
+            for step, tensors in zip(state["steps"], state["states"], strict=True):
+                self.push(step, tensors)
+        self._reset_companions()
+        like = self[-1].tensors if len(self) else None
+        if self.recent is not None and state.get("recent") is not None:
+            self.recent.load_state_dict(state["recent"])
+        if self.averages is not None and state.get("averages") is not None:
+            self.averages.load_state_dict(state["averages"], like)
+        if self.milestones is not None and (early := state.get("milestones")) is not None:
+            for step, tensors in zip(early["steps"], early["states"], strict=True):
+                self.milestones.push(step, tensors, like)
 
     def branch(self, length: int | None = None) -> Branch:
         """A history that goes on from the newest snapshots without copying them, for predictions on predictions.
@@ -191,17 +245,20 @@ class History:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor shares memory with a snapshot, or with what predictors read beside snapshots."""
-        beside = (self.recent, self.averages, self.milestones, self._pool)
-        return tensor.untyped_storage().data_ptr() in self._storages or any(
-            each is not None and each.holds(tensor) for each in beside
-        )
+        kept = (self._buffers, self.recent, self.averages, self.milestones, self._parent)
+        return any(each is not None and each.holds(tensor) for each in kept)
+
+    def _reset_companions(self) -> None:
+        for each in (self.recent, self.averages, self.milestones):
+            if each is not None:
+                each.reset()
 
     def _drop_oldest(self) -> None:
         oldest = self._ring.popleft()
         if self._borrowed:
             self._borrowed -= 1
         else:
-            self._spare.append(oldest.tensors)
+            self._buffers.give_back(oldest)
 
     def _fill(self, buffers: Tensors, tensors: Tensors) -> None:
         if not self._pinned:
@@ -215,16 +272,6 @@ class History:
             # A device may still have to read these buffers, which the host is about to write.
             wait_for_all()
             copy_(buffers, tensors)
-
-    def _take(self) -> tuple[Tensor, ...]:
-        if self._spare:
-            return self._spare.pop()
-        if self._pool is not None:
-            return self._pool._take()
-        buffers = self._allocate()
-        self._nbytes += sum(each.nbytes for each in buffers)
-        self._storages |= {place for each in buffers if (place := each.untyped_storage().data_ptr())}
-        return buffers
 
     def _allocate(self) -> tuple[Tensor, ...]:
         hosted = [self._pinned and place.type == "cpu" for place in self._places]
@@ -269,11 +316,9 @@ class Branch(History):
         self._length, self._pinned = length, parent._pinned
         self._dtype, self._places, self._shapes = parent._dtype, parent._places, parent._shapes
         self._ring = deque(list(parent)[-length:])
-        self._spare = []
-        self._storages = parent._storages
-        self._nbytes = 0
+        self._buffers = parent._buffers
         self._borrowed = len(self._ring)
-        self._pool = parent
+        self._parent = parent
         self._derived = {}
 
     def __enter__(self) -> Branch:
@@ -282,7 +327,4 @@ class Branch(History):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._pool is not None
         self.reset()
-        self._pool._spare.extend(self._spare)
-        self._spare = []

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from leapverify.core.weights import Tensors, copy_
+from leapverify.trajectory.snapshot import Buffers, Snapshot
 
-
-@dataclass(frozen=True)
-class Milestone:
-    """The weights after one step; the tensors belong to the archive and must not be written."""
-
-    step: int
-    tensors: tuple[Tensor, ...]
+MILESTONES = 12
+"""Early states that are kept."""
 
 
 class Milestones:
@@ -33,18 +28,17 @@ class Milestones:
         ValueError: fewer than 3.
     """
 
-    def __init__(self, count: int = 12) -> None:
+    def __init__(self, count: int = MILESTONES) -> None:
         if count < 3:
             raise ValueError(f"{count} milestones cannot be thinned: keep at least 3")
         self._count = count
-        self._kept: list[Milestone] = []
-        self._spare: list[tuple[Tensor, ...]] = []
-        self._storages: set[int] = set()
+        self._kept: list[Snapshot] = []
+        self._buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __iter__(self) -> Iterator[Milestone]:
+    def __iter__(self) -> Iterator[Snapshot]:
         return iter(self._kept)
 
     @property
@@ -67,11 +61,13 @@ class Milestones:
             raise ValueError(f"step {step} does not follow step {self._kept[-1].step}: push increasing steps")
         if len(self._kept) == self._count:
             self._thin(step)
-        buffers = self._spare.pop() if self._spare else self._allocate(like or tensors)
+        buffers = self._buffers.take(
+            lambda: tuple(torch.empty_like(each, requires_grad=False) for each in like or tensors)
+        )
         copy_(buffers, tensors)
-        self._kept.append(Milestone(step, buffers))
+        self._kept.append(Snapshot(step, buffers))
 
-    def nearest(self, step: float) -> Milestone:
+    def nearest(self, step: float) -> Snapshot:
         """The kept state whose step is nearest.
 
         Raises:
@@ -83,20 +79,15 @@ class Milestones:
 
     def reset(self) -> None:
         """Forget all states, keep the buffers."""
-        self._spare.extend(each.tensors for each in self._kept)
-        self._kept.clear()
+        while self._kept:
+            self._buffers.give_back(self._kept.pop())
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor shares memory with a kept state."""
-        return tensor.untyped_storage().data_ptr() in self._storages
+        return self._buffers.holds(tensor)
 
     def _thin(self, step: int) -> None:
         """Let the state go whose neighbours are nearest, that of the coming step being the newest one's."""
         steps = [*self.steps, step]
         gone = min(range(1, len(self._kept)), key=lambda i: steps[i + 1] - steps[i - 1])
-        self._spare.append(self._kept.pop(gone).tensors)
-
-    def _allocate(self, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        buffers = tuple(torch.empty_like(each, requires_grad=False) for each in like)
-        self._storages |= {place for each in buffers if (place := each.untyped_storage().data_ptr())}
-        return buffers
+        self._buffers.give_back(self._kept.pop(gone))

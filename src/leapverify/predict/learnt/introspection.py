@@ -17,7 +17,7 @@ from leapverify.predict.learnt.inputs import Displacement, displaced, placed
 from leapverify.predict.learnt.networks import Weights, forward_introspection, introspection_features
 from leapverify.predict.predictor import Declined, Needs, Request, require_request
 from leapverify.trajectory.history import History
-from leapverify.trajectory.milestones import Milestone
+from leapverify.trajectory.snapshot import Snapshot
 
 SHARES = (0.7, 0.4, 0.0)
 """Of t: the steps of the three older states."""
@@ -69,7 +69,7 @@ class Introspection:
         """Floating-point operations of a prediction, of the network alone."""
         return self.learnt.operations(history)
 
-    def _sums(self, history: History, request: Request, first: Milestone) -> list[list[float]]:
+    def _sums(self, history: History, request: Request, first: Snapshot) -> list[list[float]]:
         """|w_t|^2 and |w_t - w_0|^2 of each tensor."""
         what, states = "squares of theta_t and theta_t - theta_0", (request.now, first.tensors)
         return history.derived((what, request.device), lambda: reduce(what, _squares, 2, states, request))
@@ -84,7 +84,7 @@ def introspection(file: Path | str | None = None) -> Introspection:
     return Introspection(load_learnt("introspection", file))
 
 
-def milestones(history: History) -> list[Milestone]:
+def milestones(history: History) -> list[Snapshot]:
     """The states at 0.7 t, 0.4 t and 0.
 
     Raises:

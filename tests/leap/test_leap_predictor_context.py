@@ -15,8 +15,8 @@ from leap_loops import STEPS, Loop, fingerprint_of, ids, make, next_token
 from leapverify.leap.attempt import copies
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy.auto import Auto
-from leapverify.leap.predictor_context import HeldoutSampler, Wanted
-from leapverify.predict import CATALOGUE, Declined, Needs, require_request
+from leapverify.leap.predictor_context import HeldoutSampler
+from leapverify.predict import CATALOGUE, STRAIGHTNESS, Declined, Needs, require_request
 from leapverify.trajectory.history import History
 from leapverify.verify.sampling import Exhausted
 
@@ -88,12 +88,14 @@ def fixed(loop: Loop, **options: Any) -> Any:
 
 
 def test_wants_are_those_of_all_predictors_together() -> None:
-    assert Wanted.by([]) == Wanted(3)
-    assert Wanted.by([Needs(2, upto=9, recent=4), Needs(5, recent=2, gradients=True)]) == Wanted(
+    assert Needs.union([STRAIGHTNESS]) == Needs(3)
+    assert Needs.union([Needs(2, upto=9, recent=4), Needs(5, recent=2, gradients=True)]) == Needs(
         9, recent=4, gradients=True
     )
-    assert Wanted.by([ALL]) == Wanted(3, 3, milestones=True, layout=True, selection=True, gradients=True)
-    assert Wanted.by([ALL]).batches == 2
+    assert Needs.union([STRAIGHTNESS, ALL]) == dataclasses.replace(ALL, snapshots=3)
+    assert Needs.union([Needs(2, milestones=(0.5,)), Needs(2, milestones=(0.0, 0.5))]).milestones == (0.0, 0.5)
+    assert Needs.union([Needs(2, horizon=False)]) == Needs(2, horizon=False)
+    assert Needs.union([ALL.on_predictions]) == dataclasses.replace(ALL, recent=0, averages=False, milestones=())
 
 
 def test_nothing_is_kept_or_looked_at_where_no_predictor_asks() -> None:

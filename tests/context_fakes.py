@@ -34,7 +34,7 @@ class Bowl:
         return torch.tensor(sum(float(each.square().sum()) for each in slopes) / 2), slopes
 
 
-def surrounded(history: History, fine: History, start: Sequence[Tensor], bowl: Bowl) -> History:
+def with_context(history: History, fine: History, start: Sequence[Tensor], bowl: Bowl) -> History:
     """The history with everything set that a predictor may ask for; nothing has been pushed to it yet.
 
     Args:

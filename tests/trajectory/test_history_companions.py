@@ -11,7 +11,7 @@ from leapverify.trajectory.history import History
 from leapverify.trajectory.milestones import Milestones
 
 
-def surrounded(length: int = 3) -> History:
+def with_context(length: int = 3) -> History:
     like = [torch.zeros(4, 2), torch.zeros(0)]
     history = History(like, length)
     history.recent, history.averages, history.milestones = History(like, 3), PowerAverages(3), Milestones(4)
@@ -30,7 +30,7 @@ def beside(history: History) -> tuple[History, PowerAverages, Milestones]:
 
 
 def test_a_push_feeds_averages_and_milestones() -> None:
-    history = surrounded()
+    history = with_context()
     recent, averages, milestones = beside(history)
     assert (averages.step, averages.count) == (50, 5)
     assert (milestones.steps[0], milestones.steps[-1], len(milestones)) == (10, 50, 4)
@@ -40,7 +40,7 @@ def test_a_push_feeds_averages_and_milestones() -> None:
 
 
 def test_a_refused_push_feeds_nothing() -> None:
-    history = surrounded()
+    history = with_context()
     _, averages, milestones = beside(history)
     with pytest.raises(ValueError, match="step 50 does not follow step 50"):
         history.push(50, [torch.zeros(4, 2), torch.zeros(0)])
@@ -50,7 +50,7 @@ def test_a_refused_push_feeds_nothing() -> None:
 
 
 def test_a_reset_reaches_all_of_them() -> None:
-    history = surrounded()
+    history = with_context()
     history.reset()
     recent, averages, milestones = beside(history)
     assert (len(history), len(recent), len(milestones), averages.count) == (0, 0, 0, 0)
@@ -59,7 +59,7 @@ def test_a_reset_reaches_all_of_them() -> None:
 
 
 def test_a_branch_feeds_none_of_them() -> None:
-    history = surrounded()
+    history = with_context()
     recent, averages, milestones = beside(history)
     with history.branch() as chain:
         chain.push(60, [torch.ones(4, 2), torch.zeros(0)])
@@ -68,7 +68,7 @@ def test_a_branch_feeds_none_of_them() -> None:
 
 
 def test_out_may_not_share_memory_with_any_of_them() -> None:
-    history = surrounded()
+    history = with_context()
     recent, averages, milestones = beside(history)
     held = {
         "a snapshot": history[0].tensors,

@@ -9,15 +9,17 @@ import torch
 
 from all_needs import AllNeeds
 from leapverify import run_study
-from leapverify.config.resolved import AVERAGED, MILESTONES, Resolved
+from leapverify.config.resolved import Resolved
 from leapverify.io.storage import read_sealed, write_sealed
 from leapverify.predict import CATALOGUE
 from leapverify.runs import Paused
 from leapverify.study import record
 from leapverify.study.apparatus import build, open_corpus
-from leapverify.study.history_context import DRAWS, FreshNumbers, selection_indices
+from leapverify.study.history_context import DRAWS, fresh_numbers, selection_indices
 from leapverify.study.resweep import sweep_study
 from leapverify.train.batches import Windows
+from leapverify.trajectory.averages import AVERAGED
+from leapverify.trajectory.milestones import MILESTONES
 from micro import same_numbers, timeless
 
 INTERVAL = 10
@@ -141,7 +143,7 @@ def test_too_few_sequences_to_choose_by_are_said(micro, equipped):
 def test_fresh_batches_are_none_of_the_plan_and_repeat_for_the_same_step_and_draw(micro, windows):
     config = micro()
     planned, size = config.training.steps, config.training.batch_size
-    number = FreshNumbers(Resolved.of(config), windows)
+    number = fresh_numbers(Resolved.of(config), windows)
     found = {(step, draw): number(step, draw) for step in range(10, planned + 1, 10) for draw in range(DRAWS)}
     assert min(found.values()) > planned
     assert found == {key: number(*key) for key in found}
