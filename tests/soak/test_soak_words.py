@@ -31,8 +31,8 @@ from leapverify.cli.arguments import InertLines, say
 from leapverify.cli.progress import RACE, STUDY, LiveView, PlainView
 from leapverify.io.untrusted.escape import inert
 from leapverify.report import build_report
-from leapverify.report.kit.panels import Axis, Figure, Key, Panel, grid
-from leapverify.report.kit.section import Headline, Page, Section, SummaryLine
+from leapverify.report.kit.panels import Axis, Figure, LegendKey, Panel, grid
+from leapverify.report.kit.section import Headline, Page, PageSection, SummaryLine
 from leapverify.report.kit.table import Cell, Column, Line, Table, name, text
 from leapverify.report.kit.theme import Mark, plain
 from leapverify.report.page import render
@@ -147,12 +147,12 @@ def page_of(names: Sequence[str]) -> str:
     )  # fmt: skip
     controls = {names[-1]: [names[0]]}
     figures = [
-        Figure("drawn", names[0], names[-1], [view], controls, [Key(each, mark) for each in names]),
+        Figure("drawn", names[0], names[-1], [view], controls, [LegendKey(each, mark) for each in names]),
         Figure("empty", names[0], names[-1], why=names[0]),
     ]
     findings = [SummaryLine(each, each) for each in names]
     sections = [
-        Section(
+        PageSection(
             "one", names[0], names[-1], names[0], findings, figures, [table_of(names)], [table_of(names)],
             names[-1], names,
         )
