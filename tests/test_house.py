@@ -22,6 +22,8 @@ def test_every_public_name_is_there_and_described() -> None:
 
     for name in leapverify.__all__:
         assert getattr(leapverify, name).__doc__, name
+    assert sorted(leapverify._HOMES) == leapverify.__all__
+    assert all(f"`{name}`" in str(leapverify.__doc__) for name in leapverify.__all__)
     with pytest.raises(AttributeError, match="it offers AnnealMemory"):
         _ = leapverify.nothing
 

@@ -1,4 +1,28 @@
-"""The instrument for training trajectories: regimes, weight prediction, and leaps that a held-out check approves."""
+"""The instrument for training trajectories: regimes, weight prediction, and leaps that a held-out check approves.
+
+In a training loop of your own
+    `LeapVerify`        watches, tries or takes leaps; `LeapConfig` holds its options, `AnnealMemory` what `anneal` keeps
+    `LeapEvent`         what it did at a checkpoint
+
+Predict and verify
+    `History`           snapshots of the weights, and what predictors read beside them
+    `predictor`         a predictor by its name
+    `Declined`          raised by a predictor that has less than it needs
+    `Verifier`          held-out losses, and the verdict on predicted weights
+
+Observe
+    `Fingerprinter`     activations on fixed probes
+    `similarity`        of two fingerprints of one run
+    `linear_cka`        of two fingerprints of different runs
+    `Thresholds`, `classify_regimes`    from similarities to regimes
+
+Recorded runs
+    `open_trajectory`   weights and optimizer states of a recorded run, whoever wrote it
+    `run_study`         trains seeds by the paper's protocol and writes a report
+    `load_study`        reads what a study recorded
+
+Errors stand in `leapverify.errors`. Names are fetched when they are first used, so that `import leapverify` needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +30,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from leapverify.analysis.study.geometry import linear_cka
+    from leapverify.errors import Declined
     from leapverify.leap.anneal.averages import AnnealMemory
     from leapverify.leap.api import LeapVerify
+    from leapverify.leap.config import LeapConfig
     from leapverify.leap.event import LeapEvent
     from leapverify.observe import Fingerprinter, Thresholds, classify_regimes, similarity
     from leapverify.predict import predictor
@@ -19,15 +46,37 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
+_HOMES = {
+    "LeapVerify": "leap.api",
+    "LeapConfig": "leap.config",
+    "AnnealMemory": "leap.anneal.averages",
+    "LeapEvent": "leap.event",
+    "History": "trajectory.history",
+    "predictor": "predict",
+    "Declined": "errors",
+    "Verifier": "verify",
+    "Fingerprinter": "observe",
+    "similarity": "observe",
+    "linear_cka": "analysis.study.geometry",
+    "Thresholds": "observe",
+    "classify_regimes": "observe",
+    "open_trajectory": "study.source",
+    "run_study": "study.run",
+    "load_study": "study.folder",
+}
+
 __all__ = [
     "AnnealMemory",
+    "Declined",
     "Fingerprinter",
     "History",
+    "LeapConfig",
     "LeapEvent",
     "LeapVerify",
     "Thresholds",
     "Verifier",
     "classify_regimes",
+    "linear_cka",
     "load_study",
     "open_trajectory",
     "predictor",
@@ -35,25 +84,12 @@ __all__ = [
     "similarity",
 ]
 
-_HOMES = {
-    "AnnealMemory": "leapverify.leap.anneal.averages",
-    "Fingerprinter": "leapverify.observe",
-    "History": "leapverify.trajectory.history",
-    "LeapEvent": "leapverify.leap.event",
-    "LeapVerify": "leapverify.leap.api",
-    "Thresholds": "leapverify.observe",
-    "Verifier": "leapverify.verify",
-    "classify_regimes": "leapverify.observe",
-    "load_study": "leapverify.study.folder",
-    "open_trajectory": "leapverify.study.source",
-    "predictor": "leapverify.predict",
-    "run_study": "leapverify.study.run",
-    "similarity": "leapverify.observe",
-}
-
 
 def __getattr__(name: str) -> object:
-    # Names are fetched on first use, so that `import leapverify` and the command line's help need no torch.
     if name not in _HOMES:
         raise AttributeError(f"module 'leapverify' has no attribute {name!r}: it offers {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"leapverify.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
