@@ -1,7 +1,9 @@
 """The instrument for training trajectories: regimes, weight prediction, and leaps that a held-out check approves.
 
 In a training loop of your own
-    `LeapVerify`        watches, tries or takes leaps; `LeapConfig` holds its options, `AnnealMemory` what `anneal` keeps
+    `LeapVerify`        watches, tries or takes leaps
+    `LeapConfig`        its options
+    `AnnealMemory`      which states its `anneal` keeps, and where
     `LeapEvent`         what it did at a checkpoint
 
 Predict and verify
@@ -21,7 +23,7 @@ Recorded runs
     `run_study`         trains seeds by the paper's protocol and writes a report
     `load_study`        reads what a study recorded
 
-Errors stand in `leapverify.errors`. Names are fetched when they are first used, so that `import leapverify` needs no torch.
+Errors stand in `leapverify.errors`. Names are fetched when they are first used: `import leapverify` needs no torch.
 """
 
 from __future__ import annotations
