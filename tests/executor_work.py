@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from leapverify.io.storage import Damaged
+from leapverify.errors import Damaged
 from leapverify.runs import exclusive
 from leapverify.runs.progress import Progress, Watcher
 

@@ -18,8 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from leapverify.core.ranks import RanksDivergedError
 from leapverify.core.shards import local, reshard
+from leapverify.errors import RanksDivergedError
 from leapverify.leap.api import LeapVerify
 
 BATCH = 12

@@ -16,7 +16,8 @@ import spread
 from leapverify.core import weights
 from leapverify.core.ranks import ranks_of_world
 from leapverify.core.shards import Shards, local
-from leapverify.predict import Declined, Predictor
+from leapverify.errors import Declined
+from leapverify.predict import Predictor
 
 MESHES: dict[int, list[tuple[int, ...]]] = {2: [(2,)], 3: [(3,)], 4: [(4,), (2, 2), (2, 2)]}
 """Of so many ranks, tried in turn."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from killed import killed_at
+from leapverify.errors import Damaged
 from leapverify.io.manifest import NAME, Manifest, files_of, read_manifest, runs_below
-from leapverify.io.storage import Damaged, read_json, save_tensors, sha256_of, write_json, write_text
+from leapverify.io.storage import read_json, save_tensors, sha256_of, write_json, write_text
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
+from leapverify.core.ranks import Ranks, ranks_of_world
 from leapverify.core.shards import Shards, local, reshard
+from leapverify.errors import RanksDivergedError
 from processes import run_ranks
 
 

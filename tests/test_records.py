@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from killed import killed_at
+from leapverify.errors import Damaged
 from leapverify.io import records, storage
 from leapverify.io.records import LossPoint, SeedMeasure
-from leapverify.io.storage import Damaged, replace_marked
+from leapverify.io.storage import replace_marked
 
 AGAIN = "give the same study command again"
 OLD = [LossPoint(42, step, 1 / (step + 1)) for step in range(0, 300, 5)]

@@ -11,11 +11,10 @@ import safetensors.torch
 import torch
 
 from killed import killed_at
+from leapverify.errors import Damaged, NotWritten
 from leapverify.io import storage
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.storage import (
-    Damaged,
-    NotWritten,
     load_tensors,
     read_json,
     read_sealed,

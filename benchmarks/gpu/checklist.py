@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leapverify.io.storage import Damaged, read_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json
 
 RESULTS = Path("docs/results/gpu")
 SCRIPTS = Path("benchmarks/gpu")

@@ -27,7 +27,8 @@ from checklist import FORMAT, JOBS, SCRIPTS, Job, problems
 from leapverify.config.overrides import parse_settings, with_settings
 from leapverify.config.presets import preset
 from leapverify.config.study import StudyConfig
-from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json, write_json
 from leapverify.runs import Paused
 from leapverify.runs.environment import describe, resolve_device
 from leapverify.runs.progress import Progress

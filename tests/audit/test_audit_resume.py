@@ -13,9 +13,9 @@ from leapverify import load_study
 from leapverify.audit import audit
 from leapverify.config.overrides import load_config, with_settings
 from leapverify.config.study import StudyConfig
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, Damaged
 from leapverify.io.manifest import NAME
-from leapverify.io.storage import Damaged, read_json
+from leapverify.io.storage import read_json
 from leapverify.report import build_report
 from leapverify.study.folder import Study
 from micro import same_numbers

@@ -15,7 +15,7 @@ from faulty_disk import Disk, raises
 from leap_loops import fingerprint_of, make
 from leapverify import load_study, run_study
 from leapverify.cli.main import main
-from leapverify.io.storage import NotWritten
+from leapverify.errors import NotWritten
 from leapverify.report import build_report
 from leapverify.runs import StudyError
 from leapverify.study.folder import keep_only

@@ -14,7 +14,7 @@ import torch
 
 from killed_study import differences
 from leapverify import run_study
-from leapverify.io.storage import NotWritten
+from leapverify.errors import NotWritten
 from leapverify.runs import Paused, StudyError
 from leapverify.runs.progress import Progress
 from leapverify.study.async_writer import Writer

@@ -24,9 +24,9 @@ import pytest
 import torch
 
 from hostile_readers import READERS, row
+from leapverify.errors import Damaged
 from leapverify.io import records
 from leapverify.io.records import LossPoint, schema_of
-from leapverify.io.storage import Damaged
 from leapverify.io.untrusted import limits
 from leapverify.io.untrusted.parquet import check_parquet, opened
 from leapverify.io.untrusted.paths import plain_name

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from hostile_readers import row
+from leapverify.errors import Damaged
 from leapverify.io.records import RaceRun, from_plain
-from leapverify.io.storage import Damaged, load_tensors, save_tensors
+from leapverify.io.storage import load_tensors, save_tensors
 from leapverify.io.yaml_file import as_written
 from leapverify.study.folder import SeedFolder
 from leapverify.train.state import load_snapshot, load_state

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leapverify.io.storage import NotWritten
+from leapverify.errors import NotWritten
 from leapverify.leap.loggers import JsonLines, as_logger
 
 EVENT: dict[str, Any] = {

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from leap_loops import STEPS, Loop, fingerprint_of, ids, make, next_token
+from leapverify.errors import Declined
 from leapverify.leap.attempt import copies
 from leapverify.leap.ledger import Ledger
 from leapverify.leap.policy.auto import Auto
 from leapverify.leap.predictor_context import HeldoutSampler
-from leapverify.predict import CATALOGUE, STRAIGHTNESS, Declined, Needs, require_request
+from leapverify.predict import CATALOGUE, STRAIGHTNESS, Needs, require_request
 from leapverify.predict.catalogue import Entry
 from leapverify.trajectory.history import History
 from leapverify.verify.sampling import Exhausted

@@ -13,8 +13,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from leap_ranks import INTERVAL, Run, batch, losses, said, way, whole
-from leapverify.core.ranks import RanksDivergedError
 from leapverify.core.shards import reshard
+from leapverify.errors import RanksDivergedError
 from processes import run_ranks
 
 STEPS = 3 * INTERVAL

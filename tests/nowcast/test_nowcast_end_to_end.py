@@ -17,8 +17,8 @@ from leapverify.config.overrides import with_settings
 from leapverify.config.presets import preset
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
-from leapverify.errors import ConfigError
-from leapverify.io.storage import Damaged, read_json, read_sealed, save_tensors, write_sealed
+from leapverify.errors import ConfigError, Damaged
+from leapverify.io.storage import read_json, read_sealed, save_tensors, write_sealed
 from leapverify.nowcast.histories import initial_weights, open_studies, require_apart
 from leapverify.predict import predictor
 from leapverify.predict.learnt import NETWORKS, load_learnt

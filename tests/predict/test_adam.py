@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.predict import Declined, predictor
+from leapverify.errors import Declined
+from leapverify.predict import predictor
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 
 SHAPES = [(), (0, 2), (40,), (12, 9)]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from context_fakes import Bowl
-from leapverify.predict import Declined, Predictor
+from leapverify.errors import Declined
+from leapverify.predict import Predictor
 from leapverify.predict.anderson import REGULARISATION, anderson, choice, fixed_point, rre
 from leapverify.predict.predictor import require_request
 from leapverify.trajectory.history import History

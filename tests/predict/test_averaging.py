@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from leapverify.predict import Declined, predictor
+from leapverify.errors import Declined
+from leapverify.predict import predictor
 from leapverify.predict.averaging import anneal, drift, ema_extrapolate, lawa, lookahead, outer_nesterov
 from leapverify.predict.combination import Combination, chained, combination, combine, of_displacements
 from leapverify.predict.decay_shapes import SHAPES

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from context_fakes import Bowl, with_context
 from leapverify.core import weights
-from leapverify.predict import CATALOGUE, Declined, Predictor, predictor
+from leapverify.errors import Declined
+from leapverify.predict import CATALOGUE, Predictor, predictor
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 from nino_checkpoints import write_graph, write_mlp
 

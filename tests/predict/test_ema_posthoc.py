@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.predict import Declined, predictor
+from leapverify.errors import Declined
+from leapverify.predict import predictor
 from leapverify.trajectory.averages import PowerAverages, Profile, exponent, mixture
 from leapverify.trajectory.history import History
 

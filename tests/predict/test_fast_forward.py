@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from context_fakes import Bowl
-from leapverify.predict import Declined, predictor
+from leapverify.errors import Declined
+from leapverify.predict import predictor
 from leapverify.predict.fast_forward import Jump, fast_forward, jump, search, vertex
 from leapverify.predict.predictor import require_request
 from leapverify.trajectory.history import History

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from leapverify.core import weights
-from leapverify.predict import Declined, Needs, predictor
+from leapverify.errors import Declined
+from leapverify.predict import Needs, predictor
 from leapverify.predict.gram import combine_each, eigen, grams
 from leapverify.predict.predictor import Request, require_request
 from leapverify.trajectory.history import History

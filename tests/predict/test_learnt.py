@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.predict import Declined, Predictor
+from leapverify.errors import Declined
+from leapverify.predict import Predictor
 from leapverify.predict.learnt import NETWORKS
 from leapverify.predict.learnt.files import Learnt
 from leapverify.predict.learnt.inputs import CPU_CHUNK

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.predict import Declined
+from leapverify.errors import Declined
 from leapverify.predict.nino import mlp as module
 from leapverify.predict.nino import nino_mlp, published_k
 from leapverify.predict.nino.parameter_types import ParameterType, per_parameter, warn_once

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten
 
 from context_fakes import Bowl, with_context
 from leapverify.core import weights
-from leapverify.predict import CATALOGUE, Declined, Prepares, predictor, prepare
+from leapverify.errors import Declined
+from leapverify.predict import CATALOGUE, Prepares, predictor, prepare
 from leapverify.trajectory.history import GroupHyper, History, OptimizerState
 
 SHAPES = [(17, 9), (), (0, 4), (300,), (5, 3, 2)]

@@ -16,9 +16,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from leapverify.core import weights
-from leapverify.core.ranks import RanksDivergedError, ranks_of_world
+from leapverify.core.ranks import ranks_of_world
 from leapverify.core.shards import Shards, local
-from leapverify.predict import CATALOGUE, Declined, Predictor, predictor, prepare
+from leapverify.errors import Declined, RanksDivergedError
+from leapverify.predict import CATALOGUE, Predictor, predictor, prepare
 from leapverify.trajectory.context import Layout
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.trajectory.milestones import Milestones

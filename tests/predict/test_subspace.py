@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from leapverify.predict import Declined, predictor, require_request
+from leapverify.errors import Declined
+from leapverify.predict import predictor, require_request
 from leapverify.predict.subspace import coefficients, trust_region
 from leapverify.trajectory.history import History
 

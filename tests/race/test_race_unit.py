@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leapverify.io.storage import Damaged
+from leapverify.errors import Damaged
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.plan import RaceCase
 from leapverify.race.results import Store

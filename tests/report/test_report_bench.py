@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from bench_records import KINDS, bench_rows, beside, row, without, write_bench
-from leapverify.io.storage import Damaged
+from leapverify.errors import Damaged
 from leapverify.report import build_report
 from leapverify.report.bench.leaderboard import combine, combined_table, load_benches
 from leapverify.report.bench.page import load_bench

@@ -17,11 +17,11 @@ from leapverify.audit.files import check_files
 from leapverify.audit.seed import KINDS
 from leapverify.config.overrides import load_config, with_settings
 from leapverify.config.presets import preset
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, Damaged
 from leapverify.io import records
 from leapverify.io.manifest import LAST, files_of
 from leapverify.io.records import SeedMeasure
-from leapverify.io.storage import Damaged, load_tensors, read_json
+from leapverify.io.storage import load_tensors, read_json
 from micro import MICRO
 from small_text import write_documents
 from soak._record import record, scale

@@ -13,8 +13,7 @@ import pytest
 
 import executor_work
 from executor_work import FAILURES
-from leapverify.errors import ConfigError
-from leapverify.io.storage import NotWritten
+from leapverify.errors import ConfigError, NotWritten
 from leapverify.runs import Failure, StudyError, Task, exclusive, execution, failure_message, failure_of
 from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.runs.task import RESTARTS

@@ -17,7 +17,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from leapverify.core.partition import empty_part, held_rows
 from leapverify.core.ranks import ranks_of_world
 from leapverify.core.shards import local
-from leapverify.io.storage import Damaged, read_json, save_tensors, write_json
+from leapverify.errors import Damaged
+from leapverify.io.storage import read_json, save_tensors, write_json
 from leapverify.study.folder import keep_only
 from leapverify.train import sharded_checkpoint as sharded
 from leapverify.train.sharded_checkpoint import load_parts, save_parts

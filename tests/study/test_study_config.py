@@ -9,8 +9,7 @@ from leapverify.config.overrides import differences, dump_config, load_config, p
 from leapverify.config.presets import PRESETS, preset
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import SWITCH_SETTINGS, Switches
-from leapverify.errors import ConfigError
-from leapverify.io.storage import Damaged
+from leapverify.errors import ConfigError, Damaged
 from leapverify.runs import execution
 from leapverify.study.resweep import sweep_study
 

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from leapverify.config.study import SweepConfig
 from leapverify.core.weights import all_finite, trainable
+from leapverify.errors import Declined
 from leapverify.io.records import Prediction
-from leapverify.predict import Declined, Predictor, predictor
+from leapverify.predict import Predictor, predictor
 from leapverify.study import sweep as module
 from leapverify.study.sweep import Sweeper, SweepPoint
 from leapverify.train.batches import make_batch

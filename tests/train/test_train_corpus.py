@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leapverify.io.storage import NotWritten
+from leapverify.errors import NotWritten
 from leapverify.train import corpus as corpus_module
 from leapverify.train.corpus import Corpus, TokenSet, cut_passages, default_cache, prepare, split_documents
 from leapverify.train.documents import Document, load_documents

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from leapverify.io.storage import Damaged
+from leapverify.errors import Damaged
 from leapverify.train.batches import Windows, batch_indices
 from leapverify.train.loop import train_step
 from leapverify.train.models import ModelSpec, build_model

@@ -14,8 +14,7 @@ import leapverify
 from leapverify.config.overrides import dump_config, with_settings
 from leapverify.config.presets import preset
 from leapverify.config.resolved import Resolved
-from leapverify.errors import ConfigError
-from leapverify.io.storage import Damaged
+from leapverify.errors import ConfigError, Damaged
 from leapverify.observe import straightness
 from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.source import SeedTrajectory, open_trajectory

@@ -16,8 +16,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dealt_rows import DealtRows
-from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
+from leapverify.core.ranks import Ranks, ranks_of_world
 from leapverify.core.shards import local, reshard
+from leapverify.errors import RanksDivergedError
 from leapverify.verify import Exhausted, FreshBatches, Verifier, compare
 from leapverify.verify.distributed import DealtBatches, SharedLoss
 from leapverify.verify.selection import BatchGradients, HeldoutSelection

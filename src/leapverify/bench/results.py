@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, Damaged
 from leapverify.io import records
 from leapverify.io.records import Benched, Prediction
-from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.io.storage import read_json, write_json
 from leapverify.io.yaml_file import as_written
 from leapverify.study import sweep
 from leapverify.study.folder import Rows

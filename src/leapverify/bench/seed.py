@@ -12,9 +12,9 @@ from leapverify.bench.checkpoint import Bench, Tried
 from leapverify.bench.options import BenchOptions
 from leapverify.bench.results import BenchRows, BenchSeed
 from leapverify.config.resolved import Resolved
+from leapverify.errors import Damaged
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import Checkpoint
-from leapverify.io.storage import Damaged
 from leapverify.runs import Deadline, StudyError, exclusive
 from leapverify.runs.environment import threads_of
 from leapverify.runs.progress import Progress, Watcher

@@ -14,8 +14,8 @@ from leapverify.claims.rule import ClaimResult
 from leapverify.claims.variations import Variation, as_lines, base_config, chosen, run_variations, variations
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
-from leapverify.errors import ConfigError
-from leapverify.io.storage import Damaged, read_json
+from leapverify.errors import ConfigError, Damaged
+from leapverify.io.storage import read_json
 from leapverify.report.kit.section import hardware
 from leapverify.runs import AUTOMATIC, Execution
 from leapverify.runs.driver import rewriting

@@ -87,7 +87,7 @@ def _guarded(call: Callable[[], Any]) -> int:
 
 def _explained(error: BaseException) -> tuple[str, int]:
     """One sentence for an error, and the exit code."""
-    from leapverify.io.storage import Damaged, NotWritten
+    from leapverify.errors import Damaged, NotWritten
     from leapverify.runs import Paused, failure_message
 
     if isinstance(error, KeyboardInterrupt | typer.Abort):

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from leapverify.errors import RanksDivergedError as RanksDivergedError  # noqa: PLC0414
+from leapverify.errors import RanksDivergedError
 
 Value = TypeVar("Value")
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from leapverify.errors import Damaged, NotWritten
 from leapverify.integrations.losses import causal_losses
 from leapverify.integrations.wiring import (
     checked,
@@ -32,7 +33,7 @@ from leapverify.integrations.wiring import (
     refuse_plugin,
     refuse_processes,
 )
-from leapverify.io.storage import Damaged, NotWritten, read_json, read_marked, replace_marked
+from leapverify.io.storage import read_json, read_marked, replace_marked
 from leapverify.io.untrusted.tensors import check_torch_file
 from leapverify.leap.api import LeapVerify
 from leapverify.leap.parallel import sharing_failures

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from leapverify.errors import Damaged as Damaged  # noqa: PLC0414
-from leapverify.errors import NotWritten as NotWritten  # noqa: PLC0414
+from leapverify.errors import Damaged, NotWritten
 from leapverify.io.checksum import as_json, is_as_written, sealed, unsealed
 from leapverify.io.untrusted import limits
 from leapverify.io.untrusted.tensors import check_safetensors

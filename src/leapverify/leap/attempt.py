@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.core.weights import all_finite, block_size, blocks, copy_
+from leapverify.errors import Declined
 from leapverify.leap.ledger import Ledger, copies, network_tokens
 from leapverify.leap.live_weights import LiveWeights
 from leapverify.leap.policy.base import Proposal
 from leapverify.leap.predictor_context import HeldoutSampler
 from leapverify.leap.transaction import Transaction, exact_in, kept_values
-from leapverify.predict import Declined, Needs, Predictor, missing, predictor
+from leapverify.predict import Needs, Predictor, missing, predictor
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify.comparison import Comparison, compare, mean_loss_of, positions_of
 from leapverify.verify.distributed import SharedLoss

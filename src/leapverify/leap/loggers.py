@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from leapverify.io.storage import NotWritten
+from leapverify.errors import NotWritten
 from leapverify.leap.event import LeapEvent
 
 Logger: TypeAlias = Callable[[dict[str, Any], int], None]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from leapverify.core.batch_tree import mapped, tensors_in
-from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
+from leapverify.core.ranks import Ranks, ranks_of_world
 from leapverify.core.shards import local, reshard
+from leapverify.errors import RanksDivergedError
 from leapverify.verify.heldout import LossFunction, LossOutput
 
 FLAT = "FullyShardedDataParallel"

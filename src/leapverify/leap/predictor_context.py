@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leapverify.core.weights import Tensors
-from leapverify.predict import Declined
+from leapverify.errors import Declined
 from leapverify.verify.distributed import SharedLoss
 from leapverify.verify.sampling import Exhausted
 from leapverify.verify.selection import BatchGradients, HeldoutSelection

@@ -10,11 +10,11 @@ from typing import Any
 
 from leapverify.analysis.race.api import verdicts
 from leapverify.config.overrides import dump_config, with_settings
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, Damaged, NotWritten
 from leapverify.io import records
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import RacePoint, RaceRun
-from leapverify.io.storage import Damaged, NotWritten, write_json, write_sealed
+from leapverify.io.storage import write_json, write_sealed
 from leapverify.race.arms import SCHEDULE_FREE_MISSING, has_schedule_free, with_needs
 from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from leapverify.errors import Damaged
 from leapverify.io.checksum import json_sha256
 from leapverify.io.records import RacePoint, RaceRun, from_plain
-from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.io.storage import read_json, write_json
 from leapverify.io.yaml_file import as_written
 from leapverify.race.plan import RaceUnit, Result
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapverify.errors import Damaged
 from leapverify.io.records import RaceRun
-from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.io.storage import read_json, write_json
 from leapverify.race.arms import BASELINE, arm_named, setting_of, values_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import TUNED, RaceCase, Result, TunedChoice, arms_in, cases, label

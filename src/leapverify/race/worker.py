@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.core.collective import on_all_ranks, on_rank0
-from leapverify.io.storage import Damaged
+from leapverify.errors import Damaged
 from leapverify.race.config import RaceConfig
 from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, digest
 from leapverify.race.results import Store

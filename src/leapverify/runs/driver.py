@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from leapverify.errors import ConfigError, Paused, StudyError
+from leapverify.errors import ConfigError, Damaged, Paused, StudyError
 from leapverify.io.manifest import Manifest, sweep_leftovers
-from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.io.storage import read_json, write_json
 from leapverify.runs.environment import describe
 from leapverify.runs.executors import Execution
 from leapverify.runs.failure import Failure

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from leapverify.errors import Paused, StudyError
-from leapverify.io.storage import Damaged, NotWritten
+from leapverify.errors import Damaged, NotWritten, Paused, StudyError
 from leapverify.runs import stopping
 
 

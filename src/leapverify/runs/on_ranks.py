@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from leapverify.core.collective import ON_ALL, as_sent
-from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
-from leapverify.errors import StudyError
+from leapverify.core.ranks import Ranks, ranks_of_world
+from leapverify.errors import RanksDivergedError, StudyError
 from leapverify.runs.executors import AUTOMATIC, Execution
 from leapverify.runs.failure import Failure, failure_message, failure_of
 from leapverify.runs.progress import Watcher, ignore

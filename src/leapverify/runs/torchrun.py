@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from leapverify.core.ranks import Ranks, RanksDivergedError, ranks_of_world
-from leapverify.errors import ConfigError, StudyError
+from leapverify.core.ranks import Ranks, ranks_of_world
+from leapverify.errors import ConfigError, RanksDivergedError, StudyError
 from leapverify.runs.failure import failure_message
 from leapverify.runs.launched import launched
 from leapverify.runs.on_ranks import GRACE_S, announce, announced

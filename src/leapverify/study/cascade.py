@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from leapverify.config.study import CascadeConfig
 from leapverify.core.weights import all_finite, distance, norm
+from leapverify.errors import Declined
 from leapverify.io.records import CascadeLink, LossPoint
-from leapverify.predict import Declined, Predictor, predictor
+from leapverify.predict import Predictor, predictor
 from leapverify.study.restore import RestorePoint, WeightRestorer
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier

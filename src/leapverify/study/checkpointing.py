@@ -14,7 +14,8 @@ from torch import Tensor
 from leapverify.core.partition import partitioned_like
 from leapverify.core.shards import local
 from leapverify.core.weights import copy_
-from leapverify.io.storage import Damaged, save_tensors
+from leapverify.errors import Damaged
+from leapverify.io.storage import save_tensors
 from leapverify.landscape.lyapunov import Shadow
 from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.async_writer import Writer

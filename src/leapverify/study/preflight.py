@@ -7,10 +7,10 @@ from pathlib import Path
 from leapverify.config.overrides import differences, dump_config, identity_of, load_config, with_settings
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, Damaged, NotWritten
 from leapverify.io import records
 from leapverify.io.records import Checkpoint
-from leapverify.io.storage import Damaged, NotWritten, read_json, write_json, write_sealed
+from leapverify.io.storage import read_json, write_json, write_sealed
 from leapverify.observe import Thresholds
 from leapverify.runs.driver import other_configuration, read_environment, require_empty
 from leapverify.runs.environment import cpu_count

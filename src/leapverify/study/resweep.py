@@ -10,8 +10,8 @@ from torch import Tensor
 from leapverify.config.overrides import load_config, with_settings
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
+from leapverify.errors import Damaged
 from leapverify.io.records import Checkpoint, Prediction
-from leapverify.io.storage import Damaged
 from leapverify.report import build_report
 from leapverify.runs import AUTOMATIC, Execution, Failure, StudyError, Task, exclusive, require_leave
 from leapverify.runs.driver import Runner, drive_one, seed_tasks

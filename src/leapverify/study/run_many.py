@@ -10,11 +10,11 @@ from leapverify.analysis.study.seeds import compare_seeds
 from leapverify.config.overrides import identity_of
 from leapverify.config.resolved import Resolved
 from leapverify.config.study import StudyConfig
-from leapverify.errors import ConfigError
+from leapverify.errors import ConfigError, Damaged
 from leapverify.io import records
 from leapverify.io.manifest import sweep_leftovers
 from leapverify.io.records import CascadeLink, Checkpoint, LossPoint, Prediction, SeedMeasure
-from leapverify.io.storage import Damaged, read_json, write_json
+from leapverify.io.storage import read_json, write_json
 from leapverify.report import build_report
 from leapverify.runs import AUTOMATIC, Deadline, Execution, Failure, Paused, StudyError, Task
 from leapverify.runs.driver import Runner, drive, seed_tasks, write_environment

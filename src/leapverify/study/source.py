@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from leapverify.config.overrides import load_config
 from leapverify.config.resolved import Resolved
-from leapverify.errors import ConfigError
-from leapverify.io.storage import Damaged
+from leapverify.errors import ConfigError, Damaged
 from leapverify.io.yaml_file import as_written
 from leapverify.study.folder import SeedFolder
 from leapverify.train.schedule import Schedule

@@ -22,8 +22,9 @@ from torch import Tensor
 from leapverify.config.study import SweepConfig
 from leapverify.core.stopwatch import Stopwatch
 from leapverify.core.weights import finite
+from leapverify.errors import Declined
 from leapverify.io.records import LossPoint, Prediction
-from leapverify.predict import Declined, Predictor, predictor, prepare
+from leapverify.predict import Predictor, predictor, prepare
 from leapverify.study.restore import WeightRestorer
 from leapverify.trajectory.history import History
 from leapverify.verify import Measured, Passes, Trial, Verdict, Verifier, fetch, gain_fraction, steps_gained

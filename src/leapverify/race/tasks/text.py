@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from leapverify.io.storage import Damaged, load_tensors, save_tensors
+from leapverify.errors import Damaged
+from leapverify.io.storage import load_tensors, save_tensors
 from leapverify.io.yaml_file import as_written
 from leapverify.race.config import TextConfig, TextLength
 from leapverify.race.tasks.task import Material, RaceTask

@@ -13,9 +13,10 @@ from leapverify.analysis.bench.values import Place, leaderboard
 from leapverify.analysis.bench.verdicts import FAILS, HOLDS, OPEN, Judged, Raced, judge_claims, raced
 from leapverify.analysis.over_seeds import FEWEST_SEEDS
 from leapverify.analysis.wording import counted, listed, verdict
+from leapverify.errors import Damaged
 from leapverify.io import records
 from leapverify.io.records import Benched, Prediction, RaceRun
-from leapverify.io.storage import Damaged, read_json
+from leapverify.io.storage import read_json
 from leapverify.io.yaml_file import as_written
 from leapverify.report.bench.figures import bench_figures
 from leapverify.report.bench.tables import cells_table, claims_table, leaderboard_table, regimes_table

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from leapverify.analysis.over_seeds import OverSeeds, summarise
 from leapverify.analysis.vocabulary import REGIMES
+from leapverify.errors import Damaged
 from leapverify.io import records
 from leapverify.io.records import CascadeLink, Checkpoint, LossPoint, Prediction, RacePoint, RaceRun, SeedMeasure
-from leapverify.io.storage import Damaged, read_json, read_marked
+from leapverify.io.storage import read_json, read_marked
 from leapverify.io.untrusted import limits
 from leapverify.io.untrusted.paths import require_inside
 from leapverify.io.untrusted.text import read_bounded
