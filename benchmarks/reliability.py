@@ -53,7 +53,7 @@ class Test:
 
     @property
     def soak(self) -> bool:
-        """Whether `make soak` runs it, and `make test` does not."""
+        """Whether `make soak` runs it, and `make check` does not."""
         return self.file.startswith("soak/")
 
 
@@ -103,7 +103,7 @@ def records(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def missing(tests: Iterable[Test]) -> list[int]:
-    """Rows that no test of `make test` holds."""
+    """Rows that no test of `make check` holds."""
     held = {row for each in tests if not each.soak for row in each.rows}
     return [row for row in ROWS if row not in held]
 

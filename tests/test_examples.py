@@ -19,7 +19,7 @@ NEEDS = {
     "accelerate_loop": "accelerate",
 }
 ELSEWHERE = {
-    "ray_study": "study/test_executor_ray.py",
+    "ray_study": "runs/test_executor_ray.py",
     "torchrun_live": "leap/test_ranks_torchrun.py",
 }
 """Examples that another test runs, because they take more than one process."""

@@ -209,6 +209,7 @@ def test_costs_add_up(copy, register):
         assert beside.verify_tokens == 2 * LENGTH * max(8, row.paired_sequences)
 
 
+@pytest.mark.slow
 def test_a_stopped_bench_goes_on_to_the_same_rows(copy, register):
     def slope(request) -> Tensors:
         newest, before = request.history.recent[-1].tensors, request.history.recent[-2].tensors
@@ -233,6 +234,7 @@ def test_a_stopped_bench_goes_on_to_the_same_rows(copy, register):
     assert read_json(run / "bench" / "bench.json")["seeds"]["42"]["repeated"] == 6
 
 
+@pytest.mark.slow
 def test_the_whole_catalogue_leaves_the_run_as_it_is_and_is_resumable(copy):
     options = {"horizons": [5, 20], "persist_every": 3}
     whole, run = copy("whole"), copy("stopped")

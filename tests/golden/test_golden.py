@@ -20,7 +20,7 @@ ELSEWHERE = 1e-3
 """Relative; what another processor's rounding may grow to in the short runs behind the records."""
 
 
-SLOW = {"study", "race"}
+SLOW = {"study", "race", "ranks"}
 
 
 @pytest.mark.parametrize("kind", [slow(kind) if kind in SLOW else kind for kind in KINDS])

@@ -201,6 +201,7 @@ def test_a_missing_framework_names_the_line_that_installs_it() -> None:
     assert done.stdout.strip() == "Lightning is not installed: pip install 'leapverify[lightning]'"
 
 
+@pytest.mark.slow
 def test_either_package_alone_will_do() -> None:
     pytest.importorskip("pytorch_lightning")
     script = (

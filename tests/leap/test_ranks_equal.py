@@ -86,7 +86,7 @@ def test_leaps_are_those_of_one_process(name: str, size: int, predictors: tuple[
 
 
 @pytest.mark.failure(11)
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp", slow("fsdp")])
 def test_policies_and_predictors_that_measure_are_those_of_one_process(name: str) -> None:
     several = [
         {"policy": "auto", "predictors": ("linear", "adam"), "schedule": "keep", "moments": "reset"},

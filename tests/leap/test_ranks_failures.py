@@ -15,6 +15,7 @@ from leap_ranks import INTERVAL, Run, batch, losses, refused, way
 from leapverify.core.shards import local, reshard
 from leapverify.leap.api import LeapVerify
 from leapverify.predict import predictor
+from marks import slow
 from processes import run_ranks
 
 STEPS = 3 * INTERVAL
@@ -52,7 +53,7 @@ def _on(rank: int, error: Exception, after: int = 3) -> Callable[[nn.Module, Any
 
 
 @pytest.mark.failure(6, 7)
-@pytest.mark.parametrize(("name", "size"), [("ddp", 2), ("fsdp", 2), ("tp", 2)])
+@pytest.mark.parametrize(("name", "size"), [("ddp", 2), ("fsdp", 2), slow("tp", 2)])
 def test_looking_and_refused_leaps_leave_every_rank_bit_identical(name: str, size: int) -> None:
     def work() -> list[str]:
         traces = []
@@ -215,7 +216,7 @@ BREAKS = {
 
 
 @pytest.mark.failure(9, 10)
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp", slow("fsdp")])
 def test_an_exception_on_one_rank_switches_off_all_with_one_sentence_and_leaves_no_trace(name: str) -> None:
     """In the loss, the prediction, the settling, the draw of held-out data, or between two turns."""
     errors = [RuntimeError("of the user's own"), torch.OutOfMemoryError("no memory left")]

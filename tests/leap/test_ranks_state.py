@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from leap_ranks import INTERVAL, Run, batch, losses, said, way, whole
 from leapverify.core.shards import reshard
 from leapverify.errors import RanksDivergedError
+from marks import slow
 from processes import run_ranks
 
 STEPS = 3 * INTERVAL
@@ -47,7 +48,7 @@ def _take_up(run: Run, saved: dict[str, Any]) -> None:
 
 
 @pytest.mark.failure(5)
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp", slow("fsdp")])
 def test_a_run_that_goes_on_on_as_many_ranks_decides_as_if_it_had_not_stopped(name: str) -> None:
     options: dict[str, Any] = {"policy": "auto", "predictors": ("linear", "adam"), "anneal": True}
 
@@ -98,7 +99,7 @@ def test_no_rank_waits_for_a_shadow_prediction_with_the_batches_of_another() -> 
 
 
 @pytest.mark.failure(5)
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp", slow("fsdp")])
 def test_a_state_from_another_number_of_ranks_goes_on_with_what_fits(name: str) -> None:
     options = {"predictor": "quadratic", "criterion": "never", "anneal": True}
 
@@ -188,7 +189,7 @@ def _annealed(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.failure(11)
-@pytest.mark.parametrize(("name", "size"), [("ddp", 2), ("fsdp", 3)])
+@pytest.mark.parametrize(("name", "size"), [("ddp", 2), slow("fsdp", 3)])
 def test_annealing_on_parts_is_that_of_one_process(name: str, size: int) -> None:
     expected = _annealed(Run())
     for found in run_ranks(size, lambda: _annealed(Run(way(name, size)))):

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / each) for each in ("", "support")]
 
 TIME_S, MEMORY_MB = 10, 1024
 SEEDS = 1 << 32

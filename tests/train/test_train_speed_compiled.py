@@ -140,6 +140,7 @@ def test_training_compiles_once_and_follows_the_eager_run(device: str) -> None:
     assert (after - before).abs().max() > 0.01, "the hook has seen nothing"
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_anew_and_from_the_run_s_own_stream() -> None:
     model, losses, batch = language_model(dropout=0.5), Losses(mode="default"), some_batch(1)
     torch.manual_seed(4)

@@ -25,7 +25,7 @@ from leapverify.train.models import ModelSpec, build_model
 from leapverify.trajectory.history import History
 
 BESIDE = ("averages", "milestones", "selection", "gradients")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SWEPT = [name for name in CATALOGUE if name not in ("nino", "nino-mlp") and not predictor(name).needs.recent]
 SWEPT = [name for name in SWEPT if not any(getattr(predictor(name).needs, need) for need in BESIDE)]
 """Those that read snapshots and moments alone."""

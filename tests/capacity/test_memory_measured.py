@@ -62,6 +62,7 @@ def test_the_plan_is_what_is_allocated_on_a_cpu(benchmark, tmp_path, name, preci
     compare(benchmark, benchmark.case(name, precision, size), tmp_path, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -83,6 +84,7 @@ def test_what_settings_add_or_save_is_in_the_plan(benchmark, tmp_path, settings)
         assert abs(plan.peak("host", phase) / peaks[phase] - 1) < TOLERANCE, (phase, plan.peak("host", phase), peaks)
 
 
+@pytest.mark.slow
 def test_what_predictors_ask_for_and_what_adapters_save_is_in_the_plan(benchmark, tmp_path, monkeypatch):
     pytest.importorskip("peft")
     monkeypatch.setitem(CATALOGUE, "all-needs", Entry(AllNeeds, "", ""))

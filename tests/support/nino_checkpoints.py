@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leapverify.predict.nino.checkpoint import graph_shapes, mlp_shapes
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "nino"
+PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "nino"
 
 
 def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
