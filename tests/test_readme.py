@@ -78,3 +78,10 @@ def _noting(callback, place: str, seen: list[str]):
         seen.append(place)
 
     return noted
+
+
+def test_the_example_of_a_trajectory_runs(micro_run: Any) -> None:
+    names: dict[str, Any] = {}
+    exec(EXAMPLES[2].replace("runs/tiny", str(micro_run.path)), names)
+    assert names["step"] == names["source"].steps[-1]
+    assert names["source"].optimizer(names["step"]) is not None
