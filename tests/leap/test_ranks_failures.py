@@ -167,7 +167,7 @@ def _settle_fails(run: Run, error: Exception, patch: pytest.MonkeyPatch) -> Leap
             raise error
 
     # When schedule and moments have been moved already, on this rank and on the other.
-    patch.setattr("leapverify.leap.commit.Sample.leapt", broken)
+    patch.setattr("leapverify.leap.commit._sample", broken)
     patch.setattr("leapverify.leap.commit.reset_moments", _after(broken))
     return leap
 

@@ -30,9 +30,10 @@ from spread import KINDS, cutting, trajectory
 
 SUMMED = (
     "random", "quadratic-clamped", "rre", "anderson", "dmd-2", "rank1", "fast-forward", "subspace", "subspace-layers",
-    "introspection", "nino-mlp",
+    "introspection", "nino-mlp", "wnn",
 )  # fmt: skip
-"""Those that know something of whole tensors, and so carry the rounding of a sum; all others are equal to the bit."""
+"""Those that know something of whole tensors, and so carry the rounding of a sum, and networks, whose products of
+matrices have other heights on parts and round otherwise on wide vector units; all others are equal to the bit."""
 DECLINING = ("nino",)
 HORIZON = 50
 
@@ -308,4 +309,6 @@ def test_a_sharded_run_predicts_what_one_process_does(size: int, catalogue: dict
     for found in run_ranks(size, predicted, True):
         for name, got, wanted in zip(names, found, expected, strict=True):
             for a, b in zip(got, wanted, strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=name)
+                # `rre` solves a system whose condition multiplies the rounding of the sums.
+                bound = 1e-5 if name == "rre" else 1e-6
+                np.testing.assert_allclose(a, b, rtol=bound, atol=bound, err_msg=name)
