@@ -216,7 +216,7 @@ def _file(path):
 
 
 def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypatch):
-    from leapverify.cli.main import main as cli
+    from leapverify.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
@@ -231,7 +231,7 @@ def test_the_command_lists_the_set_without_running_it(tmp_path, capsys, monkeypa
 
 
 def test_a_wrong_name_is_wrong_use(capsys):
-    from leapverify.cli.main import main as cli
+    from leapverify.cli import main as cli
 
     with pytest.raises(SystemExit) as left:
         cli.main(["findings", "--dry-run", "--only", "bas"])
