@@ -80,10 +80,10 @@ def multiplicity(found: Sequence[ClaimResult]) -> str:
     decided = sum(finding.verdict != "not decided" for finding in found)
     intervals = sum(len(finding.bars) for finding in found)
     return (
-        f"{counted(len(found), 'claim')}, {decided} decided. The rules rest on {intervals} intervals over seeds at 95 %, not corrected for "
-        "their number: of twenty such intervals one misses by chance. The verdict that rests on p-values "
-        "(nothing-better) has Holm's. Shown is the first condition that made the verdict; the others are below, and so "
-        "are rows without a need, which are there to be read and decide nothing."
+        f"{counted(len(found), 'claim')}, {decided} decided. The rules rest on {intervals} intervals over seeds at "
+        "95 %, not corrected for their number: of twenty such intervals one misses by chance. The verdict that rests "
+        "on p-values (nothing-better) has Holm's. Shown is the first condition that made the verdict; the others are "
+        "below, and so are rows without a need, which are there to be read and decide nothing."
     )
 
 
@@ -94,9 +94,12 @@ def as_csv(found: Sequence[ClaimResult]) -> str:
     writer.writerow(["key", "verdict", "role", "quantity", "value", "low", "high", "seeds", "n", "of", "side", "line",
                      "reading", "reason"])  # fmt: skip
     for finding in found:
-        decides = [("decides", bar.quantity, ["above" if bar.above else "below", bar.line, bar.reading])
-                   for bar in finding.bars]  # fmt: skip
-        for role, quantity, tail in [*decides, *(("beside", each, ["", "", ""]) for each in finding.beside)]:
+        rows: list[tuple[str, Quantity, list[Any]]] = [
+            ("decides", bar.quantity, ["above" if bar.above else "below", bar.line, bar.reading])
+            for bar in finding.bars
+        ]
+        rows += [("beside", quantity, ["", "", ""]) for quantity in finding.beside]
+        for role, quantity, tail in rows:
             e = quantity.found
             numbers = ["" if value is None else value for value in (e.value, e.low, e.high)]
             row = [finding.key, finding.verdict, role, quantity.name, *numbers, e.seeds, e.n, quantity.of, *tail]
