@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leapverify.analysis.race.api import (
-    Case,
-    against_shortened,
-    anneal_against_wsd,
-    arm_table,
-    by_case,
-    case_text,
-    first_reached,
-    one_sided_p,
-    paired_difference,
-    paired_ratio,
-    tuning_grid,
-    verdicts,
-)
+from leapverify.analysis.race.anneal import anneal_against_wsd, first_reached
+from leapverify.analysis.race.arms import Case, against_shortened, arm_table, by_case, case_text
+from leapverify.analysis.race.paired import one_sided_p, paired_difference, paired_ratio
+from leapverify.analysis.race.tuning import tuning_grid
+from leapverify.analysis.race.verdicts import verdicts
 from race_records import CASES, NEVER, SEEDS, fields_of, of_arm, race_point, race_run, whole_race
 
 BASE = [2.20, 2.21, 2.19, 2.22, 2.18, 2.205, 2.195, 2.215]

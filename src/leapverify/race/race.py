@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leapverify.analysis.race.api import verdicts
+from leapverify.analysis.race.verdicts import verdicts
 from leapverify.errors import ConfigError
 from leapverify.io import records
 from leapverify.io.manifest import Manifest, sweep_leftovers

@@ -20,7 +20,7 @@ from leapverify.report.kit.run import Run, load_race, load_run
 from leapverify.report.kit.section import Page, Section, colophon, commands, facts, hardware, machine
 from leapverify.report.kit.table import Table, write_tables
 from leapverify.report.kit.theme import DARK, LIGHT
-from leapverify.report.race.page import RaceReport, race_finding, race_page, race_report, race_section
+from leapverify.report.race.page import RaceReport, race_finding, race_page, race_section
 from leapverify.report.study.analysis import Analysis
 from leapverify.report.study.figures import build_figures, write_figures
 from leapverify.report.study.summary import findings, tiles
@@ -57,14 +57,14 @@ def build_report(run: Path) -> Path:
     """
     if not (run / "checkpoints.parquet").is_file() and (alone := load_race(run)):
         with as_written(run, _AGAIN):
-            race = race_report(alone)
+            race = RaceReport(alone)
             return _write(run, race_page(race), race.tables)
     analysis = Analysis(load_run(run))
     bench = bench_report(analysis.run)
     with as_written(run, _AGAIN):
         tables = [*tables_of_runs(analysis.run), *tables_of_predictions(analysis)]
         further = further_tables(analysis)
-        beside = race_report(analysis.run.race) if analysis.run.race else None
+        beside = RaceReport(analysis.run.race) if analysis.run.race else None
         page = study_page(analysis, build_figures(analysis), tables, further, beside, bench)
         more = [table for part in (bench, beside) if part for table in part.tables]
         return _write(run, page, [*tables, *further, *more])

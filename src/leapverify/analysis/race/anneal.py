@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.race.arms import SHORTENED, Case, by_case, finals
+from leapverify.analysis.race.arms import SHORTENED, Case, by_case, case_of, finals
 from leapverify.analysis.race.paired import Paired, Ratio, one_sided_p, over_seeds, paired_difference, paired_ratio
 from leapverify.io.records import RacePoint, RaceRun
 
@@ -71,7 +71,7 @@ def anneal_against_wsd(runs: Iterable[RaceRun], points: Iterable[RacePoint]) -> 
     readings: dict[tuple[Case, int], list[RacePoint]] = {}
     for point in points:
         if point.stage == "race" and point.arm == ANNEAL:
-            readings.setdefault((Case(point.task, point.optimizer, point.rate), point.seed), []).append(point)
+            readings.setdefault((case_of(point), point.seed), []).append(point)
     cases = by_case(runs)
     return [_row(case, arms, readings) for case, arms in cases.items() if ANNEAL in arms or WSD in arms]
 

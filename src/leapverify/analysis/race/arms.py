@@ -18,7 +18,7 @@ from leapverify.analysis.race.paired import (
     paired_difference,
     paired_ratio,
 )
-from leapverify.io.records import RaceRun
+from leapverify.io.records import RacePoint, RaceRun
 
 BASELINE = "baseline"
 SHORTENED = "shortened:"
@@ -40,6 +40,15 @@ class Case(NamedTuple):
     task: str
     optimizer: str
     rate: str
+    """tuned | usual."""
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+def case_of(row: RaceRun | RacePoint) -> Case:
+    """The case of a run or of a reading."""
+    return Case(row.task, row.optimizer, row.rate)
 
 
 Arms = Mapping[str, Mapping[int, RaceRun]]
@@ -56,18 +65,18 @@ def by_case(runs: Iterable[RaceRun], *, predictors: bool = False) -> dict[Case, 
     found: dict[Case, dict[str, dict[int, RaceRun]]] = {}
     for run in runs:
         if run.stage == "race" and (predictors or not is_of_predictor(run.arm)):
-            case = Case(run.task, run.optimizer, run.rate)
-            found.setdefault(case, {}).setdefault(run.arm, {})[run.seed] = run
-    ordered = sorted(found, key=lambda case: tuple(map(_place, case, (TASKS, OPTIMIZERS, RATES))))
+            found.setdefault(case_of(run), {}).setdefault(run.arm, {})[run.seed] = run
+    ordered = sorted(found, key=lambda case: tuple(map(place_of, case, (TASKS, OPTIMIZERS, RATES))))
     return {case: {arm: found[case][arm] for arm in sorted(found[case], key=_arm_place)} for case in ordered}
 
 
-def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
+def place_of(name: str, known: Sequence[str]) -> tuple[int, str]:
+    """The place of a name among the known ones, others behind them by the alphabet."""
     return (known.index(name), "") if name in known else (len(known), name)
 
 
 def _arm_place(arm: str) -> tuple[tuple[int, str], bool]:
-    return _place(arm.removeprefix(SHORTENED), ARMS), arm.startswith(SHORTENED)
+    return place_of(arm.removeprefix(SHORTENED), ARMS), arm.startswith(SHORTENED)
 
 
 def is_of_predictor(arm: str) -> bool:
@@ -187,12 +196,8 @@ def _against_baseline(arm: str, arms: Arms) -> tuple[Paired, Ratio, Ratio]:
     own, base, missing = arms[arm], arms[BASELINE], "no seed was run with both this arm and the baseline"
     return (
         paired_difference(finals(own), finals(base), missing),
-        tokens_against(own, base, missing),
-        paired_ratio(
-            {seed: run.target_s for seed, run in own.items()},
-            {seed: run.target_s for seed, run in base.items()},
-            missing,
-        ),
+        cost_ratio("target_tokens", own, base, missing),
+        cost_ratio("target_s", own, base, missing),
     )
 
 
@@ -204,13 +209,10 @@ def finals(runs: Mapping[int, RaceRun]) -> dict[int, float | None]:
     }
 
 
-def tokens_against(arm: Mapping[int, RaceRun], other: Mapping[int, RaceRun], missing: str) -> Ratio:
-    """Forward tokens to the target, arm over other, paired by seed."""
-    return paired_ratio(
-        {seed: run.target_tokens for seed, run in arm.items()},
-        {seed: run.target_tokens for seed, run in other.items()},
-        missing,
-    )
+def cost_ratio(column: str, arm: Mapping[int, RaceRun], other: Mapping[int, RaceRun], missing: str) -> Ratio:
+    """The cost up to the target in a column of the records (`target_tokens`, `target_s`), arm over other."""
+    own, against = ({seed: getattr(run, column) for seed, run in runs.items()} for runs in (arm, other))
+    return paired_ratio(own, against, missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

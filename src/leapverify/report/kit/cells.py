@@ -9,7 +9,8 @@ from leapverify.analysis.bench.published import Claim
 from leapverify.analysis.bench.values import Ranking
 from leapverify.analysis.bench.verdicts import PublishedVerdict
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.race.api import ArmRow, Paired, Ratio
+from leapverify.analysis.race.arms import ArmRow
+from leapverify.analysis.race.paired import Paired, Ratio
 from leapverify.analysis.wording import p_text, percent
 from leapverify.report.kit import table as t
 from leapverify.report.kit.table import Cell
