@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import nn
 
+from leapverify.analysis.race.arms import Case
 from leapverify.bench.results import BenchSeed
 from leapverify.config.overrides import dump_config, load_config, parse_settings
 from leapverify.config.presets import preset as study_preset
@@ -35,7 +36,7 @@ from leapverify.predict.learnt.files import SHIPPED, load_learnt
 from leapverify.predict.nino.checkpoint import read as read_nino
 from leapverify.race.overrides import dump_config as dump_race
 from leapverify.race.overrides import load_config as load_race
-from leapverify.race.plan import Case, Result, Unit
+from leapverify.race.plan import Result, Unit
 from leapverify.race.presets import preset as race_preset
 from leapverify.race.results import Store
 from leapverify.report.kit.run import load_run

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from leapverify.analysis.race.arms import Case
 from leapverify.io.storage import Damaged
 from leapverify.race.arms import ARMS, values_of
-from leapverify.race.plan import Case
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit, warm_up

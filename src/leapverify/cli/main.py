@@ -138,7 +138,7 @@ def race(
 ) -> None:
     """Does leaping pay here? Tune, then train every arm on paired seeds; given again, it goes on where it was."""
     from leapverify.config.overrides import parse_settings
-    from leapverify.race.dry_run import outline
+    from leapverify.race.dry_run import dry_run as dry_run_of
     from leapverify.race.overrides import with_settings
     from leapverify.race.presets import preset as preset_named
     from leapverify.runs import execution
@@ -152,7 +152,7 @@ def race(
     config = with_settings(preset_named(name), changes)
     if dry_run:
         if not silent():
-            say("\n".join(outline(config)))
+            say("\n".join(dry_run_of(config)))
         return
     folder = out or Path("runs") / f"race-{name}"
     asked = executor is not None or workers is not None

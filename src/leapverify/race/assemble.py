@@ -1,4 +1,4 @@
-"""The parts of one training run: optimizers, schedules and readings, as its arm says."""
+"""The parts of one training run: optimizers, schedules and readouts, as its arm says."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from leapverify.race.arms import (
     setting_of,
     span,
 )
-from leapverify.race.averages import EMA, LAWA, Average, Lookahead
+from leapverify.race.averages import EMA, LAWA, Lookahead, WeightAverage
 from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
 from leapverify.race.plan import Unit
-from leapverify.race.readouts import Annealing, Averaged, Leaping, Plain, Reading, ScheduleFree
+from leapverify.race.readouts import Readout, of_average, of_leap, of_schedule_free
 from leapverify.race.tasks import Material, Task
 from leapverify.train.schedule import Schedule
 
@@ -43,7 +43,7 @@ class RunSetup:
     """Those that are trained."""
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[LambdaLR]
-    readings: list[Reading] = field(default_factory=list)
+    readouts: list[Readout] = field(default_factory=list)
     """The unit's own arm first."""
     leaps: list[LeapVerify] = field(default_factory=list)
     """The engines at work."""
@@ -56,7 +56,7 @@ def assemble(unit: Unit, task: Task, config: RaceConfig, material: Material) -> 
     schedulers = [] if arm.schedule == "none" else [_scheduler(schedule_of(unit, task), each) for each in optimizers]
     parts = RunSetup(list(trainable(material.model).values()), optimizers, schedulers)
     for name, value in ((unit.arm, unit.value), *unit.also):
-        parts.readings.append(_reading(name, value, unit, task, config, material, parts))
+        parts.readouts.append(_readout(name, value, unit, task, config, material, parts))
     return parts
 
 
@@ -84,24 +84,23 @@ def _optimizers(unit: Unit, task: Task, arm: Arm, material: Material) -> list[to
     return [AdamWScheduleFree(chosen, lr=unit.lr, weight_decay=WEIGHT_DECAY, warmup_steps=task.warmup_steps)]
 
 
-def _reading(
+def _readout(
     name: str, value: float | None, unit: Unit, task: Task, config: RaceConfig, material: Material, parts: RunSetup
-) -> Reading:
+) -> Readout:
     arm, setting = arm_named(name), setting_of(name, value, unit.steps, task.interval)
     tensors: list[Tensor] = list(parts.parameters)
-    if arm.read in ("ema", "lawa", "lookahead"):
-        return Averaged(name, setting, tensors, _average(arm, value, unit.steps, tensors))
-    if arm.read == "schedule-free":
-        return ScheduleFree(name, setting, tensors, parts.optimizers[0])
     if arm.read == "plain":
-        return Plain(name, setting)
+        return Readout(arm=name, setting=setting)
+    if arm.read == "schedule-free":
+        return of_schedule_free(name, setting, tensors, parts.optimizers[0])
+    if arm.read in ("ema", "lawa", "lookahead"):
+        return of_average(name, setting, tensors, _average(arm, value, unit.steps, tensors))
     parts.leaps.append(_leap(arm, value, unit, task, config, material, parts))
-    if arm.read == "anneal":
-        return Annealing(name, setting, parts.leaps[-1], list(trainable(material.model)), material.shares)
-    return Leaping(name, setting, parts.leaps[-1], material.shares)
+    annealed = list(trainable(material.model)) if arm.read == "anneal" else []
+    return of_leap(name, setting, parts.leaps[-1], material.shares, annealed)
 
 
-def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> Average:
+def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> WeightAverage:
     if arm.read == "lookahead":
         return Lookahead(tensors, LOOKAHEAD_STEPS, LOOKAHEAD_ALPHA)
     window = span(value, steps)

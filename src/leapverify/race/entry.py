@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapverify.analysis.race.arms import Case
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import Case, Choices, TunedChoice
+from leapverify.race.plan import Choices, TunedChoice
 from leapverify.race.worker import Place, race_seed, tune_seed
 from leapverify.runs.progress import Watcher
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leapverify.analysis.race.arms import Case
 from leapverify.analysis.race.verdicts import verdicts
 from leapverify.errors import ConfigError
 from leapverify.io import records
@@ -19,7 +20,7 @@ from leapverify.race.config import RaceConfig
 from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_json
 from leapverify.race.overrides import differences, dump_config, left_out, load_config, with_settings
 from leapverify.race.parallel import PARALLEL, require_spreadable
-from leapverify.race.plan import Case, Result, TunedChoice, Unit, cases, digest, first_round, second_round
+from leapverify.race.plan import Result, TunedChoice, Unit, cases, digest, first_round, second_round
 from leapverify.race.presets import preset as preset_named
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks

@@ -34,7 +34,7 @@ class Store:
 
     def write(self, unit: Unit, result: Result) -> None:
         """Keep a unit's result, whole or not at all."""
-        content = {"unit": dataclasses.asdict(unit), **dataclasses.asdict(result)}
+        content = {"unit": unit.to_plain(), **dataclasses.asdict(result)}
         write_json(self.path(unit), {"sha256": _digest(content), "content": content})
 
     def read(self, unit: Unit) -> Result | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from leapverify.analysis.race.arms import Case
 from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.io.storage import Damaged
 from leapverify.race.arms import controls_of
@@ -15,7 +16,6 @@ from leapverify.race.plan import (
     AS_ANOTHER,
     RACE,
     TUNE,
-    Case,
     Choices,
     Result,
     Unit,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks.convex import convex_task
 from leapverify.race.tasks.noise import noise_task
-from leapverify.race.tasks.task import MadeTask, Material, Task
+from leapverify.race.tasks.task import Material, Task
 from leapverify.race.tasks.text import (
     FINETUNE_SHARES,
     PRETRAIN_SHARES,
@@ -36,7 +36,7 @@ def build_tasks(config: RaceConfig) -> dict[str, Task]:
     source = Reader(config.text, config.text.source, PRETRAIN_SHARES, device)
     other = Reader(config.text, config.data, FINETUNE_SHARES, device)
     base = Base(source)
-    makers: Mapping[str, Callable[[], MadeTask]] = {
+    makers: Mapping[str, Callable[[], Task]] = {
         "pretrain": lambda: pretrain_task(config.pretrain, source),
         "finetune": lambda: finetune_task(config.finetune, other, base),
         "lora": lambda: lora_task(config.lora, other, base),
@@ -46,7 +46,7 @@ def build_tasks(config: RaceConfig) -> dict[str, Task]:
     return {name: _with(makers[name](), config) for name in config.tasks}
 
 
-def _with(task: MadeTask, config: RaceConfig) -> MadeTask:
+def _with(task: Task, config: RaceConfig) -> Task:
     optimizers = config.optimizers
     chosen = tuple(name for name in task.optimizers if name in optimizers)
     if task.name in ONE_OPTIMIZER:

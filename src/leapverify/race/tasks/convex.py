@@ -29,7 +29,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from leapverify.race.config import Length
-from leapverify.race.tasks.task import MadeTask, Material
+from leapverify.race.tasks.task import Material, Task
 
 FEATURES = 64
 ROWS = 16384
@@ -79,9 +79,9 @@ def row_losses(model: nn.Module, rows: Table) -> Float32[Tensor, " rows"]:
     return 0.5 * (model(features).squeeze(1) - targets).square()
 
 
-def convex_task(length: Length, device: str) -> MadeTask:
+def convex_task(length: Length, device: str) -> Task:
     """The convex task."""
-    return MadeTask(
+    return Task(
         name="convex",
         **length.model_dump(),
         schedule="constant",

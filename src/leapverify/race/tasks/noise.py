@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from leapverify.race.config import Length
-from leapverify.race.tasks.task import MadeTask, Material
+from leapverify.race.tasks.task import Material, Task
 
 FEATURES = 32
 HIDDEN = 128
@@ -44,9 +44,9 @@ def row_losses(model: nn.Module, rows: Table) -> Float32[Tensor, " rows"]:
     return F.cross_entropy(model(features), classes, reduction="none")
 
 
-def noise_task(length: Length, device: str) -> MadeTask:
+def noise_task(length: Length, device: str) -> Task:
     """The noise task."""
-    return MadeTask(
+    return Task(
         name="noise",
         **length.model_dump(),
         schedule="constant",

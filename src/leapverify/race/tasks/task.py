@@ -1,11 +1,11 @@
-"""What a race needs to know of a task, and what one run of it is made of."""
+"""A task of a race, and the material of one run of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,8 +44,8 @@ class Material:
     """Draws of `heldout` that are one held-out batch: its parts, where ranks share it."""
 
 
-@runtime_checkable
-class Task(Protocol):
+@dataclass(slots=True)
+class Task:
     """Something to train, with all that decides how it is trained but the arm."""
 
     name: str
@@ -65,47 +65,14 @@ class Task(Protocol):
     """Names that `race.optimizers` knows."""
     rates: tuple[str, ...]
     """tuned, usual, or both: where the learning rate comes from."""
-
-    def rates_of(self, optimizer: str) -> tuple[str, ...]:
-        """Those of `rates` that an optimizer has: not every one has a rate that people take without tuning."""
-
-    def usual_lr(self, optimizer: str) -> float:
-        """The peak that people take without tuning."""
-
-    def grid(self, optimizer: str) -> tuple[float, ...]:
-        """The peaks among which tuning chooses, ascending."""
-
-    def prepare(self, seed: int, folder: Path) -> None:
-        """Make and keep in the folder what all runs of a seed start from; nothing is done where it lies there."""
-
-    def material(self, seed: int, folder: Path) -> Material:
-        """A fresh run of a seed.
-
-        Raises:
-            ValueError: data or packages are missing, or `prepare` was not called.
-        """
-
-
-@dataclass(slots=True)
-class MadeTask:
-    """A task put together from numbers and two functions; what each field means says `Task`."""
-
-    name: str
-    steps: int
-    warmup_steps: int
-    eval_every: int
-    interval: int
-    schedule: str
-    optimizers: tuple[str, ...]
-    rates: tuple[str, ...]
     usual: Mapping[str, float]
-    """Optimizer -> `usual_lr`."""
+    """Optimizer -> the peak of eta that people take without tuning; not every optimizer has one."""
     grids: Mapping[str, tuple[float, ...]]
-    """Optimizer -> `grid`."""
+    """Optimizer -> the peaks among which tuning chooses, ascending."""
     make: Callable[[int, Path], Material]
-    """`material`."""
+    """Seed and folder -> a fresh run, as `material` gives it."""
     ready: Callable[[int, Path], None] | None = None
-    """`prepare`."""
+    """Makes and keeps in the folder what all runs of a seed start from."""
     raced: tuple[str, ...] = ("tuned", "usual")
     """Of `rates`, those that are raced."""
 
@@ -123,12 +90,16 @@ class MadeTask:
         return self.grids[self._own(optimizer)]
 
     def prepare(self, seed: int, folder: Path) -> None:
-        """Make and keep in the folder what all runs of a seed start from; nothing is done where it lies there."""
+        """Make and keep in the folder what all runs of a seed start from; does nothing where it is there."""
         if self.ready is not None:
             self.ready(seed, folder)
 
     def material(self, seed: int, folder: Path) -> Material:
-        """A fresh run of a seed (ValueError: data or packages are missing, or `prepare` was not called)."""
+        """A fresh run of a seed.
+
+        Raises:
+            ValueError: data or packages are missing, or `prepare` was not called.
+        """
         return self.make(seed, folder)
 
     def _own(self, optimizer: str) -> str:

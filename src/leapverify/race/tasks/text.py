@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from leapverify.io.storage import Damaged, load_tensors, save_tensors
 from leapverify.io.yaml_file import as_written
 from leapverify.race.config import TextConfig, TextLength
-from leapverify.race.tasks.task import MadeTask, Material
+from leapverify.race.tasks.task import Material, Task
 from leapverify.train.adapters import with_adapters
 from leapverify.train.batches import Batch, Windows, batch_indices
 from leapverify.train.corpus import Corpus, TokenSet, prepare
@@ -177,9 +178,9 @@ def _path(seed: int, folder: Path) -> Path:
     return folder / f"base-seed-{seed}.safetensors"
 
 
-def pretrain_task(length: TextLength, reader: Reader) -> MadeTask:
+def pretrain_task(length: TextLength, reader: Reader) -> Task:
     """Pre-training from random weights."""
-    return MadeTask(
+    return Task(
         name="pretrain",
         **length.model_dump(),
         schedule="cosine",
@@ -189,9 +190,9 @@ def pretrain_task(length: TextLength, reader: Reader) -> MadeTask:
     )
 
 
-def finetune_task(length: TextLength, reader: Reader, base: Base) -> MadeTask:
+def finetune_task(length: TextLength, reader: Reader, base: Base) -> Task:
     """Training of all weights of the base model on other text, at the usual and at a tuned learning rate."""
-    return MadeTask(
+    return Task(
         name="finetune",
         **length.model_dump(),
         schedule="cosine",
@@ -202,18 +203,10 @@ def finetune_task(length: TextLength, reader: Reader, base: Base) -> MadeTask:
     )
 
 
-def lora_task(length: TextLength, reader: Reader, base: Base) -> MadeTask:
-    """The LoRA task, by AdamW alone: Muon is no common choice for low-rank factors."""
+def lora_task(length: TextLength, reader: Reader, base: Base) -> Task:
+    """Fine-tuning of low-rank adapters, by AdamW alone: Muon is no common choice for low-rank factors."""
 
     def make(seed: int, folder: Path) -> Material:
         return reader.material(with_adapters(base.load(seed, folder), reader.text.model.family, seed), seed)
 
-    return MadeTask(
-        name="lora",
-        **length.model_dump(),
-        schedule="cosine",
-        optimizers=("adamw",),
-        rates=("usual", "tuned"),
-        make=make,
-        ready=base.prepare,
-    )
+    return replace(finetune_task(length, reader, base), name="lora", optimizers=("adamw",), make=make)
