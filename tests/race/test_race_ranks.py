@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.cli.main import main
 from leapverify.core.batch_tree import mapped
 from leapverify.core.ranks import Ranks, ranks_of_world
@@ -22,7 +23,7 @@ from leapverify.race import unit as units
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.parallel import require_parallel
-from leapverify.race.plan import RaceCase, Result
+from leapverify.race.plan import Result
 from leapverify.race.race import run_race
 from leapverify.race.results import Store
 from leapverify.race.tasks import Material, build_tasks
