@@ -207,7 +207,7 @@ def test_a_race_that_was_told_to_stop_goes_on_on_ranks(tmp_path: Path) -> None:
 @pytest.mark.failure(8)
 def test_a_loss_that_is_nan_on_one_rank_ends_the_run_on_all() -> None:
     def work() -> Result:
-        real = units._Course._train
+        real = units._Training._train
 
         def train(course: Any) -> None:
             real(course)
@@ -216,7 +216,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_the_run_on_all() -> None:
                 course._loss = course._loss * float("nan")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(units._Course, "_train", train)
+            patch.setattr(units._Training, "_train", train)
             return trained("baseline")
 
     for found in together(2, work):
@@ -227,14 +227,14 @@ def test_a_loss_that_is_nan_on_one_rank_ends_the_run_on_all() -> None:
 def test_an_error_of_one_rank_ends_the_race_on_all_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = units._Course._train
+    real = units._Training._train
 
     def fail(course: Any) -> None:
         if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 and course._step == 6:
             raise torch.OutOfMemoryError("out of memory, as it were")
         real(course)
 
-    monkeypatch.setattr(units._Course, "_train", fail)
+    monkeypatch.setattr(units._Training, "_train", fail)
     monkeypatch.setattr(on_ranks, "GRACE_S", 0.5)
     words = raced(micro(**SHORT), tmp_path / "run", 2)
     assert words == ["RanksDivergedError: rank 1: OutOfMemoryError: out of memory, as it were"] * 2
