@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leapverify.analysis.race.api import against_schedule, arm_table, by_case, comparisons
-from leapverify.analysis.race.predictors import outcome_text
+from leapverify.analysis.race.arms import arm_table, by_case
+from leapverify.analysis.race.predictors import against_schedule, outcome_text
+from leapverify.analysis.race.race import RaceAnalysis
 from leapverify.analysis.race.verdicts import verdicts
 from leapverify.io.records import RaceRun
 from race_records import of_arm
@@ -82,7 +83,7 @@ def test_few_seeds_and_divergence_have_words_of_their_own():
 def test_arms_of_predictors_stay_out_of_the_tables_of_all_arms(runs):
     assert [row.arm for row in arm_table(runs)] == ["baseline"]
     assert [list(arms) for arms in by_case(runs).values()] == [["baseline"]]
-    assert comparisons(runs) == 6  # two ways of four predictors, less those that never leapt
+    assert RaceAnalysis(runs).comparisons == 6  # two ways of four predictors, less those that never leapt
 
 
 def test_the_verdict_counts_and_leaves_the_controls_out_of_the_count(runs):

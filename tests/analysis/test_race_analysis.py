@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leapverify.analysis.race.api import (
-    Case,
-    against_shortened,
-    anneal_against_wsd,
-    arm_table,
-    by_case,
-    case_text,
-    first_reached,
-    one_sided_p,
-    paired_difference,
-    paired_ratio,
-    tuning_grid,
-    verdicts,
-)
+from leapverify.analysis.race.anneal import anneal_against_wsd, first_reached
+from leapverify.analysis.race.arms import RaceCase, against_shortened, arm_table, by_case, case_text
+from leapverify.analysis.race.paired import one_sided_p, paired_difference, paired_ratio
+from leapverify.analysis.race.tuning import tuning_grid
+from leapverify.analysis.race.verdicts import verdicts
 from race_records import CASES, NEVER, SEEDS, fields_of, of_arm, race_point, race_run, whole_race
 
 BASE = [2.20, 2.21, 2.19, 2.22, 2.18, 2.205, 2.195, 2.215]
@@ -162,14 +153,14 @@ def test_arms_without_a_baseline_say_so():
 
 def test_tuning_runs_are_no_part_of_the_race_and_cases_have_an_order():
     runs, _ = whole_race()
-    assert list(by_case(runs)) == [Case(*case[:3]) for case in CASES]
-    arms = list(by_case(runs)[Case("pretrain", "adamw", "tuned")])
+    assert list(by_case(runs)) == [RaceCase(*case[:3]) for case in CASES]
+    arms = list(by_case(runs)[RaceCase("pretrain", "adamw", "tuned")])
     assert arms[:2] == ["baseline", "lr-x0.5"]
     assert arms.index("shortened:leap-auto") == arms.index("leap-auto") + 1
     assert {row.n for row in arm_table(runs)} == {len(SEEDS)}
     assert by_case([race_run(stage="tune")]) == {}
-    assert case_text(Case("finetune", "adamw", "usual"), runs) == "finetune, adamw, usual rate"
-    assert case_text(Case("pretrain", "adamw", "tuned"), runs) == "pretrain, adamw"
+    assert case_text(RaceCase("finetune", "adamw", "usual"), runs) == "finetune, adamw, usual rate"
+    assert case_text(RaceCase("pretrain", "adamw", "tuned"), runs) == "pretrain, adamw"
 
 
 # --- the decisive control ---

@@ -2,15 +2,11 @@
 
 import pytest
 
-from leapverify.analysis.race.api import (
-    arm_table,
-    best_rival,
-    comparisons,
-    judge,
-    paired_difference,
-    race_verdicts,
-    verdicts,
-)
+from leapverify.analysis.race.arms import arm_table
+from leapverify.analysis.race.judge import best_rival
+from leapverify.analysis.race.paired import paired_difference
+from leapverify.analysis.race.race import RaceAnalysis
+from leapverify.analysis.race.verdicts import race_verdicts, verdicts
 from leapverify.analysis.race.wording import difference_text, numbers
 from leapverify.analysis.wording import p_text, percent
 from race_records import fields_of, of_arm, race_run, whole_race
@@ -62,7 +58,7 @@ def test_an_interval_that_includes_no_effect_is_no_success():
     runs = race(WIN, 0.0, [800.0] * 8, losses=noisy)
     runs = [run for run in runs if run.arm != "shortened:leap-auto"]
     runs += of_arm("shortened:leap-auto", BASE, real_steps=300)
-    (judged,) = judge(runs)
+    (judged,) = RaceAnalysis(runs).judgements
     assert judged.beats_baseline
     assert judged.beats_rival
     assert not judged.beats_control
@@ -102,33 +98,37 @@ def test_a_policy_that_never_leaps_is_told_as_it_is():
     assert text.endswith("The same holds for leap-fixed.")
 
 
-def test_the_convex_promise_is_checked():
+def test_what_leaping_saves_on_the_convex_task_is_said():
     runs = [race_run(**{**fields_of(run), "task": "convex"}) for run in race(WIN, -0.01, [800.0] * 8)]
-    assert "as promised there (at least 40 %)" in verdicts(runs)[0]
+    text = verdicts(runs)[0]
+    assert text.endswith(". That saves 48 % of the forward tokens to the target (95 % 47 to 49 %).")
     slow = [
         race_run(**{**fields_of(run), "task": "convex"}) for run in race([f * 1.4 for f in WIN], -0.01, [800.0] * 8)
     ]
-    assert "less than promised there (at least 40 %)" in verdicts(slow)[0]
-    assert "nats" not in verdicts(runs)[0]
+    assert "That saves 28 % of the forward tokens to the target (95 %" in verdicts(slow)[0]
+    assert "nats" not in text
+
+
+def overhead(*race):
+    found = race_verdicts(RaceAnalysis(*race))
+    return next(each.text for each in found if each.topic == "overhead of leap-auto")
 
 
 def test_overhead_is_held_against_the_budget():
     runs, points = whole_race()
-    text = next(found.text for found in race_verdicts(runs, points) if found.topic == "overhead of leap-auto")
+    text = overhead(runs, points)
     assert (
         "the budget is 1 % of the forward tokens. Pretrain, adamw: 0.60 % (at most 0.60 %), kept on each of 8" in text
     )
     assert "Noise, adamw" in text
     assert "exactly level with the baseline" in text
-    tight = next(found.text for found in race_verdicts(runs, points, budget_percent=0.5) if "overhead" in found.topic)
-    assert "over it on 8 of 8 seeds" in tight
-    none = next(found.text for found in race_verdicts(of_arm("baseline", BASE)) if "overhead" in found.topic)
-    assert none == "cannot say: leap-auto was run neither on pretrain nor on noise."
+    assert "over it on 8 of 8 seeds" in overhead(runs, points, 0.5)
+    assert overhead(of_arm("baseline", BASE)) == "cannot say: leap-auto was run neither on pretrain nor on noise."
 
 
 def test_the_whole_race_is_judged_as_it_was_made():
     runs, points = whole_race()
-    found = {verdict.topic: verdict.text for verdict in race_verdicts(runs, points)}
+    found = {verdict.topic: verdict.text for verdict in race_verdicts(RaceAnalysis(runs, points))}
     paid = [topic for topic, text in found.items() if "leaping paid" in text]
     assert paid == ["convex, sgd"]
     assert "(n = 8, p = 0.0039)" in found["convex, sgd"]
@@ -138,7 +138,7 @@ def test_the_whole_race_is_judged_as_it_was_made():
         "anneal, pretrain, adamw",
         "anneal, pretrain, muon",
     ]
-    count = comparisons(runs, points)
+    count = RaceAnalysis(runs, points).comparisons
     assert f"not corrected for the {count} comparisons made" in found["how far to trust this"]
     # 21 arms against the baseline, 4 controls, 2 of annealing in each of four cases; convex 5 and 1, noise 3 and 1.
     assert count == 4 * (21 + 4 + 2) + (4 + 1) + (3 + 1)

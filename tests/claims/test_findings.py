@@ -1,12 +1,13 @@
 """Claims judged on records in which the answer is known."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
 
 from findings_records import HIGH, LOW, by_eta, by_step, pairs, study, unjudged, whole_set
-from leapverify.claims.catalogue import judge_findings
+from leapverify.claims.catalogue import CLAIMS, judge_findings
 from leapverify.claims.evidence import (
     BASE,
     BFLOAT16,
@@ -15,23 +16,27 @@ from leapverify.claims.evidence import (
     SHARED_INIT,
     Evidence,
 )
-from leapverify.claims.horizon import depth_is_free, not_rounding
-from leapverify.claims.prediction import (
-    momentum_explodes,
-    proximity_tells,
-    regime_beyond_rate,
-    stable_is_predictable,
-    state_is_unsuitable,
-)
-from leapverify.claims.regimes import eta_cuts, regression, scaling, standing_rate, survival
-from leapverify.claims.seeds import (
-    boundaries_coincide,
-    boundaries_stay,
-    ensemble_collapses,
-    loss_converges,
-    representations_converge,
-)
-from leapverify.claims.skill import nothing_better, similarity_recognizes
+from leapverify.claims.regimes import eta_cuts, regression
+from leapverify.claims.rule import judge
+
+JUDGES = {key: functools.partial(judge, claim) for key, claim in CLAIMS.items()}
+survival = JUDGES["regimes-survive"]
+standing_rate = JUDGES["regimes-at-constant-rate"]
+scaling = JUDGES["regimes-scale"]
+loss_converges = JUDGES["loss-converges"]
+ensemble_collapses = JUDGES["ensemble-collapses"]
+representations_converge = JUDGES["representations-converge"]
+boundaries_coincide = JUDGES["boundaries-coincide"]
+boundaries_stay = JUDGES["boundaries-are-the-landscape"]
+momentum_explodes = JUDGES["momentum-explodes"]
+state_is_unsuitable = JUDGES["state-is-unsuitable"]
+stable_is_predictable = JUDGES["stable-is-predictable"]
+regime_beyond_rate = JUDGES["regime-beyond-rate"]
+proximity_tells = JUDGES["proximity-tells"]
+depth_is_free = JUDGES["depth-is-free"]
+not_rounding = JUDGES["not-rounding"]
+similarity_recognizes = JUDGES["similarity-recognizes"]
+nothing_better = JUDGES["nothing-better"]
 
 
 def alone(**options) -> Evidence:

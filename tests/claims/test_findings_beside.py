@@ -1,12 +1,18 @@
 """What stands beside a verdict, so that it says no more than its evidence."""
 
+import functools
+
 import pytest
 
 from findings_records import by_eta, by_step, study, whole_set
+from leapverify.claims.catalogue import CLAIMS
 from leapverify.claims.evidence import BASE, Evidence
-from leapverify.claims.prediction import stable_is_predictable
-from leapverify.claims.regimes import standing_rate, survival
-from leapverify.claims.seeds import loss_converges
+from leapverify.claims.rule import judge
+
+survival = functools.partial(judge, CLAIMS["regimes-survive"])
+standing_rate = functools.partial(judge, CLAIMS["regimes-at-constant-rate"])
+loss_converges = functools.partial(judge, CLAIMS["loss-converges"])
+stable_is_predictable = functools.partial(judge, CLAIMS["stable-is-predictable"])
 
 
 def alone(**options) -> Evidence:
@@ -48,10 +54,10 @@ def test_a_line_that_is_passed_before_training_shows_no_convergence():
 def test_the_papers_own_two_regimes_are_compared_without_the_chaotic_ones():
     shares = {"stable": 0.9, "transition": 0.1, "chaotic": 0.95}
 
-    def judge(row, predictor, k, chance):
+    def strictly(row, predictor, k, chance):
         share = 0.5 if predictor == "random" else shares.get(row.regime, 0.5)
         return {"strict": bool(chance.random() < share)}
 
-    found = stable_is_predictable(alone(angle=by_step, judge=judge, steps=2000))
+    found = stable_is_predictable(alone(angle=by_step, judge=strictly, steps=2000))
     assert value(found, "linear, stable less transition, all horizons") == pytest.approx(0.8, abs=0.1)
     assert value(found, "stable less transition, all horizons, less random's") == pytest.approx(0.8, abs=0.2)

@@ -8,26 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leapverify.claims.rule import (
-    FALLS,
-    OPEN,
-    STANDS,
-    Bar,
-    Estimate,
-    Quantity,
-    finding,
+from leapverify.claims.estimate import (
+    SeedEstimate,
+    averaged,
     holm,
     mean_over_seeds,
     nothing,
     rate_over_seeds,
+    seed_means,
     share_over_seeds,
     spread_over_seeds,
-    verdict_of,
 )
+from leapverify.claims.evidence import Evidence
+from leapverify.claims.rule import FALLS, OPEN, STANDS, Bar, Claim, Line, Measured, Quantity, judge, verdict_of
 
 
 def bar(low, high, line=0.0, above=True, seeds=4) -> Bar:
-    return Bar(Quantity("x", Estimate((low + high) / 2, low, high, 10, seeds)), line, above)
+    return Bar(Quantity("x", SeedEstimate((low + high) / 2, low, high, 10, seeds)), line, above)
 
 
 @pytest.mark.parametrize(
@@ -66,24 +63,60 @@ def test_a_claim_stands_by_all_conditions_and_falls_by_any_or_by_all():
     assert verdict_of([missed, missed], "all") == FALLS
 
 
-def test_what_explains_a_difference_is_said_only_where_there_is_one():
-    def made(one):
-        return finding("k", "claim", "Table 1", "control", [one], explains="the schedule")
+def judged(bars, explains="", each=()):
+    """A claim with these conditions, of which the named ones have an explanation of their own."""
+    own = dict(enumerate(each))
+    claim = Claim(
+        key="k",
+        text="claim",
+        source="Table 1",
+        control="control",
+        needs=(),
+        measure=lambda evidence, why: Measured([bar.quantity for bar in bars]),
+        lines=tuple(Line(bar.line, bar.above, own.get(place, "")) for place, bar in enumerate(bars)),
+        explains=explains,
+    )
+    return judge(claim, Evidence({}, {}))
 
-    assert made(bar(-0.2, -0.1)).explains == "the schedule"
-    assert made(bar(0.1, 0.2)).explains == ""
-    assert made(bar(-0.1, 0.2)).explains == ""
+
+def test_what_explains_a_difference_is_said_only_where_there_is_one():
+    assert judged([bar(-0.2, -0.1)], "the schedule").explains == "the schedule"
+    assert judged([bar(0.1, 0.2)], "the schedule").explains == ""
+    assert judged([bar(-0.1, 0.2)], "the schedule").explains == ""
 
 
 def test_of_several_explanations_those_of_the_missed_conditions_are_said():
     bars = [bar(0.1, 0.2), bar(-0.2, -0.1), bar(-0.3, -0.1)]
-    assert finding("k", "c", "s", "x", bars, explains=("one", "two", "three")).explains == "two; three"
-    assert finding("k", "c", "s", "x", bars[:1], explains=("one",)).explains == ""
+    assert judged(bars, each=("one", "two", "three")).explains == "two; three"
+    assert judged(bars, "all", each=("one", "two")).explains == "two; all"
+    assert judged(bars[:1], each=("one",)).explains == ""
 
 
 def test_the_rule_names_the_line_that_the_code_uses():
-    rule = finding("k", "c", "s", "x", [bar(0, 1, line=0.25), bar(0, 1, line=3, above=False)], explains="").rule
+    rule = judged([bar(0, 1, line=0.25), bar(0, 1, line=3, above=False)]).rule
     assert rule.startswith("Stands if *x* is above 0.25 and *x* is below 3.00, each with its whole interval;")
+
+
+def test_one_line_serves_every_quantity_and_the_reason_names_the_missing_studies():
+    said = []
+
+    def measure(evidence, why):
+        said.append(why)
+        return Measured([bar(0.1, 0.2).quantity, bar(-0.2, -0.1).quantity], notes=["seen"])
+
+    claim = Claim(key="k", text="c", source="s", control="x", needs=("base", "larger"), measure=measure,
+                  lines=(Line(0.0),), notes=("always",))  # fmt: skip
+    found = judge(claim, Evidence({}, {"larger": "failed"}))
+    assert [each.verdict for each in found.bars] == [STANDS, FALLS]
+    assert found.notes == ("seen", "always")
+    assert said == ["base was not run; larger failed"]
+
+
+def test_means_of_seeds_count_their_observations_and_differ_where_both_have_one():
+    a, b = seed_means([(1, 1.0), (1, 0.0), (2, 1.0)]), seed_means([(2, 0.25), (3, 1.0)])
+    assert (a.values, a.n) == ({1: 0.5, 2: 1.0}, 3)
+    assert a.less(b) == ({2: 0.75}, 5)
+    assert averaged([a, b]) == ({1: 0.5, 2: 0.625, 3: 1.0}, 5)
 
 
 def test_holm_on_a_worked_example():
@@ -145,7 +178,9 @@ def test_a_seed_without_a_number_is_left_out():
 
 
 def test_numbers_are_written_with_their_unit_once():
-    quantity = Quantity("x", Estimate(0.5, 0.25, 0.75, 1200, 4), "predictions", ".0f", 100, " %")
+    quantity = Quantity("x", SeedEstimate(0.5, 0.25, 0.75, 1200, 4), "predictions", ".0f", 100, " %")
     assert quantity.text == "50 % (95 % 25 to 75 %; 4 seeds, 1,200 predictions)"
-    assert Quantity("x", Estimate(-0.0001, -0.1, 0.1, 3, 3), form="+.0f", scale=100, unit=" points").here == "0 points"
+    assert (
+        Quantity("x", SeedEstimate(-0.0001, -0.1, 0.1, 3, 3), form="+.0f", scale=100, unit=" points").here == "0 points"
+    )
     assert Quantity("x", nothing("was not run")).text == "none: was not run"

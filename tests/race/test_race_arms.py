@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from leapverify.analysis.race.arms import ARMS as ORDER
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.race.arms import ARMS, CONTROLS, arm_named, arms_for, controls_of, setting_of, values_of, with_needs
 from leapverify.race.assemble import assemble, schedule_of
 from leapverify.race.averages import EMA, LAWA, Lookahead, swapped
-from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, TunedChoice
+from leapverify.race.plan import RaceUnit, Result, SeedCase, TunedChoice
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, trained, unit_of
 from race_records import race_run

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from leapverify.analysis.race.arms import RaceCase, is_of_predictor
 from leapverify.cli.main import main
 from leapverify.config.overrides import with_settings
 from leapverify.errors import ConfigError
 from leapverify.io import records
 from leapverify.io.records import RaceRun
 from leapverify.predict import CATALOGUE, names
-from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, is_of_predictor, setting_of, with_needs
+from leapverify.race.arms import arm_named, arms_for, arms_of, controls_of, setting_of, with_needs
 from leapverify.race.config import every_predictor
-from leapverify.race.dry_run import outline
+from leapverify.race.dry_run import dry_run
 from leapverify.race.overrides import other_race
-from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, TunedChoice, digest
+from leapverify.race.plan import RaceUnit, Result, SeedCase, TunedChoice, digest
 from leapverify.race.race import run_race
 from leapverify.race.tasks import build_tasks
 from race_micro import micro, timeless, trained, unit_of, words
@@ -88,14 +89,14 @@ def test_a_task_without_a_raced_rate_is_refused_with_the_remedy():
     assert build_tasks(micro(rates=["tuned"], tasks=["convex"]))["convex"].rates_of("sgd") == ("tuned",)
 
 
-def test_the_outline_counts_the_arms_of_predictors():
-    said = outline(micro(tasks=["noise"], arms=["baseline"], predictors=["linear"]))
+def test_the_dry_run_counts_the_arms_of_predictors():
+    said = dry_run(micro(tasks=["noise"], arms=["baseline"], predictors=["linear"]))
     assert "baseline, always:linear, leap:linear, shortened:always:linear, shortened:leap:linear" in said[-2]
 
 
-def test_the_outline_names_no_more_arms_than_a_line_holds():
+def test_the_dry_run_names_no_more_arms_than_a_line_holds():
     many = [f"taylor-{order}" for order in range(1, 8)]
-    said = outline(micro(tasks=["noise"], arms=["baseline"], predictors=many))[-2]
+    said = dry_run(micro(tasks=["noise"], arms=["baseline"], predictors=many))[-2]
     assert "baseline, always:... (7 arms), leap:... (7 arms), shortened:... (14 arms)  " in said
 
 

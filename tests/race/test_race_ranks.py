@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.cli.main import main
 from leapverify.core.batch_tree import mapped
 from leapverify.core.ranks import Ranks, ranks_of_world
@@ -22,7 +23,7 @@ from leapverify.race import unit as units
 from leapverify.race.arms import ARMS, values_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.parallel import require_parallel
-from leapverify.race.plan import RaceCase, Result
+from leapverify.race.plan import Result
 from leapverify.race.race import run_race
 from leapverify.race.results import Store
 from leapverify.race.tasks import Material, build_tasks
@@ -206,7 +207,7 @@ def test_a_race_that_was_told_to_stop_goes_on_on_ranks(tmp_path: Path) -> None:
 @pytest.mark.failure(8)
 def test_a_loss_that_is_nan_on_one_rank_ends_the_run_on_all() -> None:
     def work() -> Result:
-        real = units._Course._train
+        real = units._Training._train
 
         def train(course: Any) -> None:
             real(course)
@@ -215,7 +216,7 @@ def test_a_loss_that_is_nan_on_one_rank_ends_the_run_on_all() -> None:
                 course._loss = course._loss * float("nan")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(units._Course, "_train", train)
+            patch.setattr(units._Training, "_train", train)
             return trained("baseline")
 
     for found in together(2, work):
@@ -226,14 +227,14 @@ def test_a_loss_that_is_nan_on_one_rank_ends_the_run_on_all() -> None:
 def test_an_error_of_one_rank_ends_the_race_on_all_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = units._Course._train
+    real = units._Training._train
 
     def fail(course: Any) -> None:
         if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 and course._step == 6:
             raise torch.OutOfMemoryError("out of memory, as it were")
         real(course)
 
-    monkeypatch.setattr(units._Course, "_train", fail)
+    monkeypatch.setattr(units._Training, "_train", fail)
     monkeypatch.setattr(on_ranks, "GRACE_S", 0.5)
     words = raced(micro(**SHORT), tmp_path / "run", 2)
     assert words == ["RanksDivergedError: rank 1: OutOfMemoryError: out of memory, as it were"] * 2

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.errors import Damaged
 from leapverify.race.arms import ARMS, values_of
-from leapverify.race.plan import RaceCase
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit, warm_up

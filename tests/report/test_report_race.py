@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+from leapverify.analysis.race.verdicts import race_verdicts
 from leapverify.io import records
 from leapverify.io.records import RaceRun
 from leapverify.report import build_report
@@ -19,7 +20,8 @@ from leapverify.report.kit.figure_files import file_spec
 from leapverify.report.kit.run import RaceRecords, load_race, load_run
 from leapverify.report.kit.theme import DARK, LIGHT, resolved
 from leapverify.report.race.figures import ARM_MARKS, COSTS, OTHER, RANGES, race_figure
-from leapverify.report.race.tables import RaceAnalysis, race_tables
+from leapverify.report.race.page import analysis_of
+from leapverify.report.race.tables import race_tables
 from leapverify.report.study.page import SHORT
 from race_records import ENVIRONMENT, SEEDS, of_arm, race_point, race_run, whole_race, write_race
 
@@ -39,11 +41,11 @@ def race_page(race_folder):
 
 @pytest.fixture(scope="module")
 def analysis(race_folder):
-    return RaceAnalysis(load_race(race_folder))
+    return analysis_of(load_race(race_folder))
 
 
 def a_race(runs, points=(), config=None):
-    return RaceAnalysis(RaceRecords(None, config or {}, {}, {}, runs, points))
+    return analysis_of(RaceRecords(None, config or {}, {}, {}, runs, points))
 
 
 def sections(page):
@@ -241,7 +243,7 @@ def test_the_tuning_table_marks_the_choice(analysis):
 
 def test_the_budget_is_that_of_the_configuration():
     runs, points = whole_race(seeds=(0, 1, 2))
-    texts = " ".join(found.text for found in a_race(runs, points, {"overhead": 0.005}).verdicts)
+    texts = " ".join(found.text for found in race_verdicts(a_race(runs, points, {"overhead": 0.005})))
     assert "the budget is 0.5 % of the forward tokens" in texts
 
 

@@ -12,7 +12,6 @@ from leapverify.report import build_report
 from leapverify.report.kit.run import RaceRecords
 from leapverify.report.race.page import RaceReport, race_finding
 from leapverify.report.race.predictors import predictor_tables
-from leapverify.report.race.tables import RaceAnalysis
 from race_records import of_arm, race_point, write_race
 
 BASE = [2.0 + 0.01 * seed for seed in range(4)]
@@ -33,7 +32,7 @@ def runs(rate: str = "tuned") -> list:
 
 
 def report(rows: list) -> RaceReport:
-    return RaceReport(RaceAnalysis(RaceRecords(None, {}, {}, {}, rows, ())))
+    return RaceReport(RaceRecords(None, {}, {}, {}, rows, ()))
 
 
 def test_one_table_a_case_with_both_ways_and_every_number_in_the_csv():

@@ -23,6 +23,7 @@ import yaml
 from torch import nn
 
 from lazily import Lazily
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.bench.results import BenchSeed
 from leapverify.config.overrides import dump_config, load_config, parse_settings
 from leapverify.config.presets import preset as study_preset
@@ -34,7 +35,7 @@ from leapverify.observe.probes import ProbeSet
 from leapverify.predict.learnt.files import SHIPPED, load_learnt
 from leapverify.predict.nino.checkpoint import read as read_nino
 from leapverify.race.overrides import load_config as load_race
-from leapverify.race.plan import RaceCase, RaceUnit, Result
+from leapverify.race.plan import RaceUnit, Result
 from leapverify.race.presets import preset as race_preset
 from leapverify.race.results import Store
 from leapverify.report.kit.run import load_run

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.config.overrides import with_settings
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import RaceCase, RaceUnit, Result
+from leapverify.race.plan import RaceUnit, Result
 from leapverify.race.presets import preset
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit

@@ -1,4 +1,4 @@
-"""What the findings are drawn from: the records of a base study and of its variations, by name."""
+"""What claims are judged by: the records of a base study and of its variations, by name."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ class Records:
     measures: Sequence[SeedMeasure]
     peak: float
     """Of eta."""
-    warmup: int
-    """Steps."""
+    warmup_steps: int
     steps: int
     """Of one seed."""
-    interval: int
-    """Delta, steps."""
+    interval_steps: int
+    """Delta."""
     parameters: int | None
 
     @cached_property
@@ -56,7 +55,7 @@ class Records:
     @cached_property
     def settled(self) -> Sequence[Checkpoint]:
         """Labelled checkpoints whose whole interval lies behind the warm-up: before it, eta and the clock rise."""
-        first = self.warmup + self.interval
+        first = self.warmup_steps + self.interval_steps
         return [row for row in self.checkpoints if row.step >= first and angle(row) is not None]
 
     def judged(self, predictor: str, horizon: int | None = None) -> list[Prediction]:
@@ -73,6 +72,10 @@ class Records:
         return tuple(sorted({row.horizon for row in self.predictions}))
 
 
+NO_RECORDS = Records((), (), (), math.nan, 0, 0, 0, None)
+"""Of a study that is not there."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Every study that is there, and why the others are not."""
@@ -80,9 +83,9 @@ class Evidence:
     studies: Mapping[str, Records]
     missing: Mapping[str, str]
 
-    def get(self, name: str) -> Records | None:
-        """One study, if it is there."""
-        return self.studies.get(name)
+    def __getitem__(self, name: str) -> Records:
+        """One study; one without any row where it is not there."""
+        return self.studies.get(name, NO_RECORDS)
 
     def those(self, names: Iterable[str]) -> dict[str, Records]:
         """Of the named studies those that are there."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from leapverify.analysis.wording import counted
-from leapverify.claims.catalogue import decisive_intervals
 from leapverify.claims.rule import ClaimResult, Quantity
 from leapverify.io.storage import write_json, write_text
 from leapverify.io.untrusted import escape as words
@@ -22,18 +21,14 @@ BEGIN, END = "<!-- findings: begin, written by `leapverify findings --doc` -->",
 def verdict_lines(found: Sequence[ClaimResult]) -> list[str]:
     """One line a claim, for the terminal."""
     width = max(len(finding.key) for finding in found)
-    return [f"{finding.key:{width}}  {finding.verdict:12}  {_measured(_decided(finding))}" for finding in found]
+    decided = [(finding, _decided(finding)) for finding in found]
+    return [f"{each.key:{width}}  {each.verdict:12}  {by.name}: {by.text}" for each, by in decided]
 
 
 def _decided(finding: ClaimResult) -> Quantity:
     """What decided: of a claim that falls the first condition that was missed, else the first of all."""
     decided = [bar.quantity for bar in finding.bars if bar.verdict == finding.verdict]
     return (decided or list(finding.measured))[0]
-
-
-def _brief(quantity: Quantity) -> str:
-    interval = f" ({quantity.interval})" if quantity.interval else ""
-    return f"{quantity.name}: {quantity.here}{interval}"
 
 
 def as_markdown(found: Sequence[ClaimResult], about: Iterable[str] = (), level: int = 2) -> str:
@@ -47,8 +42,9 @@ def as_markdown(found: Sequence[ClaimResult], about: Iterable[str] = (), level: 
     lines = ["| claim | verdict here | measured (95 % over seeds) | decisive control | n |", "|---|---|---|---|---|"]
     for finding in found:
         decided = _decided(finding)
-        cells = (finding.claim, f"**{finding.verdict}**", _brief(decided), finding.control, decided.behind)
-        lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
+        interval = f" ({decided.interval})" if decided.interval else ""
+        measured = f"{decided.name}: {decided.here}{interval}"
+        lines.append(_row(finding.claim, f"**{finding.verdict}**", measured, finding.control, decided.behind))
     lines += ["", multiplicity(found)]
     for paragraph in about:
         lines += ["", paragraph]
@@ -72,19 +68,22 @@ def _claim(finding: ClaimResult) -> list[str]:
 
 
 def _line(quantity: Quantity, needed: str) -> str:
-    cells = (quantity.name, quantity.here, quantity.interval, quantity.behind, needed)
-    return "| " + " | ".join(_cell(text) for text in cells) + " |"
+    return _row(quantity.name, quantity.here, quantity.interval, quantity.behind, needed)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(map(words.markdown, cells)) + " |"
 
 
 def multiplicity(found: Sequence[ClaimResult]) -> str:
     """How many intervals and p-values stand behind the verdicts."""
     decided = sum(finding.verdict != "not decided" for finding in found)
-    claims, intervals = counted(len(found), "claim"), decisive_intervals(list(found))
+    intervals = sum(len(finding.bars) for finding in found)
     return (
-        f"{claims}, {decided} decided. The rules rest on {intervals} intervals over seeds at 95 %, not corrected for "
-        "their number: of twenty such intervals one misses by chance. The verdict that rests on p-values "
-        "(nothing-better) has Holm's. Shown is the first condition that made the verdict; the others are below, and so "
-        "are rows without a need, which are there to be read and decide nothing."
+        f"{counted(len(found), 'claim')}, {decided} decided. The rules rest on {intervals} intervals over seeds at "
+        "95 %, not corrected for their number: of twenty such intervals one misses by chance. The verdict that rests "
+        "on p-values (nothing-better) has Holm's. Shown is the first condition that made the verdict; the others are "
+        "below, and so are rows without a need, which are there to be read and decide nothing."
     )
 
 
@@ -95,34 +94,26 @@ def as_csv(found: Sequence[ClaimResult]) -> str:
     writer.writerow(["key", "verdict", "role", "quantity", "value", "low", "high", "seeds", "n", "of", "side", "line",
                      "reading", "reason"])  # fmt: skip
     for finding in found:
-        for bar in finding.bars:
-            side = "above" if bar.above else "below"
-            tail = [side, bar.line, bar.reading, bar.quantity.found.reason or ""]
-            row = [finding.key, finding.verdict, "decides", *_row(bar.quantity), *tail]
-            writer.writerow(map(words.field, row))
-        for quantity in finding.beside:
-            tail = ["", "", "", quantity.found.reason or ""]
-            row = [finding.key, finding.verdict, "beside", *_row(quantity), *tail]
-            writer.writerow(map(words.field, row))
+        rows: list[tuple[str, Quantity, list[Any]]] = [
+            ("decides", bar.quantity, ["above" if bar.above else "below", bar.line, bar.reading])
+            for bar in finding.bars
+        ]
+        rows += [("beside", quantity, ["", "", ""]) for quantity in finding.beside]
+        for role, quantity, tail in rows:
+            e = quantity.found
+            numbers = ["" if value is None else value for value in (e.value, e.low, e.high)]
+            row = [finding.key, finding.verdict, role, quantity.name, *numbers, e.seeds, e.n, quantity.of, *tail]
+            writer.writerow(map(words.field, [*row, e.reason or ""]))
     return out.getvalue()
-
-
-def _row(quantity: Quantity) -> list[Any]:
-    e = quantity.found
-    numbers = ["" if value is None else value for value in (e.value, e.low, e.high)]
-    return [quantity.name, *numbers, e.seeds, e.n, quantity.of]
 
 
 def as_tree(found: Sequence[ClaimResult], missing: Mapping[str, str]) -> dict[str, Any]:
     """Everything as plain data."""
-    return {"findings": [_plain(finding) for finding in found], "missing": dict(missing)}
-
-
-def _plain(finding: ClaimResult) -> dict[str, Any]:
-    tree = dataclasses.asdict(finding)
-    for plain, bar in zip(tree["bars"], finding.bars, strict=True):
-        plain |= {"condition": bar.condition, "verdict": bar.verdict}
-    return json.loads(json.dumps(tree))
+    trees = [json.loads(json.dumps(dataclasses.asdict(finding))) for finding in found]
+    for tree, finding in zip(trees, found, strict=True):
+        for plain, bar in zip(tree["bars"], finding.bars, strict=True):
+            plain |= {"condition": bar.condition, "verdict": bar.verdict}
+    return {"findings": trees, "missing": dict(missing)}
 
 
 def write_findings(
@@ -171,13 +162,5 @@ def filled(text: str, results: str) -> str:
     return f"{head}{BEGIN}\n\n{results}\n{END}{tail}"
 
 
-def _measured(quantity: Quantity) -> str:
-    return f"{quantity.name}: {quantity.text}"
-
-
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _cell(text: str) -> str:
-    return words.markdown(text)

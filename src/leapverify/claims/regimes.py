@@ -11,6 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leapverify.analysis.vocabulary import REGIMES
+from leapverify.claims.estimate import (
+    PerSeed,
+    averaged,
+    mean_over_seeds,
+    nothing,
+    rate_over_seeds,
+    seed_means,
+    share_over_seeds,
+)
 from leapverify.claims.evidence import (
     BASE,
     CONSTANT,
@@ -21,17 +30,7 @@ from leapverify.claims.evidence import (
     angle,
     common_seeds,
 )
-from leapverify.claims.rule import (
-    Bar,
-    ClaimResult,
-    Estimate,
-    Quantity,
-    finding,
-    mean_over_seeds,
-    nothing,
-    rate_over_seeds,
-    share_over_seeds,
-)
+from leapverify.claims.rule import Claim, Line, Measured, Quantity, percent, points
 from leapverify.io.records import Checkpoint
 
 FEWEST_ROWS = 6
@@ -43,62 +42,36 @@ STRONG_READING = (
     "here: what is judged is the stronger reading, that the regimes are more than the schedule."
 )
 """What the claims about landscapes are up against."""
+TOLD_BY = {
+    "run": "by the same seed's label at the same step of the unchanged run",
+    "eta": "by the sum of eta over the interval alone, cut where it suits the unchanged run best",
+    "clock": "by the most common label of the other seeds at that step of the unchanged run",
+    "majority": "by the unchanged run's most common label",
+    "speed": "by the unchanged run, where labels are cut by angular speed acos(s)/sum of eta instead",
+}
+"""Rule that tells a label -> in words."""
+FITS = {
+    "slope": "slope of log acos(s) on log of the sum of eta, over all rates, intervals and constant runs",
+    "eta": "R² of that: log acos(s) on log of the sum of eta alone",
+    "step": "R² of log acos(s) on the logarithm of the step alone",
+    "both": "R² of log acos(s) on both",
+}
 
 
-def regime_findings(evidence: Evidence) -> list[ClaimResult]:
-    """The three claims of sections 3.1 and 3.2."""
-    return [survival(evidence), standing_rate(evidence), scaling(evidence)]
-
-
-def survival(evidence: Evidence) -> ClaimResult:
-    """Does a checkpoint keep its label when only eta or Delta changes?"""
-    base, changed = evidence.get(BASE), evidence.those(RATES_AND_INTERVALS)
-    right = label_accuracy(base, changed) if base and changed else {}
-    missing = evidence.why(BASE, *RATES_AND_INTERVALS) or "no checkpoint has a partner at the same step"
-    found = {
-        name: (share_over_seeds if name == "difference" else rate_over_seeds)(values, n, missing)
-        for name, (values, n) in right.items()
-    }
-    empty = nothing(missing)
-    ahead = Quantity(
-        "share of labels told by the unchanged run, less the share told by eta·Delta",
-        found.get("difference", empty), scale=100, form="+.0f", unit=" points",
-    )  # fmt: skip
-    beside = [
-        Quantity(f"labels told {name}", found.get(key, empty), scale=100, form=".0f", unit=" %")
-        for key, name in (
-            ("run", "by the same seed's label at the same step of the unchanged run"),
-            ("eta", "by the sum of eta over the interval alone, cut where it suits the unchanged run best"),
-            ("clock", "by the most common label of the other seeds at that step of the unchanged run"),
-            ("majority", "by the unchanged run's most common label"),
-            ("speed", "by the unchanged run, where labels are cut by angular speed acos(s)/sum of eta instead"),
-        )
-    ]
+def _survival(evidence: Evidence, why: str) -> Measured:
+    base, changed = evidence[BASE], evidence.those(RATES_AND_INTERVALS)
+    told = label_accuracy(base, changed)
+    beside = [percent(f"labels told {name}", rate_over_seeds(*told[rule], why)) for rule, name in TOLD_BY.items()]
     for name, study in changed.items():
-        values, n = (label_accuracy(base, {name: study}) if base else {}).get("difference", ({}, 0))
-        beside.append(
-            Quantity(f"the difference that decides, in {name} alone", share_over_seeds(values, n, missing), scale=100,
-                     form="+.0f", unit=" points")
-        )  # fmt: skip
-    return finding(
-        "regimes-survive",
-        "The three regimes are a property of the run: a checkpoint keeps its label when the learning rate or the "
-        "checkpoint interval is another.",
-        "sections 3.1 and 4.2",
-        "the same seeds with half and twice the learning rate and half and twice the interval; a rule that knows "
-        "nothing of the run but the sum of eta over the interval",
-        [Bar(ahead, 0.0)],
-        explains="thresholds on the angle of a whole interval, which grows with eta·Delta: the label says how far the "
-        "optimizer was allowed to move",
-        beside=[*beside, *regression(evidence)],
-        notes=[STRONG_READING, "The runs with another rate or interval are counted label by label, so that those with "
-               "more checkpoints weigh more. R² of the step is low by design where rates differ between runs; what "
-               "counts is how much the step adds to eta."],
-    )  # fmt: skip
+        found = share_over_seeds(*label_accuracy(base, {name: study})["difference"], why)
+        beside.append(points(f"the difference that decides, in {name} alone", found, "checkpoints", "+.0f"))
+    ahead = share_over_seeds(*told["difference"], why)
+    name = "share of labels told by the unchanged run, less the share told by eta·Delta"
+    return Measured([points(name, ahead, "checkpoints", "+.0f")], [*beside, *regression(evidence)])
 
 
-def label_accuracy(base: Records, changed: Mapping[str, Records]) -> dict[str, tuple[dict[int, float], int]]:
-    """Of the changed runs' labels, the share that each rule tells: rule -> (share of each seed, labels in all).
+def label_accuracy(base: Records, changed: Mapping[str, Records]) -> Mapping[str, PerSeed]:
+    """Of the changed runs' labels, the share that each rule tells.
 
     Rules: `run`, the same seed's label at the same step of the base study; `clock`, the most common label of its other
     seeds; `majority`; `eta`, two cut points of the sum of eta over the interval that tell most of the base study's
@@ -107,19 +80,17 @@ def label_accuracy(base: Records, changed: Mapping[str, Records]) -> dict[str, t
     low, high = eta_cuts(base.settled)
     most = Counter(row.regime for row in base.settled).most_common(1)[0][0] if base.settled else ""
     cuts = _speed_cuts(base.settled)
-    right: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    hits: dict[str, list[tuple[int, float]]] = {rule: [] for rule in (*TOLD_BY, "difference")}
     for row, partner in _partners(base, changed):
         others = Counter(r.regime for r in base.settled if r.step == row.step and r.seed != row.seed)
         told = {"run": partner.regime, "eta": _by_eta(row.eta_sum, low, high), "majority": most}
         told |= {"clock": others.most_common(1)[0][0]} if others else {}
-        for rule, label in told.items():
-            right[rule][row.seed].append(float(label == row.regime))
-        right["speed"][row.seed].append(float(_by_speed(row, cuts) == _by_speed(partner, cuts)))
-        right["difference"][row.seed].append(right["run"][row.seed][-1] - right["eta"][row.seed][-1])
-    return {
-        rule: ({seed: float(np.mean(hits)) for seed, hits in of_rule.items()}, sum(map(len, of_rule.values())))
-        for rule, of_rule in right.items()
-    }
+        right = {rule: float(label == row.regime) for rule, label in told.items()}
+        right["speed"] = float(_by_speed(row, cuts) == _by_speed(partner, cuts))
+        right["difference"] = right["run"] - right["eta"]
+        for rule, hit in right.items():
+            hits[rule].append((row.seed, hit))
+    return {rule: seed_means(of_rule) for rule, of_rule in hits.items()}
 
 
 def _partners(base: Records, changed: Mapping[str, Records]) -> Iterator[tuple[Checkpoint, Checkpoint]]:
@@ -166,7 +137,7 @@ def _by_speed(row: Checkpoint, cuts: tuple[float, float]) -> str:
 
 
 def regression(evidence: Evidence) -> list[Quantity]:
-    """log acos(s_t) on log(sum of eta), over every study with another rate or interval: slope, R^2, what time adds."""
+    """log acos(s_t) on log(sum of eta) over every rate and interval: slope, R^2, and what the step adds."""
     studies = list(evidence.those((BASE, *RATES_AND_INTERVALS, *CONSTANT)).values())
     fits: dict[str, dict[int, float]] = defaultdict(dict)
     n = 0
@@ -181,13 +152,7 @@ def regression(evidence: Evidence) -> list[Quantity]:
         fits["slope"][seed], fits["eta"][seed] = float(slopes[0]), of_eta
         fits["both"][seed], fits["step"][seed] = _fit(y, eta, step)[1], _fit(y, step)[1]
     why = "fewer than two studies with different rates" if len(studies) < 2 else "no seed has enough checkpoints"
-    named = (
-        ("slope", "slope of log acos(s) on log of the sum of eta, over all rates, intervals and constant runs"),
-        ("eta", "R² of that: log acos(s) on log of the sum of eta alone"),
-        ("step", "R² of log acos(s) on the logarithm of the step alone"),
-        ("both", "R² of log acos(s) on both"),
-    )
-    return [Quantity(name, mean_over_seeds(fits.get(key, {}), n, why)) for key, name in named]
+    return [Quantity(name, mean_over_seeds(fits[key], n, why)) for key, name in FITS.items()]
 
 
 def _fit(y: NDArray[np.float64], *columns: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -198,46 +163,28 @@ def _fit(y: NDArray[np.float64], *columns: NDArray[np.float64]) -> tuple[NDArray
     return solution[:-1].astype(np.float64), 1.0 - rest / total if total > 0 else math.nan
 
 
-def standing_rate(evidence: Evidence) -> ClaimResult:
-    """How much of the slowing-down is left when the rate stands still?"""
-    base, constant = evidence.get(BASE), evidence.those(CONSTANT)
-    why = evidence.why(BASE, *CONSTANT)
-    falls = _slowing(base) if base else {}
-    own = mean_over_seeds(falls, _settled(base), why or "no seed has enough checkpoints")
-    slows = own.high is not None and own.high < 0
-    shares: dict[int, list[float]] = defaultdict(list)
-    for study in constant.values():
-        for seed, share in _kept(study, falls).items():
-            shares[seed].append(share)
-    n = sum(_settled(study) for study in constant.values())
-    found = mean_over_seeds({seed: float(np.mean(of_seed)) for seed, of_seed in shares.items()}, n, why)
-    if not slows:
+def _standing(evidence: Evidence, why: str) -> Measured:
+    base, constant = evidence[BASE], evidence.those(CONSTANT)
+    falls = _slowing(base)
+    own = mean_over_seeds(falls, len(base.settled), why or "no seed has enough checkpoints")
+    found = mean_over_seeds(*averaged(_kept(study, falls) for study in constant.values()), why)
+    if own.high is None or own.high >= 0:
         found = nothing(why or "in the unchanged run the fingerprints do not slow down to begin with")
-    left = Quantity(
-        "share of the slowing-down (first to last third, log acos(s)) that constant rates keep", found,
-        scale=100, form=".0f", unit=" %",
-    )  # fmt: skip
     beside = [Quantity("change of log acos(s) from the first to the last third of the unchanged run", own, form="+.2f")]
     for name, study in constant.items():
-        beside += _at_rate(name, study, falls)
-    return finding(
-        "regimes-at-constant-rate",
-        "Training itself passes from chaotic through transition to stable: at a learning rate that stands still the "
-        "fingerprints keep at least half of their slowing-down.",
-        "sections 3, 3.1 and 9",
-        "the same seeds at a learning rate that stays where the warm-up ends (the peak, a quarter, a sixteenth of it)",
-        [Bar(left, HALF)],
-        explains="the cosine's falling learning rate: when it does not fall, the fingerprints slow down on average by "
-        "the share given here only",
-        beside=beside,
-        notes=[STRONG_READING, *_rates_that_keep(constant, falls), "The line is ours."],
-    )
+        rate = f"at eta = {study.peak:.3g} throughout ({name})"
+        beside.append(percent(f"share of the slowing-down kept {rate}", mean_over_seeds(*_kept(study, falls))))
+        beside += [
+            percent(f"{regime} checkpoints {rate}", rate_over_seeds(*regime_share(study, regime))) for regime in REGIMES
+        ]
+    name = "share of the slowing-down (first to last third, log acos(s)) that constant rates keep"
+    return Measured([percent(name, found)], beside, [STRONG_READING, *_rates_that_keep(constant, falls)])
 
 
 def _rates_that_keep(constant: Mapping[str, Records], falls: Mapping[int, float]) -> Iterator[str]:
     """Constant rates that on their own keep more than half: the mean over rates would hide them."""
     for study in constant.values():
-        kept = mean_over_seeds(_kept(study, falls), 0)
+        kept = mean_over_seeds(*_kept(study, falls))
         if kept.low is not None and kept.low > HALF:
             yield (
                 f"The mean hides that at eta = {study.peak:.3g} alone the fingerprints keep more than half of the "
@@ -245,13 +192,10 @@ def _rates_that_keep(constant: Mapping[str, Records], falls: Mapping[int, float]
             )
 
 
-def _kept(study: Records, falls: Mapping[int, float]) -> dict[int, float]:
-    """Seed -> share of the base study's slowing-down that a run keeps."""
-    return {seed: change / falls[seed] for seed, change in _slowing(study).items() if falls.get(seed, 0.0) < 0}
-
-
-def _settled(study: Records | None) -> int:
-    return len(study.settled) if study else 0
+def _kept(study: Records, falls: Mapping[int, float]) -> PerSeed:
+    """The share of the base study's slowing-down that a run keeps."""
+    shares = {seed: change / falls[seed] for seed, change in _slowing(study).items() if falls.get(seed, 0.0) < 0}
+    return PerSeed(shares, len(study.settled))
 
 
 def _slowing(study: Records) -> dict[int, float]:
@@ -265,71 +209,88 @@ def _slowing(study: Records) -> dict[int, float]:
     return found
 
 
-def _at_rate(name: str, study: Records, falls: Mapping[int, float]) -> list[Quantity]:
-    """What one constant rate keeps of the slowing-down, and the share of each regime."""
-    shares, n = regime_shares(study), len(study.settled)
-    rate = f"at eta = {study.peak:.3g} throughout ({name})"
-    found = [Quantity(f"share of the slowing-down kept {rate}", mean_over_seeds(_kept(study, falls), n), form=".0f",
-                      scale=100, unit=" %")]  # fmt: skip
-    for regime in REGIMES:
-        of_regime = rate_over_seeds({seed: of_seed[regime] for seed, of_seed in shares.items()}, n)
-        found.append(Quantity(f"{regime} checkpoints {rate}", of_regime, form=".0f", scale=100, unit=" %"))
-    return found
+def regime_share(study: Records, regime: str) -> PerSeed:
+    """The share of a regime among the labelled checkpoints behind the warm-up."""
+    return seed_means((row.seed, float(row.regime == regime)) for row in study.settled)
 
 
-def regime_shares(study: Records) -> dict[int, dict[str, float]]:
-    """Seed -> regime -> share of its labelled checkpoints behind the warm-up."""
-    labels: dict[int, list[str]] = defaultdict(list)
-    for row in study.settled:
-        labels[row.seed].append(row.regime)
-    return {seed: {regime: own.count(regime) / len(own) for regime in REGIMES} for seed, own in labels.items()}
-
-
-def scaling(evidence: Evidence) -> ClaimResult:
-    """Table 2's opposing trends, between two sizes."""
-    base, larger = evidence.get(BASE), evidence.get(LARGER)
-    why = evidence.why(BASE, LARGER) or "no seed is ever in that regime in both sizes"
-    differences = {regime: _by_size(base, larger, regime, why) for regime in REGIMES}
-
-    def of(regime: str) -> Quantity:
-        return Quantity(
-            f"mean similarity of {regime} checkpoints, larger less smaller model", differences[regime], form="+.2e"
+def _scaling(evidence: Evidence, why: str) -> Measured:
+    base, larger = evidence[BASE], evidence[LARGER]
+    chaotic, transition, stable = (
+        Quantity(
+            f"mean similarity of {regime} checkpoints, larger less smaller model",
+            mean_over_seeds(*_by_size(base, larger, regime), why),
+            form="+.2e",
         )
-
-    beside = [of("transition")]
+        for regime in ("chaotic", "transition", "stable")
+    )
+    beside = [transition]
     for name, study in (("smaller", base), ("larger", larger)):
-        shares = regime_shares(study) if study else {}
-        size = f"{study.parameters:,} parameters" if study and study.parameters else "size not recorded"
+        size = f"{study.parameters:,} parameters" if study.parameters else "size not recorded"
         for regime in REGIMES:
-            found = rate_over_seeds({seed: own[regime] for seed, own in shares.items()}, _settled(study), why)
-            beside.append(
-                Quantity(f"{regime} checkpoints of the {name} model ({size})", found, scale=100, form=".0f", unit=" %")
-            )
-    return finding(
-        "regimes-scale",
-        "With scale the chaotic regime becomes wilder and the stable one tighter (the paper's signature finding).",
-        "Tables 1 and 2",
-        "the same seeds, data, family and schedule with a model about four times as large",
-        [Bar(of("chaotic"), 0.0, above=False), Bar(of("stable"), 0.0)],
+            found = rate_over_seeds(*regime_share(study, regime), why)
+            beside.append(percent(f"{regime} checkpoints of the {name} model ({size})", found))
+    return Measured([chaotic, stable], beside)
+
+
+def _by_size(base: Records, larger: Records, regime: str) -> PerSeed:
+    """Mean similarity of a regime's checkpoints, larger less smaller model."""
+    rows = [[row for row in study.settled if row.regime == regime] for study in (base, larger)]
+    small, large = (seed_means((row.seed, row.similarity) for row in own if row.similarity is not None) for own in rows)
+    both = large.less(small).values
+    return PerSeed(both, sum(row.seed in both for own in rows for row in own))
+
+
+CLAIMS = (
+    Claim(
+        key="regimes-survive",
+        text="The three regimes are a property of the run: a checkpoint keeps its label when the learning rate or the "
+        "checkpoint interval is another.",
+        source="sections 3.1 and 4.2",
+        control="the same seeds with half and twice the learning rate and half and twice the interval; a rule that "
+        "knows nothing of the run but the sum of eta over the interval",
+        needs=(BASE, *RATES_AND_INTERVALS),
+        missing="no checkpoint has a partner at the same step",
+        measure=_survival,
+        lines=(Line(0.0),),
+        explains="thresholds on the angle of a whole interval, which grows with eta·Delta: the label says how far the "
+        "optimizer was allowed to move",
+        notes=(
+            STRONG_READING,
+            "The runs with another rate or interval are counted label by label, so that those with more checkpoints "
+            "weigh more. R² of the step is low by design where rates differ between runs; what counts is how much the "
+            "step adds to eta.",
+        ),
+    ),
+    Claim(
+        key="regimes-at-constant-rate",
+        text="Training itself passes from chaotic through transition to stable: at a learning rate that stands still "
+        "the fingerprints keep at least half of their slowing-down.",
+        source="sections 3, 3.1 and 9",
+        control="the same seeds at a learning rate that stays where the warm-up ends (the peak, a quarter, a sixteenth "
+        "of it)",
+        needs=(BASE, *CONSTANT),
+        measure=_standing,
+        lines=(Line(HALF),),
+        explains="the cosine's falling learning rate: when it does not fall, the fingerprints slow down on average by "
+        "the share given here only",
+        notes=("The line is ours.",),
+    ),
+    Claim(
+        key="regimes-scale",
+        text="With scale the chaotic regime becomes wilder and the stable one tighter (the paper's signature finding).",
+        source="Tables 1 and 2",
+        control="the same seeds, data, family and schedule with a model about four times as large",
+        needs=(BASE, LARGER),
+        missing="no seed is ever in that regime in both sizes",
+        measure=_scaling,
+        lines=(Line(0.0, above=False), Line(0.0)),
         explains="none found here; in the paper the family of the models changes with their size (its section 7)",
-        beside=beside,
-        notes=["Means within a regime are cut at the thresholds, so they cannot move far. Two sizes make no law: the "
-               "paper's own step from 124M to 1.5B misses the second condition (stable 0.9997, then 0.9995).",
-               "Both sizes have one learning rate, as in the paper; at equal rate AdamW moves the function of a wider "
-               "model further, which alone would make its checkpoints more chaotic."],
-    )  # fmt: skip
-
-
-def _by_size(base: Records | None, larger: Records | None, regime: str, why: str) -> Estimate:
-    if base is None or larger is None:
-        return nothing(why)
-    small, large = ({s: _mean_similarity(study, s, regime) for s in study.seeds} for study in (base, larger))
-    both = {seed: b - a for seed, b in large.items() if b is not None and (a := small.get(seed)) is not None}
-    n = sum(row.regime == regime for study in (base, larger) for row in study.settled if row.seed in both)
-    return mean_over_seeds(both, n, why)
-
-
-def _mean_similarity(study: Records, seed: int, regime: str) -> float | None:
-    found = [row.similarity for row in study.settled if row.seed == seed and row.regime == regime]
-    known = [value for value in found if value is not None]
-    return float(np.mean(known)) if known else None
+        notes=(
+            "Means within a regime are cut at the thresholds, so they cannot move far. Two sizes make no law: the "
+            "paper's own step from 124M to 1.5B misses the second condition (stable 0.9997, then 0.9995).",
+            "Both sizes have one learning rate, as in the paper; at equal rate AdamW moves the function of a wider "
+            "model further, which alone would make its checkpoints more chaotic.",
+        ),
+    ),
+)

@@ -1,102 +1,15 @@
-"""Rules that decide a claim: quantities with intervals over seeds, each with the line that it must lie beyond."""
+"""Claims as data, and the rule that decides one: quantities with intervals, and the lines that they must lie beyond."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
-from scipy import stats
-
-from leapverify.analysis.over_seeds import FEWEST_SEEDS, interval_over
-from leapverify.core.statistics import Group
+from leapverify.analysis.over_seeds import FEWEST_SEEDS
+from leapverify.claims.estimate import SeedEstimate
+from leapverify.claims.evidence import Evidence
 
 STANDS, FALLS, OPEN = "stands", "falls", "not decided"
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """One number with its 95 % interval over seeds."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    """What stands behind it: checkpoints, predictions, pairs, as the quantity says."""
-    seeds: int
-    reason: str | None = None
-    """Why the value or its interval is missing."""
-
-    def through(self, monotone: Callable[[float], float]) -> Estimate:
-        """The estimate on another scale that never falls."""
-        value, low, high = (None if x is None else monotone(x) for x in (self.value, self.low, self.high))
-        return Estimate(value, low, high, self.n, self.seeds, self.reason)
-
-
-def nothing(reason: str) -> Estimate:
-    """The estimate that there is not."""
-    return Estimate(None, None, None, 0, 0, reason)
-
-
-def estimate(groups: Sequence[Group], statistic: Callable[[Sequence[Group]], float | None], n: int) -> Estimate:
-    """A statistic of all seeds, and its bootstrap interval over them.
-
-    Args:
-        groups: one element a seed.
-        statistic: of any multiset of them; None where it does not exist.
-        n: how many observations stand behind it.
-    """
-    value = statistic(groups) if groups else None
-    if value is None or not math.isfinite(value):
-        return Estimate(None, None, None, n, len(groups), "there is nothing to compute it from")
-    interval = interval_over(groups, statistic)
-    low, high = interval or (None, None)
-    return Estimate(value, low, high, n, len(groups), None if interval else "too few seeds have it")
-
-
-def mean_over_seeds(values: Mapping[int, float], n: int, missing: str = "no seed has a value") -> Estimate:
-    """Mean of one value a seed, with Student's interval: no verdict hangs on how a bootstrap was drawn."""
-    finite = [value for _, value in sorted(values.items()) if math.isfinite(value)]
-    if not finite:
-        return nothing(missing)
-    mean, seeds = fmean(finite), len(finite)
-    if seeds < 2:
-        return Estimate(mean, None, None, n, seeds, "too few seeds have it")
-    reach = float(stats.t.ppf(0.975, seeds - 1)) * stdev(finite) / math.sqrt(seeds)
-    return Estimate(mean, mean - reach, mean + reach, n, seeds)
-
-
-def share_over_seeds(values: Mapping[int, float], n: int, missing: str = "no seed has a value") -> Estimate:
-    """Mean of one share, or difference of shares, a seed.
-
-    Where all seeds agree to the last digit their spread is 0 and says nothing: the rule of three then stands in,
-    3/n to either side (the 95 % bound of a share that was 0 in n independent trials; those of a seed are not quite).
-    """
-    found = mean_over_seeds(values, n, missing)
-    if found.value is None or found.low is None or found.low != found.high or n == 0:
-        return found
-    return Estimate(found.value, found.value - 3.0 / n, found.value + 3.0 / n, n, found.seeds)
-
-
-def rate_over_seeds(values: Mapping[int, float], n: int, missing: str = "no seed has a value") -> Estimate:
-    """Mean of one share a seed, its interval within 0 and 1."""
-    return share_over_seeds(values, n, missing).through(lambda share: min(1.0, max(0.0, share)))
-
-
-def spread_over_seeds(values: Sequence[float], *, relative: bool = False, missing: str = "no seed has it") -> Estimate:
-    """Sample standard deviation of one value a seed (relative: over their mean), with its chi-square interval.
-
-    sqrt((n - 1) s^2 / chi2_{n-1}): exact for values that are normal over seeds. A bootstrap of so few draws the same
-    seed twice too often, and is too low.
-    """
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return nothing(missing if not values else "a spread needs two seeds, and finite values")
-    free, std = len(values) - 1, stdev(values)
-    scale = 1.0 / abs(fmean(values)) if relative else 1.0
-    low, high = (std * math.sqrt(free / float(stats.chi2.ppf(q, free))) for q in (0.975, 0.025))
-    return Estimate(std * scale, low * scale, high * scale, len(values), len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +17,7 @@ class Quantity:
     """An estimate with its name and how it is written."""
 
     name: str
-    found: Estimate
+    found: SeedEstimate
     of: str = "checkpoints"
     """What n counts."""
     form: str = ".2f"
@@ -149,9 +62,19 @@ class Quantity:
         return f"{self.here} (95 % {self.interval}; {self.behind})"
 
 
+def percent(name: str, found: SeedEstimate, of: str = "checkpoints", form: str = ".0f") -> Quantity:
+    """A share in per cent."""
+    return Quantity(name, found, of, form, 100, " %")
+
+
+def points(name: str, found: SeedEstimate, of: str = "predictions", form: str = "+.1f") -> Quantity:
+    """A difference of shares in percentage points."""
+    return Quantity(name, found, of, form, 100, " points")
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One condition of a rule: the whole interval above the line, or below it."""
+    """One condition of a rule: the whole interval lies above the line, or below it."""
 
     quantity: Quantity
     line: float
@@ -216,6 +139,80 @@ class ClaimResult:
         return tuple(bar.quantity for bar in self.bars) or self.beside
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where the interval of a quantity has to lie."""
+
+    at: float
+    above: bool = True
+    explains: str = ""
+    """The artefact that explains why it is missed; empty: the claim's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the records say on a claim."""
+
+    decisive: Sequence[Quantity] = ()
+    """One a line; several where the claim has one line for all."""
+    beside: Sequence[Quantity] = ()
+    """Quantities that decide nothing."""
+    notes: Sequence[str] = ()
+    """Limits that this measurement has shown."""
+    verdict: str = ""
+    """Given only where the verdict rests on p-values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of the paper as data; `judge` holds it against the records."""
+
+    key: str
+    """Its name in files."""
+    text: str
+    """The claim in plain words."""
+    source: str
+    """Section or table of the paper."""
+    control: str
+    """The control that could refute it."""
+    needs: tuple[str, ...]
+    """The studies that decide it."""
+    measure: Callable[[Evidence, str], Measured]
+    """The quantities, from the evidence and the reason to give where one is missing."""
+    missing: str = ""
+    """That reason where every study is there."""
+    lines: tuple[Line, ...] = ()
+    falls_if: str = "any"
+    """any | all of the lines have to be missed for the claim to fall."""
+    rule: str = ""
+    """The rule in words; empty: as the lines say."""
+    explains: str = ""
+    """The artefact that explains a difference."""
+    notes: tuple[str, ...] = ()
+    """Limits of the measurement."""
+
+
+def judge(claim: Claim, evidence: Evidence) -> ClaimResult:
+    """The claim's verdict with every number behind it; not decided where a study is missing."""
+    found = claim.measure(evidence, evidence.why(*claim.needs) or claim.missing)
+    lines = claim.lines * len(found.decisive) if len(claim.lines) == 1 else claim.lines
+    bars = tuple(Bar(quantity, line.at, line.above) for quantity, line in zip(found.decisive, lines, strict=True))
+    verdict = found.verdict or verdict_of(bars, claim.falls_if)
+    missed = [line.explains or claim.explains for bar, line in zip(bars, lines, strict=True) if bar.verdict == FALLS]
+    return ClaimResult(
+        key=claim.key,
+        claim=claim.text,
+        source=claim.source,
+        rule=claim.rule or rule_text(bars, claim.falls_if),
+        control=claim.control,
+        verdict=verdict,
+        bars=bars,
+        beside=tuple(found.beside),
+        explains="; ".join(dict.fromkeys(missed or [claim.explains])) if verdict == FALLS else "",
+        notes=(*found.notes, *claim.notes),
+    )
+
+
 def rule_text(bars: Sequence[Bar], falls_if: str = "any") -> str:
     """The rule in words."""
     needed = " and ".join(bar.condition for bar in bars)
@@ -235,52 +232,3 @@ def verdict_of(bars: Sequence[Bar], falls_if: str = "any") -> str:
         return STANDS
     missed = [word == FALLS for word in said]
     return FALLS if missed and (any(missed) if falls_if == "any" else all(missed)) else OPEN
-
-
-def finding(
-    key: str,
-    claim: str,
-    source: str,
-    control: str,
-    bars: Sequence[Bar],
-    *,
-    explains: str | Sequence[str],
-    beside: Sequence[Quantity] = (),
-    notes: Sequence[str] = (),
-    falls_if: str = "any",
-) -> ClaimResult:
-    """A finding whose verdict follows from its conditions.
-
-    Args:
-        key: its name in files.
-        claim: in one's own words.
-        source: section or table of the paper.
-        control: the control that could refute it.
-        bars: the conditions.
-        explains: the artefact that explains a difference, said only if the claim falls; or one for each condition, of
-            which those of the missed ones are said.
-        beside: quantities that decide nothing.
-        notes: limits of the measurement.
-        falls_if: any | all of the conditions have to be missed for the claim to fall.
-    """
-    verdict = verdict_of(bars, falls_if)
-    if not isinstance(explains, str):
-        missed = [bar.verdict == FALLS for bar in bars]
-        explains = "; ".join(dict.fromkeys(itertools.compress(explains, missed)))
-    said = explains if verdict == FALLS else ""
-    return ClaimResult(
-        key, claim, source, rule_text(bars, falls_if), control, verdict, tuple(bars), tuple(beside), said, tuple(notes)
-    )
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjustment of a family of p-values: p_(i) becomes max over j <= i of (m - j + 1) p_(j).
-
-    Source: Holm 1979.
-    """
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p))
-        adjusted[name] = largest
-    return adjusted

@@ -9,21 +9,10 @@ from statistics import fmean
 
 from leapverify.analysis.race.paired import one_sided_p
 from leapverify.analysis.study.skill import SIGNALS
+from leapverify.claims.estimate import PerSeed, SeedEstimate, holm, mean_over_seeds, nothing
 from leapverify.claims.evidence import BASE, Evidence, Records
 from leapverify.claims.prediction import strict
-from leapverify.claims.rule import (
-    FALLS,
-    OPEN,
-    STANDS,
-    Bar,
-    ClaimResult,
-    Estimate,
-    Quantity,
-    finding,
-    holm,
-    mean_over_seeds,
-    nothing,
-)
+from leapverify.claims.rule import FALLS, OPEN, STANDS, Claim, Line, Measured, Quantity
 from leapverify.core.statistics import auc
 from leapverify.io.records import Checkpoint, Prediction
 
@@ -46,11 +35,6 @@ ALPHA = 0.05
 
 Cells = Mapping[int, Mapping[tuple[str, int], float]]
 """Seed -> (predictor, horizon) -> AUC."""
-
-
-def skill_findings(evidence: Evidence) -> list[ClaimResult]:
-    """The claim of section 2.3 and the question that it leaves."""
-    return [similarity_recognizes(evidence), nothing_better(evidence)]
 
 
 def skills(study: Records) -> dict[str, Cells]:
@@ -81,9 +65,14 @@ def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def as_claimed(cells: Cells) -> dict[int, float]:
+    """Mean AUC of each seed, a larger signal meaning more predictable."""
+    return {seed: fmean(own.values()) for seed, own in cells.items() if own}
+
+
 def oriented(cells: Cells) -> dict[int, float]:
     """Mean AUC of each seed, in the direction in which the signal ranks the other seeds: no seed chooses its own."""
-    means = {seed: fmean(own.values()) for seed, own in cells.items() if own}
+    means = as_claimed(cells)
     found = {}
     for seed, mean in means.items():
         others = [value for other, value in means.items() if other != seed]
@@ -92,95 +81,55 @@ def oriented(cells: Cells) -> dict[int, float]:
     return found
 
 
-def _as_claimed(cells: Cells) -> dict[int, float]:
-    """Mean AUC of each seed, more similarity meaning more predictable."""
-    return {seed: fmean(own.values()) for seed, own in cells.items() if own}
-
-
-def _n(cells: Cells) -> int:
-    return sum(map(len, cells.values()))
-
-
-def _difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    return {seed: value - b[seed] for seed, value in a.items() if seed in b}
-
-
-def _shown(name: str, values: Mapping[int, float], n: int, why: str, form: str = ".2f") -> Quantity:
+def _area(name: str, values: Mapping[int, float], n: int, why: str, form: str = ".2f") -> Quantity:
     return Quantity(name, mean_over_seeds(values, n, why), "areas", form)
 
 
-def similarity_recognizes(evidence: Evidence) -> ClaimResult:
-    """Section 2.3: "it predicts correctly"."""
-    base, why = evidence.get(BASE), evidence.why(BASE) or _NO_CELL
-    found = skills(base) if base else {}
-    cells, clock = found.get(SIMILARITY, {}), oriented(found.get(CLOCK, {}))
-    own = _as_claimed(cells)
-    return finding(
-        "similarity-recognizes",
-        "Fingerprint similarity recognises where a prediction will succeed.",
-        "sections 2.3 and 3.3",
-        "the clock: ranking checkpoints by their step alone",
+def _less(a: Mapping[int, float], b: Mapping[int, float]) -> Mapping[int, float]:
+    return PerSeed(a).less(PerSeed(b)).values
+
+
+def _recognizes(evidence: Evidence, why: str) -> Measured:
+    found = skills(evidence[BASE])
+    own, clock = as_claimed(found.get(SIMILARITY, {})), oriented(found.get(CLOCK, {}))
+    n = sum(map(len, found.get(SIMILARITY, {}).values()))
+    return Measured(
         [
-            Bar(
-                _shown("AUC of similarity (more of it, more predictable)", own, _n(cells), why),
-                0.5,
-            ),
-            Bar(_shown("AUC of similarity less the clock's", _difference(own, clock), _n(cells), why, "+.2f"), 0.0),
+            _area("AUC of similarity (more of it, more predictable)", own, n, why),
+            _area("AUC of similarity less the clock's", _less(own, clock), n, why, "+.2f"),
         ],
-        explains="rates of acceptance by regime, without asking whether the label ranks checkpoints better than their "
-        "place in the schedule does",
-        beside=[_shown("AUC of the clock, pointing as in the other seeds", clock, _n(cells), why)],
-        notes=[_HOW, "The clock may point either way, similarity only the way that is claimed; how they compare where "
-               "both may, the next claim says."],
-    )  # fmt: skip
+        [_area("AUC of the clock, pointing as in the other seeds", clock, n, why)],
+    )
 
 
-def nothing_better(evidence: Evidence) -> ClaimResult:
-    """Does any recorded signal rank better than similarity?"""
-    base, why = evidence.get(BASE), evidence.why(BASE) or _NO_CELL
-    found = skills(base) if base else {}
-    own, n = oriented(found.get(SIMILARITY, {})), _n(found.get(SIMILARITY, {}))
-    rivals = {name: oriented(cells) for name, cells in found.items() if name != SIMILARITY}
-    ahead = {name: _difference(values, own) for name, values in rivals.items()}
-    ahead = {name: values for name, values in ahead.items() if values}
-    raw = {name: one_sided_p([-value for value in values.values()]) for name, values in ahead.items()}
-    adjusted = holm(raw)
-    best = max(ahead, key=lambda name: fmean(ahead[name].values()), default=None)
+def _rivals(evidence: Evidence, why: str) -> Measured:
+    found = skills(evidence[BASE])
+    areas = {name: oriented(cells) for name, cells in found.items()}
+    n, own = sum(map(len, found.get(SIMILARITY, {}).values())), areas.get(SIMILARITY, {})
+    differences = {name: _less(values, own) for name, values in areas.items() if name != SIMILARITY}
+    ahead = {name: values for name, values in differences.items() if values}
+    adjusted = holm({name: one_sided_p([-value for value in values.values()]) for name, values in ahead.items()})
     estimates = {name: mean_over_seeds(values, n, why) for name, values in ahead.items()}
-    lead = estimates[best] if best else nothing(why)
-    name = f"AUC of the best rival ({NAMES[best] if best else 'none'}) less similarity's"
-    ahead_of_it = Quantity(name, lead, "areas", "+.2f")
-    timed = _difference(rivals[best], rivals[CLOCK]) if best and CLOCK in rivals else {}
-    beyond = _shown("AUC of the best rival less the clock's", timed, n, why, "+.2f")
-    beside = [_shown("AUC of similarity, pointing as in the other seeds", own, n, why)]
+    best = max(ahead, key=lambda name: fmean(ahead[name].values()), default="")
+    lead = f"AUC of the best rival ({NAMES.get(best, 'none')}) less similarity's"
+    timed = _less(areas.get(best, {}), areas.get(CLOCK, {}))
+    beside = [
+        Quantity(lead, estimates.get(best, nothing(why)), "areas", "+.2f"),
+        _area("AUC of the best rival less the clock's", timed, n, why, "+.2f"),
+        _area("AUC of similarity, pointing as in the other seeds", own, n, why),
+    ]
     for which, words in NAMES.items():
         if which not in found:
             beside.append(Quantity(f"AUC of {words}", nothing("not recorded")))
             continue
-        beside.append(_shown(f"AUC of {words}, pointing as in the other seeds", rivals[which], n, why))
+        beside.append(_area(f"AUC of {words}, pointing as in the other seeds", areas[which], n, why))
         if which in estimates:
             p = f"Holm p = {adjusted[which]:.3f} of {len(ahead)} rivals"
             beside.append(Quantity(f"AUC of {words} less similarity's ({p})", estimates[which], "areas", "+.2f"))
-    return ClaimResult(
-        key="nothing-better",
-        claim="Of the cheap signals, fingerprint similarity ranks checkpoints best by how predictable they are (our "
-        "question: the paper does not claim it).",
-        source="asked by sections 2.3 and 6, not claimed or tested there",
-        rule="Stands if similarity's AUC is above every rival's by the whole interval; falls if any rival's is above "
-        f"similarity's with a sign-flip p below {ALPHA}, by Holm over all rivals; else not decided.",
-        control="straightness, curvature, the clock and the Lyapunov exponent, at the same checkpoints",
-        verdict=_ranked(estimates, adjusted),
-        bars=(),
-        beside=(ahead_of_it, beyond, *beside),
-        explains="in the paper no other signal was tried" if _ranked(estimates, adjusted) == FALLS else "",
-        notes=(_HOW, "Every signal may point either way; which, the other seeds say. The clock is the step; behind the "
-               "warm-up the learning rate ranks the same.",
-               "The best rival is picked after the fact, which flatters its interval. With n seeds no sign-flip p is "
-               "below 2^-n."),
-    )  # fmt: skip
+    return Measured(beside=beside, verdict=_ranked(estimates, adjusted))
 
 
-def _ranked(estimates: Mapping[str, Estimate], adjusted: Mapping[str, float]) -> str:
+def _ranked(estimates: Mapping[str, SeedEstimate], adjusted: Mapping[str, float]) -> str:
     if any(p < ALPHA for p in adjusted.values()):
         return FALLS
     highs = [found.high if found.seeds >= 3 else None for found in estimates.values()]
@@ -191,4 +140,43 @@ _NO_CELL = "no predictor has successes and failures enough in one seed"
 _HOW = (
     f"Areas of {', '.join(PREDICTORS[:-1])} and {PREDICTORS[-1]} at every horizon, averaged within a seed over "
     f"the cells with at least {FEWEST_OF_A_CLASS} successes and failures."
+)
+CLAIMS = (
+    Claim(
+        key="similarity-recognizes",
+        text="Fingerprint similarity recognises where a prediction will succeed.",
+        source="sections 2.3 and 3.3",
+        control="the clock: ranking checkpoints by their step alone",
+        needs=(BASE,),
+        missing=_NO_CELL,
+        measure=_recognizes,
+        lines=(Line(0.5), Line(0.0)),
+        explains="rates of acceptance by regime, without asking whether the label ranks checkpoints better than their "
+        "place in the schedule does",
+        notes=(
+            _HOW,
+            "The clock may point either way, similarity only the way that is claimed; how they compare where both may, "
+            "the next claim says.",
+        ),
+    ),
+    Claim(
+        key="nothing-better",
+        text="Of the cheap signals, fingerprint similarity ranks checkpoints best by how predictable they are (our "
+        "question: the paper does not claim it).",
+        source="asked by sections 2.3 and 6, not claimed or tested there",
+        control="straightness, curvature, the clock and the Lyapunov exponent, at the same checkpoints",
+        needs=(BASE,),
+        missing=_NO_CELL,
+        measure=_rivals,
+        rule="Stands if similarity's AUC is above every rival's by the whole interval; falls if any rival's is above "
+        f"similarity's with a sign-flip p below {ALPHA}, by Holm over all rivals; else not decided.",
+        explains="in the paper no other signal was tried",
+        notes=(
+            _HOW,
+            "Every signal may point either way; which, the other seeds say. The clock is the step; behind the warm-up "
+            "the learning rate ranks the same.",
+            "The best rival is picked after the fact, which flatters its interval. With n seeds no sign-flip p is "
+            "below 2^-n.",
+        ),
+    ),
 )

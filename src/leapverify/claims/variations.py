@@ -235,9 +235,9 @@ def _records(study: Study) -> Records:
         predictions=study.predictions,
         measures=[*study.seeds, *beyond_first(prints)],
         peak=config.training.lr,
-        warmup=config.training.warmup_steps,
+        warmup_steps=config.training.warmup_steps,
         steps=config.training.steps,
-        interval=config.observe.interval_steps,
+        interval_steps=config.observe.interval_steps,
         parameters=parameters_of(Resolved.of(config)),
     )
 

@@ -50,7 +50,7 @@ def race(
     workers: Workers = None,
 ) -> None:
     """Does leaping pay here? Tune, then train every arm on paired seeds; given again, it goes on where it was."""
-    from leapverify.race.dry_run import outline
+    from leapverify.race.dry_run import dry_run as dry_run_of
     from leapverify.race.presets import preset
 
     name, pairs = split_words(words)
@@ -60,7 +60,7 @@ def race(
     config = configured(preset(name), [*pairs, *(settings or [])], options)
     if dry_run:
         if not silent():
-            say("\n".join(outline(config)))
+            say("\n".join(dry_run_of(config)))
         return
     folder = out or Path("runs") / f"race-{name}"
 

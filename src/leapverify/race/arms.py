@@ -7,12 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from leapverify.analysis.race.arms import ALWAYS, BASELINE, SHORTENED, VERIFIED, is_of_predictor
 from leapverify.errors import hint
-
-BASELINE = "baseline"
-SHORTENED = "shortened:"
-ALWAYS, VERIFIED = "always:", "leap:"
-"""Before a predictor's name: its leaps taken unconditionally, as the published methods take theirs, and verified."""
 
 DECAYS = (0.05, 0.1, 0.2, 0.4)
 """Shares of the steps over which WSD decays, among which tuning chooses."""
@@ -36,8 +32,8 @@ SCHEDULE_FREE_MISSING = (
     "the package schedulefree is missing, so the arm schedule-free is left out: pip install 'leapverify[race]'"
 )
 
-Kind = Literal["task", "wsd", "constant", "none"]
-Read = Literal["plain", "ema", "lawa", "lookahead", "schedule-free", "leap", "anneal"]
+Shape = Literal["task", "wsd", "constant", "none"]
+Reported = Literal["plain", "ema", "lawa", "lookahead", "schedule-free", "leap", "anneal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +41,14 @@ class Arm:
     """One way to train, compared with the others on the same seeds."""
 
     name: str
-    schedule: Kind = "task"
+    schedule: Shape = "task"
     """task: the shape of the task's own baseline; none: the optimizer has its own."""
     tuned_as: str = BASELINE
     """The arm whose tuned learning rate and setting it takes."""
     factor: float = 1.0
     """Of that learning rate."""
-    read: Read = "plain"
-    """How the weights come about of which the reported loss is taken."""
+    read: Reported = "plain"
+    """How the weights whose loss is reported come about."""
     leap: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the engine."""
     needs: tuple[str, ...] = ()
@@ -100,11 +96,6 @@ CONTROLS: Mapping[str, Arm] = {
 def arms_of(predictor: str) -> tuple[str, str]:
     """The two arms of a predictor: `always:NAME` and `leap:NAME`, at every checkpoint by one interval."""
     return ALWAYS + predictor, VERIFIED + predictor
-
-
-def is_of_predictor(name: str) -> bool:
-    """Whether a name is that of a predictor's arm, or of the control of one."""
-    return name.removeprefix(SHORTENED).startswith((ALWAYS, VERIFIED))
 
 
 def _of_predictor(name: str) -> Arm:

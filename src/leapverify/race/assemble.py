@@ -1,4 +1,4 @@
-"""The parts of one training run: optimizers, schedules and readings, as its arm says."""
+"""The parts of one training run: optimizers, schedules and readouts, as its arm says."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from leapverify.race.arms import (
     setting_of,
     span,
 )
-from leapverify.race.averages import EMA, LAWA, Average, Lookahead
+from leapverify.race.averages import EMA, LAWA, Lookahead, WeightAverage
 from leapverify.race.config import RaceConfig
 from leapverify.race.optimizers import make_optimizers
 from leapverify.race.plan import RaceUnit
-from leapverify.race.readouts import Annealing, Averaged, Leaping, Reading, ScheduleFree
+from leapverify.race.readouts import Readout, of_average, of_leap, of_schedule_free
 from leapverify.race.tasks import Material, RaceTask
 from leapverify.train.schedule import Schedule
 
@@ -43,7 +43,7 @@ class RunSetup:
     """Those that are trained."""
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[LambdaLR]
-    readings: list[Reading] = field(default_factory=list)
+    readouts: list[Readout] = field(default_factory=list)
     """The unit's own arm first."""
     leaps: list[LeapVerify] = field(default_factory=list)
     """The engines at work."""
@@ -56,7 +56,7 @@ def assemble(unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Mater
     schedulers = [] if arm.schedule == "none" else [_scheduler(schedule_of(unit, task), each) for each in optimizers]
     parts = RunSetup(list(trainable(material.model).values()), optimizers, schedulers)
     assembly = _Assembly(unit, task, config, material, parts)
-    parts.readings += [assembly.reading(name, value) for name, value in ((unit.arm, unit.value), *unit.also)]
+    parts.readouts += [assembly.readout(name, value) for name, value in ((unit.arm, unit.value), *unit.also)]
     return parts
 
 
@@ -83,21 +83,20 @@ class _Assembly:
     material: Material
     parts: RunSetup
 
-    def reading(self, name: str, value: float | None) -> Reading:
+    def readout(self, name: str, value: float | None) -> Readout:
         """How an arm reads the run, with the setting that tuning chose for it."""
         arm, setting = arm_named(name), setting_of(name, value, self.unit.steps, self.task.interval)
         tensors: list[Tensor] = list(self.parts.parameters)
-        if arm.read in ("ema", "lawa", "lookahead"):
-            return Averaged(name, setting, tensors, _average(arm, value, self.unit.steps, tensors))
-        if arm.read == "schedule-free":
-            return ScheduleFree(name, setting, tensors, self.parts.optimizers[0])
         if arm.read == "plain":
-            return Reading(name, setting)
-        leap, shares = self._leap(arm, value), self.material.shares
+            return Readout(arm=name, setting=setting)
+        if arm.read == "schedule-free":
+            return of_schedule_free(name, setting, tensors, self.parts.optimizers[0])
+        if arm.read in ("ema", "lawa", "lookahead"):
+            return of_average(name, setting, tensors, _average(arm, value, self.unit.steps, tensors))
+        leap = self._leap(arm, value)
         self.parts.leaps.append(leap)
-        if arm.read == "anneal":
-            return Annealing(name, setting, leap, list(trainable(self.material.model)), shares)
-        return Leaping(name, setting, leap, shares)
+        annealed = list(trainable(self.material.model)) if arm.read == "anneal" else []
+        return of_leap(name, setting, leap, self.material.shares, annealed)
 
     def _leap(self, arm: Arm, value: float | None) -> LeapVerify:
         unit, material, config = self.unit, self.material, self.config
@@ -136,7 +135,7 @@ def _optimizers(unit: RaceUnit, task: RaceTask, arm: Arm, material: Material) ->
     return [AdamWScheduleFree(chosen, lr=unit.lr, weight_decay=WEIGHT_DECAY, warmup_steps=task.warmup_steps)]
 
 
-def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> Average:
+def _average(arm: Arm, value: float | None, steps: int, tensors: Sequence[Tensor]) -> WeightAverage:
     if arm.read == "lookahead":
         return Lookahead(tensors, LOOKAHEAD_STEPS, LOOKAHEAD_ALPHA)
     window = span(value, steps)

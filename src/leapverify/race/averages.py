@@ -15,7 +15,7 @@ from torch import Tensor
 from leapverify.core.weights import copy_
 
 
-class Average(Protocol):
+class WeightAverage(Protocol):
     """Weights that follow a run's own."""
 
     def after(self, step: int) -> None:

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leapverify.race.arms import ALWAYS, SHORTENED, VERIFIED, controls_of
+from leapverify.analysis.race.arms import ALWAYS, SHORTENED, VERIFIED, RaceCase
+from leapverify.analysis.wording import counted
+from leapverify.race.arms import controls_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import RACE, TUNE, RaceCase, arms_in, cases, first_round, second_round
+from leapverify.race.plan import RACE, TUNE, arms_in, cases, first_round, second_round
 from leapverify.race.tasks import RaceTask, build_tasks
 
 NAMED = 6
 """Arms that begin alike are named up to so many: with every predictor there are more than a line can hold."""
 
 
-def outline(config: RaceConfig) -> list[str]:
+def dry_run(config: RaceConfig) -> list[str]:
     """One line per stage and case: what runs, how often, and about how many forward-token equivalents that takes.
 
     Every run counts in full, as if no arm leapt over anything, without what the tool spends; controls count as
@@ -35,7 +37,7 @@ def outline(config: RaceConfig) -> list[str]:
             runs = seeds * arms.total()
             tokens = 3.0 * runs * tasks[case.task].steps * positions[case.task]
             total += tokens
-            much = f"{_counted(seeds, 'seed')}  {_counted(runs, 'run')}  {tokens:.2e} tokens"
+            much = f"{counted(seeds, 'seed')}  {counted(runs, 'run')}  {tokens:.2e} tokens"
             said.append(f"{stage}  {case.task} {case.optimizer} {case.rate}  {_listed(arms)}  {much}")
     return [*said, f"total  {total:.2e} forward-token equivalents, at most, without what the tool spends"]
 
@@ -50,10 +52,6 @@ def _positions(config: RaceConfig, task: RaceTask) -> int:
     if task.name in ("pretrain", "finetune", "lora"):
         return config.text.batch_size * config.text.sequence_length
     return task.material(config.tuning_seeds[0], Path()).step_positions
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _listed(arms: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.config.overrides import checked
 from leapverify.race.arms import controls_of
 from leapverify.race.config import RaceConfig
@@ -14,7 +15,6 @@ from leapverify.race.plan import (
     RACE,
     TUNE,
     Choices,
-    RaceCase,
     SeedCase,
     TunedChoice,
     arms_in,

@@ -8,17 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leapverify.analysis.race.anneal import first_reached
+from leapverify.analysis.race.arms import SHORTENED, RaceCase, is_of_predictor
 from leapverify.io.checksum import json_sha256
 from leapverify.io.records import RacePoint, RaceRun
-from leapverify.race.arms import (
-    FIRST_DECAY,
-    SHORTENED,
-    arm_named,
-    arms_for,
-    controls_of,
-    is_of_predictor,
-    values_of,
-)
+from leapverify.race.arms import FIRST_DECAY, arm_named, arms_for, controls_of, values_of
 from leapverify.race.config import RaceConfig
 from leapverify.race.tasks import RaceTask
 
@@ -30,19 +24,6 @@ AS_ANOTHER = "as "
 """A control that would repeat a run of its seed is that run under its own name: `as baseline`."""
 SELECTION = ("tasks", "optimizers", "rates", "arms", "predictors", "seeds")
 """Settings that say what is run, and decide no number of any run."""
-
-
-@dataclass(frozen=True, slots=True)
-class RaceCase:
-    """A task with an optimizer at a learning rate."""
-
-    task: str
-    optimizer: str
-    rate: str
-    """tuned | usual."""
-
-    def __str__(self) -> str:
-        return f"{self.task}/{self.optimizer}/{self.rate}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +45,10 @@ class RaceUnit:
     also: tuple[tuple[str, float | None], ...] = ()
     """Further readings of the same weights: arm and setting. They do not touch the run."""
 
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return dataclasses.asdict(self) | {"case": self.case._asdict()}
+
     def key(self, decided_by: str) -> str:
         """Name of the unit's file.
 
@@ -71,7 +56,7 @@ class RaceUnit:
             decided_by: the configuration's digest.
         """
         readable = f"{self.stage}-{self.case.task}-{self.case.optimizer}-{self.case.rate}-{self.arm}-{self.seed}"
-        digest = json_sha256([dataclasses.asdict(self), decided_by])[:12]
+        digest = json_sha256([self.to_plain(), decided_by])[:12]
         # An arm may name a file, whose path is longer than a file's name may be.
         return f"{re.sub(r'[^a-z0-9.]+', '-', readable)[:READABLE]}-{digest}"
 
@@ -146,7 +131,7 @@ def first_round(config: RaceConfig, tasks: Mapping[str, RaceTask], seed: int) ->
                 for arm, value, also in _schedules(chosen):
                     yield RaceUnit(case, arm, seed, TUNE, lr, task.steps, value, also=also)
             if case.rate == TUNED and USUAL in task.rates_of(optimizer):
-                usual = dataclasses.replace(case, rate=USUAL)
+                usual = case._replace(rate=USUAL)
                 yield RaceUnit(usual, "baseline", seed, TUNE, task.usual_lr(optimizer), task.steps)
 
 
@@ -259,8 +244,7 @@ def _taken(run: RaceRun) -> int:
 
 def _reached(results: Mapping[str, Result]) -> int | None:
     """Real step at which `anneal` first reached the seed's final WSD loss; None if never."""
-    goal, anneal = results["wsd"].run.final_loss, results["anneal"]
-    if goal is None:
-        return None
-    steps = [p.step for p in anneal.points if p.arm == "anneal" and p.step and p.loss is not None and p.loss <= goal]
-    return min(steps, default=None)
+    goal = results["wsd"].run.final_loss
+    readings = [point for point in results["anneal"].points if point.arm == "anneal"]
+    found = None if goal is None else first_reached(readings, goal)
+    return found.step if found else None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leapverify.analysis.race.api import verdicts
+from leapverify.analysis.race.arms import RaceCase
+from leapverify.analysis.race.verdicts import verdicts
 from leapverify.config.overrides import dump_config, with_settings
 from leapverify.errors import ConfigError, Damaged, NotWritten
 from leapverify.io import records
@@ -21,7 +22,6 @@ from leapverify.race.entry import choices_as_json, rates_as_json, targets_as_jso
 from leapverify.race.overrides import load_config, other_race
 from leapverify.race.parallel import PARALLEL, require_parallel
 from leapverify.race.plan import (
-    RaceCase,
     RaceUnit,
     Result,
     SeedCase,

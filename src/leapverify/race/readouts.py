@@ -1,12 +1,12 @@
-"""What an arm does beside the training step: what follows each step, and of which weights the loss is reported.
+"""Readouts: what an arm does after each step, and of which weights its loss is reported.
 
-Of a run that is not touched by it (averages, `anneal`) several readings can be taken at once.
+Of a run that its readouts leave alone (averages, `anneal`) several can be taken at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from leapverify.core.weights import copy_
-from leapverify.race.averages import Average
+from leapverify.race.averages import WeightAverage
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a reading has cost so far beside training, and what was done for it."""
+    """What a readout has cost so far beside training, and what was done for it."""
 
     tokens: float = 0.0
     """Forward-token equivalents."""
@@ -30,135 +30,101 @@ class Bill:
     heldout_batches: int = 0
 
 
-class Reading:
-    """One way to look at a run, or to act on it; this one does nothing and takes the weights as they are.
-
-    Args:
-        arm: its name.
-        setting: as recorded.
-    """
-
-    def __init__(self, arm: str, setting: str) -> None:
-        self.arm, self.setting = arm, setting
-
-    @property
-    def leapt(self) -> int:
-        """Steps leapt over so far."""
-        return 0
-
-    def after(self, step: int) -> None:
-        """What follows real step `step`, from 1."""
-
-    def weights(self) -> Sequence[Tensor] | None:
-        """The weights of which the loss is reported; None: those that the model holds."""
-        return None
-
-    def bill(self) -> Bill:
-        """The costs so far."""
-        return Bill()
-
-    def close(self) -> None:
-        """Let go of the model."""
+def _nothing(*_: Any) -> None:
+    """Also for `weights`: those that the model holds."""
 
 
-class Averaged(Reading):
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """One way to look at a run, or to act on it. As it stands: the weights as they are, at no cost."""
+
+    arm: str
+    setting: str
+    """As recorded."""
+    after: Callable[[int], None] = _nothing
+    """What follows real step `step`, from 1."""
+    weights: Callable[[], Sequence[Tensor] | None] = _nothing
+    """The weights of which the loss is reported; None: those that the model holds."""
+    bill: Callable[[], Bill] = Bill
+    """The costs so far."""
+    leapt: Callable[[], int] = int
+    """Steps leapt over so far."""
+    close: Callable[[], None] = _nothing
+    """Lets go of the model."""
+
+
+def of_average(arm: str, setting: str, parameters: Sequence[Tensor], average: WeightAverage) -> Readout:
     """EMA, LAWA or Lookahead: no forward pass, so no tokens; the seconds are counted."""
-
-    def __init__(self, arm: str, setting: str, parameters: Sequence[Tensor], average: Average) -> None:
-        super().__init__(arm, setting)
-        self._average = average
-        self._read = [torch.empty_like(each.detach()) for each in parameters]
-        self._seconds = 0.0
-
-    def after(self, step: int) -> None:
-        """Let the average follow."""
-        with self._counted():
-            self._average.after(step)
-
-    def weights(self) -> Sequence[Tensor]:
-        """The averaged weights."""
-        with self._counted():
-            self._average.write(self._read)
-        return self._read
-
-    def bill(self) -> Bill:
-        """Seconds alone."""
-        return Bill(seconds=self._seconds)
+    read = [torch.empty_like(each.detach()) for each in parameters]
+    spent_s = [0.0]
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def counted() -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._seconds += time.perf_counter() - start
+        spent_s[0] += time.perf_counter() - start
+
+    def after(step: int) -> None:
+        with counted():
+            average.after(step)
+
+    def weights() -> Sequence[Tensor]:
+        with counted():
+            average.write(read)
+        return read
+
+    return Readout(arm=arm, setting=setting, after=after, weights=weights, bill=lambda: Bill(seconds=spent_s[0]))
 
 
-class ScheduleFree(Reading):
-    """The library's averaged point x, part of the optimizer's step; it stays at y, where it trains, bit by bit."""
+def of_schedule_free(arm: str, setting: str, parameters: Sequence[Tensor], optimizer: Any) -> Readout:
+    """The library's averaged point x; the optimizer stays at y, where it trains, bit by bit."""
+    trained = [each.detach() for each in parameters]
+    optimizer.train()
 
-    def __init__(self, arm: str, setting: str, parameters: Sequence[Tensor], optimizer: Any) -> None:
-        super().__init__(arm, setting)
-        self._parameters = [each.detach() for each in parameters]
-        self._optimizer = optimizer
+    def weights() -> Sequence[Tensor]:
+        # The library's `train()` rounds on its way back from x: y is put back as it was.
+        y = [each.clone() for each in trained]
+        optimizer.eval()
+        x = [each.clone() for each in trained]
         optimizer.train()
-
-    def weights(self) -> Sequence[Tensor]:
-        """x, by the library's own `eval()`; what its `train()` then rounds is put right."""
-        y = [each.clone() for each in self._parameters]
-        self._optimizer.eval()
-        x = [each.clone() for each in self._parameters]
-        self._optimizer.train()
-        copy_(self._parameters, y)
+        copy_(trained, y)
         return x
 
+    return Readout(arm=arm, setting=setting, weights=weights)
 
-class Leaping(Reading):
-    """The engine at work: live, or shadow.
+
+def of_leap(arm: str, setting: str, leap: Any, shares: int, annealed: Sequence[str] = ()) -> Readout:
+    """The engine at work, billed by its own ledger.
 
     Args:
         arm: its name.
         setting: as recorded.
         leap: the engine.
         shares: draws of held-out data that are one batch; one for each rank.
+        annealed: names of the parameters, where the loss of the annealed weights is reported (the raw ones where
+            verification refused them).
     """
 
-    def __init__(self, arm: str, setting: str, leap: Any, shares: int = 1) -> None:
-        super().__init__(arm, setting)
-        self._leap, self._shares = leap, shares
-
-    @property
-    def leapt(self) -> int:
-        """Steps leapt over so far."""
-        return int(self._leap.leapt)
-
-    def after(self, step: int) -> None:
-        """Let the engine act."""
-        del step
-        self._leap.step()
-
-    def bill(self) -> Bill:
-        """By the engine's own ledger; so many of its draws as there are ranks are one held-out batch."""
-        report = self._leap.report()
+    def bill() -> Bill:
+        report = leap.report()
         return Bill(
             tokens=float(report["overhead_tokens"]),
             seconds=float(report["overhead_s"]),
             attempts=int(report["attempts"]),
             accepted=int(report["accepted"]),
-            heldout_batches=int(report["heldout_batches"]) // self._shares,
+            heldout_batches=int(report["heldout_batches"]) // shares,
         )
 
-    def close(self) -> None:
-        """Take the engine's hooks out."""
-        self._leap.close()
+    def weights() -> Sequence[Tensor]:
+        found = leap.anneal().weights
+        return [found[name] for name in annealed]
 
-
-class Annealing(Leaping):
-    """The engine watching a run at a constant rate, asked at each reading what it would be worth annealed."""
-
-    def __init__(self, arm: str, setting: str, leap: Any, names: Sequence[str], shares: int = 1) -> None:
-        super().__init__(arm, setting, leap, shares)
-        self._names = names
-
-    def weights(self) -> Sequence[Tensor]:
-        """The annealed weights, verified; the raw ones where that failed."""
-        found = self._leap.anneal().weights
-        return [found[name] for name in self._names]
+    return Readout(
+        arm=arm,
+        setting=setting,
+        after=lambda _: leap.step(),
+        weights=weights if annealed else _nothing,
+        bill=bill,
+        leapt=lambda: int(leap.leapt),
+        close=leap.close,
+    )

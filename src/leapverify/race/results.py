@@ -33,7 +33,7 @@ class Store:
 
     def write(self, unit: RaceUnit, result: Result) -> None:
         """Keep a unit's result, whole or not at all."""
-        content = {"unit": dataclasses.asdict(unit), **dataclasses.asdict(result)}
+        content = {"unit": unit.to_plain(), **dataclasses.asdict(result)}
         write_json(self.path(unit), {"sha256": json_sha256(content), "content": content})
 
     def read(self, unit: RaceUnit) -> Result | None:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapverify.analysis.race.arms import BASELINE, RaceCase, case_of
 from leapverify.errors import Damaged
-from leapverify.io.records import RaceRun
 from leapverify.io.storage import read_json, write_json
-from leapverify.race.arms import BASELINE, arm_named, setting_of, values_of
+from leapverify.race.arms import arm_named, setting_of, values_of
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import TUNED, RaceCase, Result, TunedChoice, arms_in, cases, label
+from leapverify.race.plan import TUNED, Choices, Result, TunedChoice, arms_in, cases, label
 from leapverify.race.tasks import RaceTask
 from leapverify.runs import StudyError
 
@@ -21,55 +21,36 @@ TARGET_SHARE = 0.9
 """The target is what the tuned baseline reports after this share of its steps."""
 
 
-class Grid:
-    """The tuning runs of one task with one optimizer.
+def choose(task: RaceTask, optimizer: str, arm: str, results: Iterable[Result]) -> TunedChoice:
+    """The learning rate and setting of an arm with the lowest mean final loss over the tuning seeds.
+
+    What is not finite on any of the seeds is not chosen. Where nothing is finite it is the lowest rate, and the race
+    shows what that comes to; of the baseline that is an error.
 
     Args:
         task: the task.
         optimizer: its name.
+        arm: that was tuned.
         results: of the tuning units of all tasks and seeds.
+
+    Raises:
+        StudyError: no rate trains the baseline.
     """
-
-    def __init__(self, task: RaceTask, optimizer: str, results: Iterable[Result]) -> None:
-        self._task, self._optimizer = task, optimizer
-        self._runs = [run for result in results for run in result.runs if self._own(run)]
-
-    def choose(self, arm: str) -> TunedChoice:
-        """The learning rate and setting with the lowest mean final loss over the tuning seeds.
-
-        What is not finite on any of the seeds is not chosen. Where nothing is finite it is the lowest rate, and the
-        race shows what that comes to; of the baseline that is an error.
-
-        Args:
-            arm: that was tuned.
-
-        Raises:
-            StudyError: no rate trains the baseline.
-        """
-        means = self._means(arm)
-        finite = {choice: mean for choice, mean in means.items() if math.isfinite(mean)}
-        if not finite and arm == BASELINE:
-            raise StudyError(
-                f"no learning rate of {list(self._task.grid(self._optimizer))} trains {self._task.name} with "
-                f"{self._optimizer} to a finite loss: give lower ones"
-            )
-        return min(finite, key=lambda choice: finite[choice]) if finite else min(means, key=lambda each: each.lr)
-
-    def _means(self, arm: str) -> dict[TunedChoice, float]:
-        found: dict[TunedChoice, list[float]] = {}
-        names = {self._setting(arm, value): value for value in values_of(arm) or (None,)}
-        for run in self._runs:
-            if run.arm == arm:
-                choice = TunedChoice(run.lr, names[run.setting])
-                found.setdefault(choice, []).append(math.inf if run.final_loss is None else run.final_loss)
-        return {choice: statistics.fmean(losses) for choice, losses in found.items()}
-
-    def _setting(self, arm: str, value: float | None) -> str:
-        return setting_of(arm, value, self._task.steps, self._task.interval)
-
-    def _own(self, run: RaceRun) -> bool:
-        wanted = (self._task.name, self._optimizer, label(self._task))
-        return (run.task, run.optimizer, run.rate) == wanted
+    case = RaceCase(task.name, optimizer, label(task))
+    runs = [run for result in results for run in result.runs if case_of(run) == case and run.arm == arm]
+    values = {setting_of(arm, value, task.steps, task.interval): value for value in values_of(arm) or (None,)}
+    losses: dict[TunedChoice, list[float]] = {}
+    for run in runs:
+        choice = TunedChoice(run.lr, values[run.setting])
+        losses.setdefault(choice, []).append(math.inf if run.final_loss is None else run.final_loss)
+    means = {choice: statistics.fmean(found) for choice, found in losses.items()}
+    finite = {choice: mean for choice, mean in means.items() if math.isfinite(mean)}
+    if not finite and arm == BASELINE:
+        raise StudyError(
+            f"no learning rate of {list(task.grid(optimizer))} trains {task.name} with {optimizer} to a finite loss: "
+            "give lower ones"
+        )
+    return min(finite, key=lambda choice: finite[choice]) if finite else min(means, key=lambda each: each.lr)
 
 
 def choose_all(
@@ -79,9 +60,8 @@ def choose_all(
     chosen = {}
     for task in tasks.values():
         for optimizer in task.optimizers:
-            grid = Grid(task, optimizer, results)
             for arm in dict.fromkeys(arm_named(name).tuned_as for name in arms_in(config, optimizer)):
-                chosen[task.name, optimizer, arm] = grid.choose(arm)
+                chosen[task.name, optimizer, arm] = choose(task, optimizer, arm, results)
     return chosen
 
 
@@ -90,7 +70,7 @@ def best_wsd_rates(
 ) -> dict[tuple[str, str], float]:
     """(task, optimizer) -> WSD's best rate at the first share of decay, where WSD is run."""
     return {
-        (task.name, optimizer): Grid(task, optimizer, results).choose("wsd").lr
+        (task.name, optimizer): choose(task, optimizer, "wsd", results).lr
         for task in tasks.values()
         for optimizer in task.optimizers
         if "wsd" in arms_in(config, optimizer)
@@ -100,7 +80,7 @@ def best_wsd_rates(
 def state_targets(
     path: Path,
     tasks: Mapping[str, RaceTask],
-    choices: Mapping[tuple[str, str, str], TunedChoice],
+    choices: Choices,
     results: Sequence[Result],
 ) -> dict[RaceCase, float]:
     """The targets of all cases: those that the file states, and new ones, which are written before anything is raced.
@@ -133,13 +113,11 @@ def state_targets(
     return found
 
 
-def _target(
-    case: RaceCase, task: RaceTask, choices: Mapping[tuple[str, str, str], TunedChoice], results: Sequence[Result]
-) -> dict[str, Any]:
+def _target(case: RaceCase, task: RaceTask, choices: Choices, results: Sequence[Result]) -> dict[str, Any]:
     tuned = choices[case.task, case.optimizer, BASELINE].lr
     lr = tuned if case.rate == TUNED else task.usual_lr(case.optimizer)
-    wanted = (case.task, case.optimizer, case.rate, BASELINE, lr)
-    chosen = [r for r in results if (r.run.task, r.run.optimizer, r.run.rate, r.run.arm, r.run.lr) == wanted]
+    wanted = (case, BASELINE, lr)
+    chosen = [each for each in results if (case_of(each.run), each.run.arm, each.run.lr) == wanted]
     losses = {result.run.seed: _late(result) for result in chosen}
     if not losses or None in losses.values():
         raise StudyError(
@@ -160,7 +138,7 @@ def _late(result: Result) -> float | None:
     return None if result.run.final_loss is None else until[-1].loss
 
 
-def edges(tasks: Mapping[str, RaceTask], choices: Mapping[tuple[str, str, str], TunedChoice]) -> list[str]:
+def edges(tasks: Mapping[str, RaceTask], choices: Choices) -> list[str]:
     """A sentence for every choice at the end of its grid of rates: the best one may lie beyond."""
     found = []
     for (name, optimizer, arm), choice in choices.items():

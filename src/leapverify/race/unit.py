@@ -27,7 +27,7 @@ from leapverify.race.averages import swapped
 from leapverify.race.config import RaceConfig
 from leapverify.race.parallel import parallel_material
 from leapverify.race.plan import RACE, RaceUnit, Result
-from leapverify.race.readouts import Reading
+from leapverify.race.readouts import Readout
 from leapverify.race.tasks import Material, RaceTask
 from leapverify.runs.world import present
 from leapverify.verify.comparison import mean_loss_of
@@ -35,19 +35,15 @@ from leapverify.verify.comparison import mean_loss_of
 WARM_STEPS = 8
 """Of a process's first run, which is not kept."""
 
-WHICH = ("task", "optimizer", "rate", "arm", "seed", "stage", "lr", "setting")
-"""The fields of a point that say which run and reading it belongs to."""
-
 Look = Callable[[int, float | None], None]
 """Told of every reading: real step, loss."""
 
 
-def unseen(step: int, loss: float | None) -> None:
+def _unseen(_step: int, _loss: float | None) -> None:
     """A look that sees nothing."""
-    del step, loss
 
 
-def run_unit(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path, look: Look = unseen) -> Result:
+def run_unit(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path, look: Look = _unseen) -> Result:
     """Train a unit to its end, or to where its loss is not finite.
 
     Args:
@@ -63,7 +59,7 @@ def run_unit(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path, l
     # What libraries and the engine have to say belongs into the record, not across the view of the race.
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        result = _Course(unit, task, config, task.material(unit.seed, folder), look).run()
+        result = _Training(unit, task, config, task.material(unit.seed, folder), look).run()
     notes = [*result.notes, *dict.fromkeys(str(each.message) for each in said)]
     return Result(result.runs, result.points, result.events, tuple(notes))
 
@@ -75,7 +71,7 @@ def warm_up(unit: RaceUnit, task: RaceTask, config: RaceConfig, folder: Path) ->
     run_unit(dataclasses.replace(unit, arm="always-reject", steps=WARM_STEPS, also=()), short, config, folder)
 
 
-class _Course:
+class _Training:
     """A run that goes on."""
 
     def __init__(self, unit: RaceUnit, task: RaceTask, config: RaceConfig, material: Material, look: Look) -> None:
@@ -92,25 +88,25 @@ class _Course:
 
     def run(self) -> Result:
         """Train, read, and say what it came to."""
-        own, *others = self._parts.readings
+        own, *others = self._parts.readouts
         try:
             going = self._read(own) is not None
             while going and self._effective < self._unit.steps:
                 self._train()
-                for reading in self._parts.readings:
-                    reading.after(self._step)
+                for readout in self._parts.readouts:
+                    readout.after(self._step)
                 if self._step % self._task.eval_every == 0 or self._effective >= self._unit.steps:
                     going = self._read(own) is not None
             rows = [self._row(own, self._points[-1])]
-            rows += [self._row(reading, self._point(reading, going)) for reading in others]
+            rows += [self._row(readout, self._point(readout, going)) for readout in others]
             return Result(tuple(rows), tuple(self._points), *self._told())
         finally:
-            for reading in self._parts.readings:
-                reading.close()
+            for readout in self._parts.readouts:
+                readout.close()
 
     @property
     def _effective(self) -> int:
-        return self._step + self._parts.readings[0].leapt
+        return self._step + self._parts.readouts[0].leapt()
 
     def _train(self) -> None:
         self._step += 1
@@ -127,41 +123,36 @@ class _Course:
             optimizer.zero_grad(set_to_none=True)
         self._loss = loss.detach()
 
-    def _read(self, reading: Reading) -> float | None:
+    def _read(self, readout: Readout) -> float | None:
         """The reported loss now, kept as a point; None where it, or the training loss, is not finite."""
         # Said once a reading and not once a step: asking would make an accelerator wait.
         trained = self._loss is None or bool(torch.isfinite(self._loss))
         trained = not self._ranks.any("training loss", not trained)
-        self._points.append(self._point(reading, trained))
+        self._points.append(self._point(readout, trained))
         return self._points[-1].loss
 
-    def _point(self, reading: Reading, finite: bool) -> RacePoint:
-        weights = reading.weights() if finite else None
-        seconds, bill = self._seconds(reading), reading.bill()
+    def _point(self, readout: Readout, finite: bool) -> RacePoint:
+        weights = readout.weights() if finite else None
+        # Training and what this readout takes; what others take of the same run is not its business.
+        others_s = sum(each.bill().seconds for each in self._parts.readouts if each is not readout)
+        seconds, bill = self._watch.seconds - others_s, readout.bill()
         with self._watch.held():
             loss = self._reported(weights) if finite else None
             self._look(self._step, loss)
-        unit = self._unit
         return RacePoint(
-            task=unit.case.task,
-            optimizer=unit.case.optimizer,
-            rate=unit.case.rate,
-            arm=reading.arm,
-            seed=unit.seed,
-            stage=unit.stage,
-            lr=unit.lr,
-            setting=reading.setting,
+            **self._names(readout),
             step=self._step,
-            effective_step=self._step + reading.leapt,
+            effective_step=self._step + readout.leapt(),
             tokens=3.0 * self._material.step_positions * self._step + bill.tokens,
             seconds=seconds,
             loss=loss,
         )
 
-    def _seconds(self, reading: Reading) -> float:
-        """Training and what this reading takes; what others take of the same run is not its business."""
-        others = sum(each.bill().seconds for each in self._parts.readings if each is not reading)
-        return self._watch.seconds - others
+    def _names(self, readout: Readout) -> dict[str, Any]:
+        """What a run and its points have in common."""
+        unit = self._unit
+        names = {"arm": readout.arm, "seed": unit.seed, "stage": unit.stage, "lr": unit.lr, "setting": readout.setting}
+        return unit.case._asdict() | names
 
     def _reported(self, weights: Sequence[Tensor] | None) -> float | None:
         with nullcontext() if weights is None else swapped(self._parts.parameters, weights):
@@ -169,11 +160,11 @@ class _Course:
             loss = mean_loss_of(material.model, material.reported or material.losses, self._val)
         return loss if math.isfinite(loss) else None
 
-    def _row(self, reading: Reading, last: RacePoint) -> RaceRun:
-        unit, bill = self._unit, reading.bill()
+    def _row(self, readout: Readout, last: RacePoint) -> RaceRun:
+        unit, bill, size = self._unit, readout.bill(), self._material.heldout_size
         hit = self._hit() if unit.stage == RACE else None
         return RaceRun(
-            **{name: getattr(last, name) for name in WHICH},
+            **self._names(readout),
             steps=unit.steps,
             real_steps=self._step,
             effective_steps=last.effective_step,
@@ -188,9 +179,9 @@ class _Course:
             overhead_s=bill.seconds,
             attempts=bill.attempts,
             accepted=bill.accepted,
-            leapt_steps=reading.leapt,
+            leapt_steps=readout.leapt(),
             heldout_batches=bill.heldout_batches,
-            heldout_passes=self._passes(bill.heldout_batches),
+            heldout_passes=None if size is None else bill.heldout_batches / size,
         )
 
     def _hit(self) -> RacePoint | None:
@@ -199,10 +190,6 @@ class _Course:
         if target is None:
             return None
         return next((p for p in self._points if p.step and p.loss is not None and p.loss <= target), None)
-
-    def _passes(self, batches: int) -> float | None:
-        size = self._material.heldout_size
-        return None if size is None else batches / size
 
     def _told(self) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
         """The engines' events, and why any of them switched itself off."""

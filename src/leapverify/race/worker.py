@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from leapverify.analysis.race.arms import RaceCase
 from leapverify.core.collective import on_all_ranks, on_rank0
 from leapverify.errors import Damaged
 from leapverify.race.config import RaceConfig
-from leapverify.race.plan import RaceCase, RaceUnit, Result, SeedCase, digest
+from leapverify.race.plan import RaceUnit, Result, SeedCase, digest
 from leapverify.race.results import Store
 from leapverify.race.tasks import build_tasks
 from leapverify.race.unit import run_unit, warm_up

@@ -21,7 +21,7 @@ from leapverify.report.kit.run import load_race, load_run
 from leapverify.report.kit.section import Page
 from leapverify.report.kit.table import Table, write_tables
 from leapverify.report.kit.theme import DARK, LIGHT
-from leapverify.report.race.page import race_page, race_report
+from leapverify.report.race.page import RaceReport, race_page
 from leapverify.report.study.analysis import Analysis
 from leapverify.report.study.page import StudyReport, study_page
 
@@ -44,13 +44,13 @@ def build_report(run: Path) -> Path:
     """
     if not (run / "checkpoints.parquet").is_file() and (alone := load_race(run)):
         with as_written(run, _AGAIN):
-            race = race_report(alone)
+            race = RaceReport(alone)
             return _write(run, race_page(race), race.tables)
     records = load_run(run)
     bench = load_bench(run, records.config)
     with as_written(run, _AGAIN):
         study = StudyReport(Analysis(records))
-        beside = race_report(records.race) if records.race else None
+        beside = RaceReport(records.race) if records.race else None
         tables = [table for part in (study, bench, beside) if part for table in part.tables]
         return _write(run, study_page(study, bench, beside), tables)
 

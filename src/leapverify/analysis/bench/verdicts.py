@@ -34,7 +34,7 @@ from leapverify.analysis.race.arms import (
     BASELINE,
     VERIFIED,
     Arms,
-    Case,
+    RaceCase,
     by_case,
     control_row,
     finals,
@@ -212,7 +212,7 @@ def _bare(predictor: str) -> str:
     return predictor.partition(":")[0]
 
 
-def _raced(case: Case, name: str, arms: Arms) -> Raced:
+def _raced(case: RaceCase, name: str, arms: Arms) -> Raced:
     always, verified = f"{ALWAYS}{name}", f"{VERIFIED}{name}"
     return Raced(
         unconditional=_shortened(case, always, arms),
@@ -221,7 +221,7 @@ def _raced(case: Case, name: str, arms: Arms) -> Raced:
     )
 
 
-def _shortened(case: Case, arm: str, arms: Arms) -> PublishedVerdict:
+def _shortened(case: RaceCase, arm: str, arms: Arms) -> PublishedVerdict:
     if arm not in arms:
         return NOT_RACED
     found = control_row(case, arm, arms)

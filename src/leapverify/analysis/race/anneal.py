@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.race.arms import SHORTENED, Case, by_case, finals
+from leapverify.analysis.race.arms import SHORTENED, RaceCase, by_case, case_of, finals
 from leapverify.analysis.race.paired import Paired, Ratio, one_sided_p, over_seeds, paired_difference, paired_ratio
 from leapverify.io.records import RacePoint, RaceRun
 
@@ -19,7 +19,7 @@ ANNEAL, WSD = "anneal", "wsd"
 class AnnealRow:
     """One case: the first step at which the annealed loss was as low as the same seed's final WSD loss."""
 
-    case: Case
+    case: RaceCase
     n: int
     """Seeds with both arms and a finite WSD loss."""
     wsd_steps: int
@@ -68,16 +68,16 @@ def anneal_against_wsd(runs: Iterable[RaceRun], points: Iterable[RacePoint]) -> 
     Returns:
         One row per case that has either arm; `reason` says what is missing.
     """
-    readings: dict[tuple[Case, int], list[RacePoint]] = {}
+    readings: dict[tuple[RaceCase, int], list[RacePoint]] = {}
     for point in points:
         if point.stage == "race" and point.arm == ANNEAL:
-            readings.setdefault((Case(point.task, point.optimizer, point.rate), point.seed), []).append(point)
+            readings.setdefault((case_of(point), point.seed), []).append(point)
     cases = by_case(runs)
     return [_row(case, arms, readings) for case, arms in cases.items() if ANNEAL in arms or WSD in arms]
 
 
 def _row(
-    case: Case, arms: Mapping[str, Mapping[int, RaceRun]], readings: Mapping[tuple[Case, int], list[RacePoint]]
+    case: RaceCase, arms: Mapping[str, Mapping[int, RaceRun]], readings: Mapping[tuple[RaceCase, int], list[RacePoint]]
 ) -> AnnealRow:
     wsd, own = arms.get(WSD, {}), arms.get(ANNEAL, {})
     goals = {seed: loss for seed, loss in finals(wsd).items() if seed in own and loss is not None}

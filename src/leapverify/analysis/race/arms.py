@@ -18,7 +18,7 @@ from leapverify.analysis.race.paired import (
     paired_difference,
     paired_ratio,
 )
-from leapverify.io.records import RaceRun
+from leapverify.io.records import RacePoint, RaceRun
 
 BASELINE = "baseline"
 SHORTENED = "shortened:"
@@ -34,40 +34,49 @@ ARMS = (
 """In the order of the tables; others follow, and every `shortened:X` stands behind its X."""
 
 
-class Case(NamedTuple):
+class RaceCase(NamedTuple):
     """One race: a task with an optimizer at a learning rate."""
 
     task: str
     optimizer: str
     rate: str
+    """tuned | usual."""
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+def case_of(row: RaceRun | RacePoint) -> RaceCase:
+    """The case of a run or of a reading."""
+    return RaceCase(row.task, row.optimizer, row.rate)
 
 
 Arms = Mapping[str, Mapping[int, RaceRun]]
 """Arm -> seed -> its run, arms in the order of `ARMS`."""
 
 
-def by_case(runs: Iterable[RaceRun], *, predictors: bool = False) -> dict[Case, Arms]:
+def by_case(runs: Iterable[RaceRun], *, predictors: bool = False) -> dict[RaceCase, Arms]:
     """The runs of the race itself (not those of tuning), case by case and arm by arm.
 
     Args:
         runs: the race's records.
         predictors: the arms of predictors too, of which there may be dozens; they have a table of their own.
     """
-    found: dict[Case, dict[str, dict[int, RaceRun]]] = {}
+    found: dict[RaceCase, dict[str, dict[int, RaceRun]]] = {}
     for run in runs:
         if run.stage == "race" and (predictors or not is_of_predictor(run.arm)):
-            case = Case(run.task, run.optimizer, run.rate)
-            found.setdefault(case, {}).setdefault(run.arm, {})[run.seed] = run
-    ordered = sorted(found, key=lambda case: tuple(map(_place, case, (TASKS, OPTIMIZERS, RATES))))
+            found.setdefault(case_of(run), {}).setdefault(run.arm, {})[run.seed] = run
+    ordered = sorted(found, key=lambda case: tuple(map(place_of, case, (TASKS, OPTIMIZERS, RATES))))
     return {case: {arm: found[case][arm] for arm in sorted(found[case], key=_arm_place)} for case in ordered}
 
 
-def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
+def place_of(name: str, known: Sequence[str]) -> tuple[int, str]:
+    """The place of a name among the known ones, others behind them by the alphabet."""
     return (known.index(name), "") if name in known else (len(known), name)
 
 
 def _arm_place(arm: str) -> tuple[tuple[int, str], bool]:
-    return _place(arm.removeprefix(SHORTENED), ARMS), arm.startswith(SHORTENED)
+    return place_of(arm.removeprefix(SHORTENED), ARMS), arm.startswith(SHORTENED)
 
 
 def is_of_predictor(arm: str) -> bool:
@@ -80,7 +89,7 @@ def is_leap(arm: str) -> bool:
     return arm.startswith("leap-")
 
 
-def case_text(case: Case, runs: Iterable[RaceRun]) -> str:
+def case_text(case: RaceCase, runs: Iterable[RaceRun]) -> str:
     """'pretrain, adamw', with the rate where the same task and optimizer were raced at more than one."""
     rates = {run.rate for run in runs if run.stage == "race" and (run.task, run.optimizer) == case[:2]}
     return f"{case.task}, {case.optimizer}" + (f", {case.rate} rate" if len(rates) > 1 else "")
@@ -90,7 +99,7 @@ def case_text(case: Case, runs: Iterable[RaceRun]) -> str:
 class ArmRow:
     """One arm of one case over its seeds; comparisons are with the same seeds' baseline."""
 
-    case: Case
+    case: RaceCase
     arm: str
     n: int
     """Seeds."""
@@ -142,7 +151,7 @@ def arm_table(runs: Iterable[RaceRun]) -> list[ArmRow]:
     return [_arm_row(case, arm, arms) for case, arms in by_case(runs).items() for arm in arms]
 
 
-def _arm_row(case: Case, arm: str, arms: Arms) -> ArmRow:
+def _arm_row(case: RaceCase, arm: str, arms: Arms) -> ArmRow:
     own = arms[arm]
     rows = [own[seed] for seed in sorted(own)]
     difference, tokens, seconds = _against_baseline(arm, arms)
@@ -187,12 +196,8 @@ def _against_baseline(arm: str, arms: Arms) -> tuple[Paired, Ratio, Ratio]:
     own, base, missing = arms[arm], arms[BASELINE], "no seed was run with both this arm and the baseline"
     return (
         paired_difference(finals(own), finals(base), missing),
-        tokens_against(own, base, missing),
-        paired_ratio(
-            {seed: run.target_s for seed, run in own.items()},
-            {seed: run.target_s for seed, run in base.items()},
-            missing,
-        ),
+        cost_ratio("target_tokens", own, base, missing),
+        cost_ratio("target_s", own, base, missing),
     )
 
 
@@ -204,13 +209,10 @@ def finals(runs: Mapping[int, RaceRun]) -> dict[int, float | None]:
     }
 
 
-def tokens_against(arm: Mapping[int, RaceRun], other: Mapping[int, RaceRun], missing: str) -> Ratio:
-    """Forward tokens to the target, arm over other, paired by seed."""
-    return paired_ratio(
-        {seed: run.target_tokens for seed, run in arm.items()},
-        {seed: run.target_tokens for seed, run in other.items()},
-        missing,
-    )
+def cost_ratio(column: str, arm: Mapping[int, RaceRun], other: Mapping[int, RaceRun], missing: str) -> Ratio:
+    """The cost up to the target in a column of the records (`target_tokens`, `target_s`), arm over other."""
+    own, against = ({seed: getattr(run, column) for seed, run in runs.items()} for runs in (arm, other))
+    return paired_ratio(own, against, missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,7 @@ class ControlRow:
     Where the arm leapt over nothing its shortened schedule is the baseline itself, which then serves as the control.
     """
 
-    case: Case
+    case: RaceCase
     arm: str
     n: int
     """Seeds of the arm."""
@@ -260,7 +262,7 @@ def against_shortened(runs: Iterable[RaceRun]) -> list[ControlRow]:
     ]
 
 
-def control_row(case: Case, arm: str, arms: Arms) -> ControlRow:
+def control_row(case: RaceCase, arm: str, arms: Arms) -> ControlRow:
     """One arm of a case against its shortened schedule."""
     own, short, base = arms[arm], arms.get(SHORTENED + arm, {}), arms.get(BASELINE, {})
     ended = finals(own)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from leapverify.analysis.over_seeds import FEWEST_SEEDS
 from leapverify.analysis.race.arms import (
     BASELINE,
     ArmRow,
-    Case,
+    Arms,
     ControlRow,
-    against_shortened,
-    arm_table,
-    by_case,
+    RaceCase,
+    cost_ratio,
     is_leap,
-    tokens_against,
 )
 from leapverify.analysis.race.paired import Ratio, no_ratio
-from leapverify.io.records import RaceRun
 
 RIVALS = ("lr-x2", "lr-x4", "ema", "lawa", "lookahead", "schedule-free")
 """Larger rates and averages: what anybody could do instead of leaping."""
@@ -27,11 +24,11 @@ HEADLINE = "leap-auto"
 """The policy that is judged first, named before any race was run: it is the default."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """One leap arm in one case, with every comparison that its verdict rests on."""
 
-    case: Case
+    case: RaceCase
     arm: str
     row: ArmRow
     control: ControlRow
@@ -83,27 +80,27 @@ class Judgement:
         return beaten and not self.unsure and not self.slower
 
 
-def judge(runs: Iterable[RaceRun]) -> list[Judgement]:
+def judge(cases: Mapping[RaceCase, Arms], arms: Iterable[ArmRow], controls: Iterable[ControlRow]) -> list[Judgement]:
     """Every leap arm of every case, `leap-auto` first in its case.
 
     Args:
-        runs: the race's records.
+        cases: the runs, as `by_case` orders them.
+        arms: their table.
+        controls: the arms against their shortened schedules.
 
     Returns:
         The judgements; a case without a leap arm has none.
     """
-    every = list(runs)
-    rows = {(row.case, row.arm): row for row in arm_table(every)}
-    controls = {(row.case, row.arm): row for row in against_shortened(every)}
+    rows = {(row.case, row.arm): row for row in arms}
+    short = {(row.case, row.arm): row for row in controls}
     found = []
-    for case, arms in by_case(every).items():
-        rival = best_rival([rows[case, arm] for arm in arms])
-        for arm in sorted(filter(is_leap, arms), key=lambda name: name != HEADLINE):
+    for case, runs in cases.items():
+        rival = best_rival(rows[case, arm] for arm in runs)
+        for arm in sorted(filter(is_leap, runs), key=lambda name: name != HEADLINE):
             against = no_ratio("no larger rate and no average was run")
             if rival:
-                against = tokens_against(arms[arm], arms[rival], "no seed was run with both")
-            own, control = rows[case, arm], controls[case, arm]
-            found.append(Judgement(case=case, arm=arm, row=own, control=control, rival=rival, against_rival=against))
+                against = cost_ratio("target_tokens", runs[arm], runs[rival], "no seed was run with both")
+            found.append(Judgement(case, arm, rows[case, arm], short[case, arm], rival, against))
     return found
 
 

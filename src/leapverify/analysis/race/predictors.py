@@ -14,8 +14,8 @@ from leapverify.analysis.race.arms import (
     BASELINE,
     VERIFIED,
     Arms,
-    Case,
     ControlRow,
+    RaceCase,
     by_case,
     control_row,
     finals,
@@ -36,7 +36,7 @@ def short_name(predictor: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class PredictorTrial:
     """One way to apply a predictor, over the seeds of a case."""
 
     control: ControlRow
@@ -63,11 +63,11 @@ class Tried:
 class PredictorRow:
     """One predictor in one case."""
 
-    case: Case
+    case: RaceCase
     predictor: str
-    verified: Tried | None
+    verified: PredictorTrial | None
     """None where that arm was not run."""
-    always: Tried | None
+    always: PredictorTrial | None
 
 
 def against_schedule(runs: Iterable[RaceRun]) -> list[PredictorRow]:
@@ -98,11 +98,11 @@ def against_schedule(runs: Iterable[RaceRun]) -> list[PredictorRow]:
     return rows
 
 
-def _tried(case: Case, arm: str, arms: Arms) -> Tried | None:
+def _tried(case: RaceCase, arm: str, arms: Arms) -> PredictorTrial | None:
     if arm not in arms:
         return None
     own = arms[arm]
-    return Tried(
+    return PredictorTrial(
         control=control_row(case, arm, arms),
         leapt_steps=statistics.fmean(run.leapt_steps for run in own.values()),
         baseline=paired_difference(finals(own), finals(arms.get(BASELINE, {})), "no baseline was run"),
@@ -115,7 +115,7 @@ def _place(row: PredictorRow) -> tuple[bool, float, float, str]:
     return (not leaps, _mean(row.verified) if leaps else 0.0, _mean(row.always), row.predictor)
 
 
-def _mean(tried: Tried | None) -> float:
+def _mean(tried: PredictorTrial | None) -> float:
     mean = tried.control.difference.mean if tried is not None else None
     return math.inf if mean is None else mean
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.race.arms import ARMS, OPTIMIZERS, TASKS, finals
+from leapverify.analysis.race.arms import ARMS, OPTIMIZERS, TASKS, finals, place_of
 from leapverify.analysis.race.paired import over_seeds
 from leapverify.io.records import RaceRun
 
@@ -57,13 +57,9 @@ def tuning_grid(runs: Iterable[RaceRun]) -> list[TuningRow]:
             grid.setdefault((run.lr, run.setting), {})[run.seed] = run
     raced = {(r.task, r.optimizer, r.arm): (r.lr, r.setting) for r in every if r.stage == "race"}
     ordered = sorted(
-        grids, key=lambda key: [_place(*pair) for pair in zip(key, (TASKS, OPTIMIZERS, ARMS), strict=True)]
+        grids, key=lambda key: [place_of(*pair) for pair in zip(key, (TASKS, OPTIMIZERS, ARMS), strict=True)]
     )
     return [row for key in ordered for row in _rows(key, grids[key], raced.get(key))]
-
-
-def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
-    return (known.index(name), "") if name in known else (len(known), name)
 
 
 def _rows(

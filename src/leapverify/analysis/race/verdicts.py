@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from leapverify.analysis.race.anneal import AnnealRow, anneal_against_wsd
-from leapverify.analysis.race.arms import (
-    BASELINE,
-    ArmRow,
-    ControlRow,
-    against_shortened,
-    arm_table,
-    by_case,
-    case_text,
-)
-from leapverify.analysis.race.judge import HEADLINE, Judgement, judge
-from leapverify.analysis.race.predictors import PredictorRow, against_schedule, outcome_text
-from leapverify.analysis.race.tuning import tuning_grid
+from leapverify.analysis.race.anneal import AnnealRow
+from leapverify.analysis.race.arms import BASELINE, ArmRow, ControlRow
+from leapverify.analysis.race.judge import HEADLINE, Judgement
+from leapverify.analysis.race.predictors import outcome_text
+from leapverify.analysis.race.race import BUDGET_PERCENT, RaceAnalysis
 from leapverify.analysis.race.wording import difference_text, never_text, percent_text, ratio_text, unit_of
 from leapverify.analysis.wording import counted, listed, p_text
 from leapverify.io.records import RacePoint, RaceRun
@@ -26,9 +18,6 @@ ENOUGH_SEEDS = 8
 """Asked for by the protocol of a proof of a speed-up."""
 CLEAR_P = 0.01
 """Asked for of the question whether annealing beats WSD."""
-PROMISED_SAVING = 40.0
-"""Per cent of the forward tokens to the target that leaping must save on the convex task."""
-BUDGET_PERCENT = 1.0
 TUNED = (BASELINE, "wsd")
 """Schedules whose tuning a verdict leans on."""
 
@@ -50,42 +39,26 @@ def verdicts(
         points: the readings of the reported loss; without them nothing can be said of annealing.
         budget_percent: of the whole cost, what `leap-auto` was allowed to spend.
     """
-    found = race_verdicts(runs, points, budget_percent=budget_percent)
-    return [f"{verdict.topic}: {verdict.text}" for verdict in found]
+    found = race_verdicts(RaceAnalysis(list(runs), list(points or ()), budget_percent))
+    return [f"{each.topic}: {each.text}" for each in found]
 
 
-def race_verdicts(
-    runs: Iterable[RaceRun], points: Iterable[RacePoint] | None = None, *, budget_percent: float = BUDGET_PERCENT
-) -> list[ArmVerdict]:
-    """One answer for each case, then annealing, the overhead of `leap-auto`, and how far to trust all that.
-
-    Args:
-        runs: the race's records, tuning included.
-        points: the readings of the reported loss.
-        budget_percent: of the whole cost, what `leap-auto` was allowed to spend.
-    """
-    every, readings = list(runs), list(points or ())
-    judged, tried = judge(every), against_schedule(every)
+def race_verdicts(race: RaceAnalysis) -> list[ArmVerdict]:
+    """One answer for each case, then annealing, the overhead of `leap-auto`, and how far to trust all that."""
+    judged, tried = race.judgements, race.predictors
+    leaps = bool(judged or not tried)
     found = [
-        ArmVerdict(case_text(case, every), _case_text([entry for entry in judged if entry.case == case]))
-        for case in by_case(every)
-        if judged or not tried
+        ArmVerdict(race.names[case], _case_text([entry for entry in judged if entry.case == case]))
+        for case in (race.by_case if leaps else ())
     ]
-    found += _predictor_verdicts(tried, every)
-    rows = anneal_against_wsd(every, readings)
-    pretrain = [row for row in rows if row.case.task == "pretrain"]
-    found += [ArmVerdict(f"anneal, {case_text(row.case, every)}", _anneal_text(row)) for row in pretrain or rows]
-    if judged or not tried:
-        found.append(ArmVerdict(f"overhead of {HEADLINE}", _overhead_text(arm_table(every), every, budget_percent)))
-    found.append(ArmVerdict("how far to trust this", _trust_text(every, rows)))
-    return found
-
-
-def _predictor_verdicts(tried: Sequence[PredictorRow], runs: Sequence[RaceRun]) -> list[ArmVerdict]:
-    return [
-        ArmVerdict(f"predictors, {case_text(case, runs)}", outcome_text([row for row in tried if row.case == case]))
-        for case in dict.fromkeys(row.case for row in tried)
-    ]
+    for case in dict.fromkeys(row.case for row in tried):
+        said = outcome_text([row for row in tried if row.case == case])
+        found.append(ArmVerdict(f"predictors, {race.names[case]}", said))
+    pretrain = [row for row in race.annealing if row.case.task == "pretrain"]
+    found += [ArmVerdict(f"anneal, {race.names[row.case]}", _anneal_text(row)) for row in pretrain or race.annealing]
+    if leaps:
+        found.append(ArmVerdict(f"overhead of {HEADLINE}", _overhead_text(race)))
+    return [*found, ArmVerdict("how far to trust this", _trust_text(race))]
 
 
 def _case_text(judged: Sequence[Judgement]) -> str:
@@ -94,7 +67,7 @@ def _case_text(judged: Sequence[Judgement]) -> str:
     first, others = judged[0], judged[1:]
     text = f"{_lead(first)}: {_control_clause(first)}; {_cost_clause(first)}."
     if first.case.task == "convex" and first.row.tokens.mean is not None:
-        text += f" {_promise(first)}"
+        text += f" {_saving(first)}"
     same = [entry.arm for entry in others if _lead(entry) == _lead(first)]
     rest = [f"With {entry.arm}, {_lead(entry)}." for entry in others if entry.arm not in same]
     if same:
@@ -161,14 +134,12 @@ def _cost_clause(judged: Judgement) -> str:
     return text + (f" ({never})" if never else "")
 
 
-def _promise(judged: Judgement) -> str:
+def _saving(judged: Judgement) -> str:
     found = judged.row.tokens
-    saved = 100.0 * (1.0 - (found.mean or 0.0))
-    shown = f"That saves {saved:.0f} % of the forward tokens to the target"
+    shown = f"That saves {100.0 * (1.0 - (found.mean or 0.0)):.0f} % of the forward tokens to the target"
     if found.low is not None and found.high is not None:
         shown += f" (95 % {100 * (1 - found.high):.0f} to {100 * (1 - found.low):.0f} %)".replace("-", "−")
-    kept = "as promised there" if saved >= PROMISED_SAVING else "less than promised there"
-    return f"{shown}, {kept} (at least {PROMISED_SAVING:.0f} %)."
+    return f"{shown}."
 
 
 def _anneal_text(row: AnnealRow) -> str:
@@ -208,12 +179,12 @@ def _saved(row: AnnealRow) -> str:
     return f"{abs(mean):.0f} steps ({interval}) {'later' if mean < 0 else 'sooner'} than"
 
 
-def _overhead_text(rows: Sequence[ArmRow], runs: Sequence[RaceRun], budget: float) -> str:
-    watched = [row for row in rows if row.arm == HEADLINE and row.case.task in ("pretrain", "noise")]
+def _overhead_text(race: RaceAnalysis) -> str:
+    watched = [row for row in race.arms if row.arm == HEADLINE and row.case.task in ("pretrain", "noise")]
     if not watched:
         return f"cannot say: {HEADLINE} was run neither on pretrain nor on noise."
-    found = [_overhead(row, case_text(row.case, runs), budget) for row in watched]
-    return " ".join([f"the budget is {budget:g} % of the forward tokens.", *found])
+    found = [_overhead(row, race.names[row.case], race.budget_percent) for row in watched]
+    return " ".join([f"the budget is {race.budget_percent:g} % of the forward tokens.", *found])
 
 
 def _overhead(row: ArmRow, where: str, budget: float) -> str:
@@ -229,31 +200,15 @@ def _overhead(row: ArmRow, where: str, budget: float) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def comparisons(runs: Iterable[RaceRun], points: Iterable[RacePoint] | None = None) -> int:
-    """How many p-values the race gives: every arm against the baseline, every control, annealing, predictors."""
-    every = list(runs)
-    return _tests(every, anneal_against_wsd(every, points or ()))
-
-
-def _tests(runs: Sequence[RaceRun], rows: Sequence[AnnealRow]) -> int:
-    differences = [row.difference for row in arm_table(runs)] + [row.difference for row in against_shortened(runs)]
-    ways = [each for row in against_schedule(runs) for each in (row.verified, row.always) if each is not None]
-    found = [row.p for row in differences] + [each.control.difference.p for each in ways if each.control.accepted]
-    for row in rows:
-        found += [None if row.reason else row.p, row.control.p]
-    return sum(p is not None for p in found)
-
-
-def _trust_text(runs: Sequence[RaceRun], rows: Sequence[AnnealRow]) -> str:
-    counts = {max(len(seeds) for seeds in arms.values()) for arms in by_case(runs).values()} or {0}
-    fewest, tests = min(counts), _tests(runs, rows)
+def _trust_text(race: RaceAnalysis) -> str:
+    counts = {max(len(seeds) for seeds in arms.values()) for arms in race.by_case.values()} or {0}
     text = f"It rests on {listed([str(count) for count in sorted(counts)], ' or ')} seeds a race"
-    text += "." if fewest >= ENOUGH_SEEDS else f", of {ENOUGH_SEEDS} asked for: small effects can be missed."
-    text += f" p-values are one-sided, paired by seed and not corrected for the {tests} comparisons made: "
+    text += "." if min(counts) >= ENOUGH_SEEDS else f", of {ENOUGH_SEEDS} asked for: small effects can be missed."
+    text += f" p-values are one-sided, paired by seed and not corrected for the {race.comparisons} comparisons made: "
     text += "if nothing worked, one in twenty would still be below 0.05."
     text += " Seconds depend on what else the machine did; forward tokens do not."
     # Where there was one rate to try, such as on the noise task, there was no grid to be too narrow.
-    edges = [row for row in tuning_grid(runs) if row.chosen and ("lowest" in row.edge or "highest" in row.edge)]
+    edges = [row for row in race.tuning if row.chosen and ("lowest" in row.edge or "highest" in row.edge)]
     named = [f"{row.schedule} of {row.task}, {row.optimizer} ({row.edge})" for row in edges if row.schedule in TUNED]
     if len(edges) > len(named):
         named.append(f"{counted(len(edges) - len(named), 'other arm')}")

@@ -1,4 +1,4 @@
-"""What a race needs to know of a task, and what one run of it is made of."""
+"""A task of a race, and the material of one run of it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RaceTask:
     rates: tuple[str, ...]
     """tuned, usual, or both: where the learning rate comes from."""
     usual: Mapping[str, float]
-    """Optimizer -> the peak that people take without tuning."""
+    """Optimizer -> the peak of eta that people take without tuning; not every optimizer has one."""
     grids: Mapping[str, tuple[float, ...]]
     """Optimizer -> the peaks among which tuning chooses, ascending."""
     make: Callable[[int, Path], Material]
@@ -91,7 +91,7 @@ class RaceTask:
         return self.grids[self._own(optimizer)]
 
     def prepare(self, seed: int, folder: Path) -> None:
-        """Make and keep in the folder what all runs of a seed start from; nothing is done where it lies there."""
+        """Make and keep in the folder what all runs of a seed start from; does nothing where it is there."""
         if self.ready is not None:
             self.ready(seed, folder)
 

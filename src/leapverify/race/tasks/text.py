@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -204,17 +205,9 @@ def finetune_task(length: TextLength, reader: Reader, base: Base) -> RaceTask:
 
 
 def lora_task(length: TextLength, reader: Reader, base: Base) -> RaceTask:
-    """The LoRA task, by AdamW alone: Muon is no common choice for low-rank factors."""
+    """Fine-tuning of low-rank adapters, by AdamW alone: Muon is no common choice for low-rank factors."""
 
     def make(seed: int, folder: Path) -> Material:
         return reader.material(with_adapters(base.load(seed, folder), reader.text.model.family, seed), seed)
 
-    return RaceTask(
-        name="lora",
-        **length.model_dump(),
-        schedule="cosine",
-        optimizers=("adamw",),
-        rates=("usual", "tuned"),
-        make=make,
-        ready=base.prepare,
-    )
+    return replace(finetune_task(length, reader, base), name="lora", optimizers=("adamw",), make=make)

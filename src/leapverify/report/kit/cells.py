@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from leapverify.analysis.over_seeds import OverSeeds
-from leapverify.analysis.race.api import ArmRow, Paired, Ratio
+from leapverify.analysis.race.arms import ArmRow
+from leapverify.analysis.race.paired import Paired, Ratio
 from leapverify.analysis.wording import counted, p_text, percent
 from leapverify.report.kit import table as t
 from leapverify.report.kit.table import Cell

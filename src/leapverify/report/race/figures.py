@@ -7,14 +7,14 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from leapverify.analysis.race.api import ArmRow, Case
+from leapverify.analysis.race.arms import ArmRow, RaceCase, case_of
+from leapverify.analysis.race.race import RaceAnalysis
 from leapverify.analysis.race.wording import IN_NATS
 from leapverify.analysis.wording import counted
 from leapverify.io.records import RacePoint, RaceRun
 from leapverify.report.kit.panels import Axis, Figure, FigureView, LegendKey, Panel, Spec, grid
 from leapverify.report.kit.theme import Mark, plain
 from leapverify.report.kit.traces import curve, line_at
-from leapverify.report.race.tables import RaceAnalysis
 
 ARM_MARKS: Mapping[str, Mark] = {
     "baseline": Mark("@ink", "circle", "solid"),
@@ -26,11 +26,11 @@ ARM_MARKS: Mapping[str, Mark] = {
 }
 """Arms in colour; a shortened control has the colour of its arm, dotted."""
 OTHER = Mark("@muted", "circle", "solid")
-COSTS: Mapping[str, tuple[str, Callable[[RacePoint], float], Callable[[RaceRun], float]]] = {
-    "forward tokens": ("forward tokens", lambda point: point.tokens, lambda run: run.tokens),
-    "seconds": ("seconds", lambda point: point.seconds, lambda run: run.seconds),
+COSTS: Mapping[str, Callable[[RacePoint | RaceRun], float]] = {
+    "forward tokens": lambda row: row.tokens,
+    "seconds": lambda row: row.seconds,
 }
-"""What the reader can choose to pay in: the axis, and where a reading and a run keep it."""
+"""What the reader can choose to pay in, and where a reading and a run keep it."""
 RANGES = ("the end", "the whole run")
 DECADES = 50.0
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""
@@ -39,23 +39,19 @@ Course = Sequence[tuple[float, float]]
 """(cost, loss) along one arm."""
 
 
-def race_figure(analysis: RaceAnalysis) -> Figure:
+def race_figure(race: RaceAnalysis) -> Figure:
     """Reported loss against cost, one state for each race, cost and stretch."""
     title = "Loss against cost"
-    if not analysis.race.points:
+    if not race.points:
         return Figure("race", title, "", why="no reading of the reported loss was recorded")
-    points: dict[Case, dict[str, list[RacePoint]]] = defaultdict(lambda: defaultdict(list))
-    for point in analysis.race.points:
+    points: dict[RaceCase, dict[str, list[RacePoint]]] = defaultdict(lambda: defaultdict(list))
+    for point in race.points:
         if point.stage == "race":
-            points[Case(point.task, point.optimizer, point.rate)][point.arm].append(point)
-    names = {case: analysis.names[case] for case in analysis.cases if case in points}
-    views = [
-        view
-        for case, name in names.items()
-        for cost in COSTS
-        for view in _views(analysis, case, points[case], name, cost)
-    ]
-    arms = {row.arm for row in analysis.arms}
+            points[case_of(point)][point.arm].append(point)
+    names = {case: race.names[case] for case in race.by_case if case in points}
+    seeds = {run.seed for run in race.runs if run.stage == "race"}
+    views = [view for case in names for cost in COSTS for view in _views(race, case, points[case], cost)]
+    arms = {row.arm for row in race.arms}
     return Figure(
         "race",
         title,
@@ -63,7 +59,7 @@ def race_figure(analysis: RaceAnalysis) -> Figure:
         "the run, mean cost and mean final loss, with the 95 % interval over seeds for the arms in colour. Lower and "
         "further left is better. Grey: the other arms, point at one for its name. Dotted: the baseline's schedule "
         "shortened to an arm's real steps. Dashed: the target, stated before the race. A loss that falls over decades "
-        f"has a logarithmic axis. n = {counted(len(analysis.race.seeds), 'seed')}.",
+        f"has a logarithmic axis. n = {counted(len(seeds), 'seed')}.",
         views,
         {"race": tuple(names.values()), "cost": tuple(COSTS), "shown": RANGES},
         _keys(arms),
@@ -88,24 +84,23 @@ def _mark(arm: str) -> Mark:
 
 
 def _views(
-    analysis: RaceAnalysis, case: Case, points: Mapping[str, Sequence[RacePoint]], name: str, cost: str
+    race: RaceAnalysis, case: RaceCase, points: Mapping[str, Sequence[RacePoint]], cost: str
 ) -> list[FigureView]:
-    label, at, total = COSTS[cost]
-    rows = [row for row in analysis.arms if row.case == case]
-    runs = [run for run in analysis.race.runs if run.stage == "race" and (run.task, run.optimizer, run.rate) == case]
+    at, name = COSTS[cost], race.names[case]
+    rows = [row for row in race.arms if row.case == case]
+    runs = race.by_case[case]
     courses = {row.arm: _course(points.get(row.arm, ()), at) for row in rows}
     # Grey first, so that what matters lies on top.
     ordered = sorted(rows, key=lambda row: (_mark(row.arm) != OTHER, row.arm == "baseline"))
     traces = []
     for row in ordered:
-        ends = [total(run) for run in runs if run.arm == row.arm]
-        traces += _traces(row, courses[row.arm], statistics.fmean(ends))
+        traces += _traces(row, courses[row.arm], statistics.fmean(map(at, runs[row.arm].values())))
     target = next((row.target for row in rows if row.target is not None), None)
     shapes = [line_at(target)] if target is not None and math.isfinite(target) else []
     y_end, y_whole = _axes(courses, rows, "nats per token" if case.task in IN_NATS else "loss")
     x = {"exponentformat": "SI"}
-    x_end = Axis(label, {**x, **_entered(courses, y_end)})
-    x_whole = Axis(label, {**x, "rangemode": "tozero"})
+    x_end = Axis(cost, {**x, **_entered(courses, y_end)})
+    x_whole = Axis(cost, {**x, "rangemode": "tozero"})
     return [
         grid([Panel("", traces, shapes)], x_axis, y_axis, columns=1, height_px=360, choice=(name, cost, shown))
         for shown, x_axis, y_axis in zip(RANGES, (x_end, x_whole), (y_end, y_whole), strict=True)
@@ -123,7 +118,7 @@ def _entered(courses: Mapping[str, Course], y: Axis) -> Spec:
     return {"range": [_short(max(0.0, min(seen) - 0.05 * last)), _short(1.04 * last)]}
 
 
-def _course(points: Iterable[RacePoint], at: Callable[[RacePoint], float]) -> Course:
+def _course(points: Iterable[RacePoint], at: Callable[[RacePoint | RaceRun], float]) -> Course:
     """Mean cost and mean loss at every step where all seeds of the arm have a finite reading."""
     steps: dict[int, list[tuple[float, float]]] = defaultdict(list)
     seeds = set()

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from leapverify.analysis.race.api import CONTROL_PREDICTORS
+from leapverify.analysis.race.predictors import CONTROL_PREDICTORS
+from leapverify.analysis.race.race import RaceAnalysis
+from leapverify.analysis.race.verdicts import race_verdicts
 from leapverify.analysis.wording import counted
 from leapverify.report.kit.panels import Figure
 from leapverify.report.kit.run import RaceRecords
@@ -24,7 +26,7 @@ from leapverify.report.kit.section import (
 from leapverify.report.kit.table import Table
 from leapverify.report.race.figures import race_figure
 from leapverify.report.race.predictors import predictor_tables
-from leapverify.report.race.tables import RaceAnalysis, annealing, arms, leaps, tuning
+from leapverify.report.race.tables import annealing, arms, leaps, tuning
 
 QUESTION = "Does leaping pay here?"
 
@@ -33,7 +35,12 @@ QUESTION = "Does leaping pay here?"
 class RaceReport:
     """Figures, tables and sentences of one race, each made once."""
 
-    analysis: RaceAnalysis
+    race: RaceRecords
+
+    @cached_property
+    def analysis(self) -> RaceAnalysis:
+        """What the records say."""
+        return analysis_of(self.race)
 
     @cached_property
     def figures(self) -> Mapping[str, Figure]:
@@ -65,17 +72,20 @@ class RaceReport:
     @cached_property
     def findings(self) -> Sequence[SummaryLine]:
         """The verdicts as the page shows them."""
-        return [SummaryLine(_capital(found.topic), _capital(found.text)) for found in self.analysis.verdicts]
+        return [SummaryLine(_capital(found.topic), _capital(found.text)) for found in race_verdicts(self.analysis)]
 
 
-def race_report(race: RaceRecords) -> RaceReport:
-    """The report of one race."""
-    return RaceReport(RaceAnalysis(race))
+def analysis_of(race: RaceRecords) -> RaceAnalysis:
+    """The analyses of a race's records, with the budget of its configuration."""
+    overhead = race.setting("overhead")
+    known = isinstance(overhead, (int, float)) and not isinstance(overhead, bool)
+    budget = {"budget_percent": 100.0 * overhead} if known else {}
+    return RaceAnalysis(race.runs, race.points, notes=race.notes, **budget)
 
 
 def race_section(report: RaceReport) -> PageSection:
     """The section of a study's report."""
-    race = report.analysis.race
+    race = report.race
     made = race.environment.get("command")
     return PageSection(
         "race",
@@ -95,14 +105,14 @@ def race_finding(report: RaceReport) -> SummaryLine:
     if not report.analysis.judgements and report.analysis.predictors:
         tried = counted(len({row.predictor for row in report.analysis.predictors}), "predictor")
         return SummaryLine("Race", f"{tried} against the shortened schedule: the section Race says how each ended.")
-    paid, count = _paid(report), len(report.analysis.cases)
+    paid, count = _paid(report), len(report.analysis.by_case)
     said = f"in {', '.join(paid)}" if paid else "nowhere"
     return SummaryLine("Race", f"Of {counted(count, 'race')}, leaping paid {said}; the section Race says what against.")
 
 
 def race_page(report: RaceReport) -> Page:
     """A page of the race alone."""
-    race = report.analysis.race
+    race = report.race
     figure = report.figures["race"]
     sections = [
         PageSection("race", "Loss", figure.title, figures=[figure]),
@@ -129,8 +139,8 @@ def race_page(report: RaceReport) -> Page:
 
 
 def _identity(report: RaceReport) -> str:
-    race, analysis = report.analysis.race, report.analysis
-    tasks = list(dict.fromkeys(case.task for case in analysis.cases))
+    race, analysis = report.race, report.analysis
+    tasks = list(dict.fromkeys(case.task for case in analysis.by_case))
     language = {*tasks} & {"pretrain", "finetune", "lora"}
     model = race.setting("text.model", {}) if language else {}
     parts = [f"{model.get('family', 'model')} {model.get('layers', '?')}×{model.get('hidden', '?')}"] if model else []
@@ -162,7 +172,7 @@ def _paid(report: RaceReport) -> list[str]:
 def _tiles(report: RaceReport) -> list[Headline]:
     analysis, paid = report.analysis, _paid(report)
     tiles = [
-        Headline("races in which leaping paid", f"{len(paid)} of {len(analysis.cases)}", ", ".join(paid) or "nowhere")
+        Headline("races in which leaping paid", f"{len(paid)} of {len(analysis.by_case)}", ", ".join(paid) or "nowhere")
     ]
     if analysis.predictors:
         tiles = [*(tiles if analysis.judgements else []), *_predictor_tiles(report)]
