@@ -34,7 +34,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedClaims:
     """The findings and where they are written."""
 
     findings: Sequence[ClaimResult]
@@ -74,7 +74,7 @@ def run_findings(
     minutes: float | None = None,
     doc: Path | None = None,
     execution: Execution = AUTOMATIC,
-) -> Judged:
+) -> JudgedClaims:
     """Run the wanted variations below `out`, judge every claim by all that are there, and write the findings.
 
     Args:
@@ -106,7 +106,7 @@ def run_findings(
     with rewriting(out):
         path = write_findings(found, out / "tables", about=about, missing=evidence.missing, doc=doc)
     wanted = {each.name for each in planned.wanted}
-    return Judged(found, path, {name: why for name, why in evidence.missing.items() if name in wanted})
+    return JudgedClaims(found, path, {name: why for name, why in evidence.missing.items() if name in wanted})
 
 
 def _require_own(planned: Plan, out: Path) -> None:

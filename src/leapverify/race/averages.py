@@ -30,15 +30,13 @@ class EMA:
 
     The plain mean of all states until W steps are done, an average of decay 1 - 1/W from there on: the untrained
     weights do not stay in it.
+
+    Args:
+        parameters: of the run; read after every step.
+        window: W, steps.
     """
 
     def __init__(self, parameters: Sequence[Tensor], window: int) -> None:
-        """Follow parameters.
-
-        Args:
-            parameters: of the run; read after every step.
-            window: W, steps.
-        """
         if window < 1:
             raise ValueError(f"an EMA over {window} steps averages nothing: give at least 1")
         self._parameters = [each.detach() for each in parameters]
@@ -55,16 +53,15 @@ class EMA:
 
 
 class LAWA:
-    """Mean of the latest `count` states, each `every` steps apart (Kaddour 2022)."""
+    """Mean of the latest `count` states, each `every` steps apart (Kaddour 2022).
+
+    Args:
+        parameters: of the run.
+        every: steps between states.
+        count: states in the mean, of which as many copies are kept.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], every: int, count: int) -> None:
-        """Follow parameters.
-
-        Args:
-            parameters: of the run.
-            every: steps between states.
-            count: states in the mean, of which as many copies are kept.
-        """
         if every < 1 or count < 1:
             raise ValueError(f"LAWA over {count} states, {every} steps apart, averages nothing: give at least 1 each")
         self._parameters = [each.detach() for each in parameters]
@@ -92,16 +89,15 @@ class LAWA:
 
 
 class Lookahead:
-    """k steps forward, one step back (Zhang et al. 2019): every k steps slow += alpha (fast - slow), fast = slow."""
+    """k steps forward, one step back (Zhang et al. 2019): every k steps slow += alpha (fast - slow), fast = slow.
+
+    Args:
+        parameters: the fast weights; written every k steps.
+        k: steps forward.
+        alpha: share of the way that is kept.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], k: int = 5, alpha: float = 0.5) -> None:
-        """Follow parameters, and set them back every k steps.
-
-        Args:
-            parameters: the fast weights; written every k steps.
-            k: steps forward.
-            alpha: share of the way that is kept.
-        """
         if k < 1 or not 0 < alpha <= 1:
             raise ValueError(f"Lookahead with k {k} and alpha {alpha}: give k of at least 1 and alpha above 0, up to 1")
         self._fast = [each.detach() for each in parameters]

@@ -30,33 +30,18 @@ def tiny() -> RaceConfig:
     and 1.6e-2 for fine-tuning, 8e-3 for LoRA. A model this small takes rates far above the usual ones.
     """
     muon = (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+    short = Length(steps=150, warmup_steps=8, eval_every=15, interval=10)
     return RaceConfig(
         preset="tiny",
         text=TextConfig(model=ModelSpec(family="gpt2", layers=2, hidden=64, heads=4, context=128, dropout=0.0)),
-        pretrain=TextLength(
-            steps=300,
-            warmup_steps=15,
-            eval_every=15,
-            interval=20,
-            usual={"adamw": 1e-3},
-            grids={"adamw": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), "muon": muon},
+        pretrain=_text(
+            Length(steps=300, warmup_steps=15, eval_every=15, interval=20),
+            1e-3,
+            adamw=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+            muon=muon,
         ),
-        finetune=TextLength(
-            steps=150,
-            warmup_steps=8,
-            eval_every=15,
-            interval=10,
-            usual={"adamw": 5e-5},
-            grids={"adamw": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), "muon": muon},
-        ),
-        lora=TextLength(
-            steps=150,
-            warmup_steps=8,
-            eval_every=15,
-            interval=10,
-            usual={"adamw": 2e-4},
-            grids={"adamw": (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)},
-        ),
+        finetune=_text(short, 5e-5, adamw=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), muon=muon),
+        lora=_text(short, 2e-4, adamw=(2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)),
         convex=_CONVEX,
         noise=_NOISE,
     )
@@ -67,6 +52,9 @@ def gpt2_124m() -> RaceConfig:
 
     Dropout is off. Its text has to be named: `text.source` for pre-training, `data` for fine-tuning.
     """
+    pretrain = (1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3)
+    finetune, lora = (2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4), (2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3)
+    short = Length(steps=400, warmup_steps=20, eval_every=20, interval=20)
     return RaceConfig(
         preset="gpt2-124m",
         tasks=("pretrain", "lora"),
@@ -81,30 +69,22 @@ def gpt2_124m() -> RaceConfig:
             base_steps=1000,
             base_lr=6e-4,
         ),
-        pretrain=TextLength(
-            steps=1000,
-            warmup_steps=50,
-            eval_every=50,
-            interval=50,
-            usual={"adamw": 6e-4},
-            grids={"adamw": (1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3), "muon": (6e-4, 1.2e-3, 2.4e-3, 4.8e-3, 9.6e-3)},
+        pretrain=_text(
+            Length(steps=1000, warmup_steps=50, eval_every=50, interval=50),
+            6e-4,
+            adamw=pretrain,
+            muon=tuple(4 * rate for rate in pretrain),
         ),
-        finetune=_gpt2_tuning(5e-5, (2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4)),
-        lora=_gpt2_tuning(2e-4, (2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3)),
+        finetune=_text(short, 5e-5, adamw=finetune, muon=finetune),
+        lora=_text(short, 2e-4, adamw=lora, muon=lora),
         convex=_CONVEX,
         noise=_NOISE,
     )
 
 
-def _gpt2_tuning(usual: float, grid: tuple[float, ...]) -> TextLength:
-    return TextLength(
-        steps=400,
-        warmup_steps=20,
-        eval_every=20,
-        interval=20,
-        usual={"adamw": usual},
-        grids={"adamw": grid, "muon": grid},
-    )
+def _text(length: Length, usual: float, **grids: tuple[float, ...]) -> TextLength:
+    """A language task of this length: AdamW's usual rate, and the rates to choose from by optimizer."""
+    return TextLength(**length.model_dump(), usual={"adamw": usual}, grids=grids)
 
 
 PRESETS: Mapping[str, Callable[[], RaceConfig]] = {"tiny": tiny, "gpt2-124m": gpt2_124m}
