@@ -14,6 +14,7 @@ from leapverify.config.presets import preset
 from leapverify.config.resolved import Resolved
 from leapverify.errors import ConfigError
 from leapverify.io.storage import read_sealed, write_sealed
+from leapverify.runs import execution
 
 NARROWED = {"seeds", "observe.lyapunov", "sweep.predictors", "sweep.horizons"}
 
@@ -118,10 +119,11 @@ def ran(tmp_path_factory, text):
     settings |= {"sweep.predictors": ["hold", "random", "linear", "momentum", "adam"]}
     settings.pop("verify.budget")
     seeds = settings.pop("seeds")
-    out = tmp_path_factory.mktemp("findings")
+    out, alone = tmp_path_factory.mktemp("findings"), execution("in-process")
 
     def run(only, **more):
-        return findings.run_findings(findings.plan(preset("tiny"), settings, seeds, only), out, device="cpu", **more)
+        planned = findings.plan(preset("tiny"), settings, seeds, only)
+        return findings.run_findings(planned, out, device="cpu", execution=alone, **more)
 
     return run, out, run(["base", "length-0.6"])
 

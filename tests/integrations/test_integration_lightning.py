@@ -191,6 +191,7 @@ def test_a_module_with_a_forward_is_watched_itself(tmp_path: Path) -> None:
     assert callback.leap.disabled is None
 
 
+@pytest.mark.slow
 def test_a_missing_framework_names_the_line_that_installs_it() -> None:
     script = (
         "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None\n"

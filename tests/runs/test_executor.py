@@ -17,7 +17,6 @@ from leapverify.errors import ConfigError, NotWritten
 from leapverify.runs import Failure, StudyError, Task, exclusive, execution, failure_message, failure_of
 from leapverify.runs.progress import Progress, Watcher, ignore
 from leapverify.runs.task import RESTARTS
-from marks import slow
 
 
 def task(seed: int, name: str, **arguments: object) -> Task:
@@ -193,7 +192,8 @@ def test_workers_that_never_speak_end_with_their_parent(tmp_path: Path):
     assert process.communicate(timeout=5)[1] == ""
 
 
-@pytest.mark.parametrize("delay_s", [0.0, *map(slow, (0.01, 0.03, 0.06, 0.1, 0.2, None))])
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03, 0.06, 0.1, 0.2, None])
 def test_an_interrupt_ends_parent_and_workers_without_a_traceback(tmp_path: Path, delay_s: float | None):
     folders = [tmp_path / "1", tmp_path / "2", tmp_path / "3"]
     process = start_parent(folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import executor_work
 from executor_work import FAILURES
+from lazily import Lazily
 from leapverify.runs import Failure, StudyError, Task, execution, failure_of
 from leapverify.runs.on_ray import FOLDER
 from leapverify.runs.progress import Progress, Watcher, ignore
@@ -20,12 +22,15 @@ from leapverify.study.run import run_study
 from micro import same_numbers
 from workers import Killer, same_tables, two_small_seeds
 
-pytestmark = pytest.mark.slow
+MISSING = importlib.util.find_spec("ray") is None
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MISSING, reason="ray is not installed: pip install 'leapverify[ray]'"),
+]
+ray = Lazily("ray")
 
 TESTS = os.pathsep.join([str(Path(executor_work.__file__).parent), os.environ.get("PYTHONPATH", "")])
 """Where the workers find what they are to run."""
-
-ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'leapverify[ray]'")
 
 
 def task(seed: int, name: str, **arguments: object) -> Task:

@@ -14,6 +14,7 @@ from leapverify.observe import Thresholds
 from leapverify.study.apparatus import build, open_corpus
 from leapverify.study.folder import SeedFolder
 from leapverify.study.record import Recorder
+from marks import slow
 
 READS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::nonzero"}
 
@@ -50,7 +51,7 @@ class Steps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weights", ["float32", slow("bfloat16")])
 def test_nothing_is_read_between_checkpoints(micro, tmp_path, monkeypatch, weights):
     config = micro(training__weights=weights, training__steps=40)
     apparatus = build(Resolved.of(config), 42, "cpu", open_corpus(config))

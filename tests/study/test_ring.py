@@ -20,6 +20,7 @@ from leapverify.train.models import ModelSpec, build_model
 from leapverify.train.optimizer import build_optimizer
 from leapverify.trajectory.history import History, OptimizerState
 from leapverify.verify import Verifier
+from marks import slow
 from micro import timeless
 
 SWEEP = SweepConfig(horizons=(5, 50), momentum_scales=(0.8, 1.2))
@@ -63,7 +64,7 @@ def swept(dtype: torch.dtype, **ring: Any) -> tuple[list[Prediction], list[Casca
     return predictions, links, [parameter.detach().clone() for parameter in parameters]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(torch.float32), torch.bfloat16])
 def test_every_place_gives_the_same_numbers_and_the_same_run(dtype: torch.dtype) -> None:
     predictions, links, weights = swept(dtype)
     assert {row.status for row in predictions} >= {"ok", "declined"}

@@ -201,6 +201,7 @@ def test_sweeping_with_other_predictors_replaces_the_rows(whole, tmp_path):
     assert taylor[10] is None
 
 
+@pytest.mark.slow
 def test_a_study_without_kept_snapshots_keeps_the_disk_small_and_cannot_be_swept(micro, tmp_path):
     config = micro(snapshots__weights="last", snapshots__optimizer="last", training__steps=100)
     study = run_study(config, tmp_path / "run", device="cpu")
