@@ -15,8 +15,7 @@ from typing import Any
 
 import identity
 import torch
-from _floors import PAPER_COPIES, Floors, seconds, total
-from job import Part, Sitting, found, run_job
+from job import BENCHMARKS, Part, Sitting, found, run_job
 from timing import as_accelerator, median, rates
 
 from leapverify.capacity.machine import Accelerator
@@ -26,6 +25,10 @@ from leapverify.predict import predictor
 from leapverify.study.apparatus import Apparatus, build, open_corpus
 from leapverify.study.sweep import Sweeper, SweepPoint
 from leapverify.train.tokenizers import load_tokenizer
+
+sys.path.append(str(BENCHMARKS))
+
+from _floors import PAPER_COPIES, Floors, seconds, total
 
 MODES = ("off", "default", "reduce-overhead")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from _floors import Floors, seconds
-from job import Sitting, found, plain
+from job import BENCHMARKS, Sitting, found, plain
 from timing import as_accelerator, rates
 
 from leapverify.analysis.over_seeds import summarise
@@ -16,6 +16,10 @@ from leapverify.analysis.study.costs import costs
 from leapverify.capacity.cost import vocabulary_of
 from leapverify.config.resolved import Resolved
 from leapverify.study.folder import Study
+
+sys.path.append(str(BENCHMARKS))
+
+from _floors import Floors, seconds
 
 SUMMARY = ("mean", "std", "low", "high", "n", "reason")
 CELL = ("regime", "predictor", "horizon", *SUMMARY)

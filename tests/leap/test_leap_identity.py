@@ -88,7 +88,9 @@ def test_steps_are_counted_once_per_real_step_under_accumulation_and_skipping() 
 
 @pytest.mark.slow
 def test_a_compiled_model_is_not_compiled_again_by_leaps() -> None:
-    counter = torch._dynamo.testing.CompileCounter()
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
     loop = make("home-made")
     loop.model = torch.compile(loop.model, backend=counter)
     leap = loop.leap(policy="fixed", horizon=2, criterion="always")

@@ -26,9 +26,9 @@ TINY = ("seeds=[42]", "model.layers=1", "model.hidden=16", "model.heads=2", "tra
 DYING = """
 import os, signal
 from leapverify.cli import main as cli
-from leapverify.study import setup
+from leapverify.study import apparatus
 
-steps, real = [0], setup.train_step
+steps, real = [0], apparatus.train_step
 
 def dying(*arguments, **named):
     steps[0] += 1
@@ -36,7 +36,7 @@ def dying(*arguments, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **named)
 
-setup.train_step = dying
+apparatus.train_step = dying
 cli.main()
 """
 
