@@ -14,6 +14,7 @@ import pytest
 import executor_work
 from executor_work import FAILURES
 from lazily import Lazily
+from leapverify.config.overrides import with_settings
 from leapverify.runs import Failure, StudyError, Task, execution, failure_of
 from leapverify.runs.on_ray import FOLDER
 from leapverify.runs.progress import Progress, Watcher, ignore
@@ -101,9 +102,11 @@ def test_an_interrupted_driver_leaves_no_worker_at_work(cluster, tmp_path):
 
 
 @pytest.mark.failure(17)
-def test_a_study_on_ray_whose_workers_are_killed_has_the_tables_of_the_serial_run(cluster, serial, text, tmp_path):
-    config, run = two_small_seeds(text), tmp_path / "ray"
-    killer = Killer(run, at_step=20)
+def test_a_study_on_ray_whose_workers_are_killed_has_the_tables_of_the_serial_run(cluster, record_once, text, tmp_path):
+    # Long enough that a worker is still there when its first checkpoint has been heard of.
+    config, run = with_settings(two_small_seeds(text), {"training.steps": 100}), tmp_path / "ray"
+    serial = record_once("two-longer-seeds", config)
+    killer = Killer(run, at_step=10)
     study = run_study(config, run, device="cpu", watcher=killer, execution=execution("ray", 2))
     # Where the machine is busy, the second seed may be done before it is heard of.
     assert killer.killed
@@ -166,7 +169,7 @@ def test_the_example_runs_as_it_stands(cluster, tmp_path):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "ray://127.0.0.1:9"])
 def test_a_wrong_address_is_one_sentence(address, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(StudyError, match=f"no Ray cluster answers at {address} .*write ray:auto or ray:HOST:PORT"):
         execution(f"ray:{address}").open(tmp_path, 1)
     assert not any(tmp_path.iterdir())
